@@ -1,0 +1,32 @@
+"""The one error that a person is meant to read.
+
+Everything a user can cause (a missing file, a typo in a parameter file, a model of the wrong shape) is raised as
+`RiceError` with one line that says what, where and what to do. Commands print that line on stderr and leave with its
+exit status; anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class RiceError(Exception):
+    """A fault of input or surroundings, told in one line; `status` is the exit status a command leaves with."""
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def run_command(main: Callable[[], int]) -> None:
+    """Run a command's `main`, turning `RiceError` and Ctrl-C into one line on stderr and an exit status."""
+    try:
+        status = main()
+    except RiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.status
+    except KeyboardInterrupt:
+        print("interrupted: what was written so far is complete", file=sys.stderr)
+        status = 130
+    sys.exit(status)
