@@ -1,0 +1,169 @@
+"""Unpacking a zip of images that nobody has vouched for: checked whole before a byte is written, and resumable.
+
+An archive with an entry that would land outside the target, is a link, is encrypted, comes twice, or unpacks to
+absurdly much is refused whole. Each file is written under a temporary name and renamed, so an interrupted run goes on
+with what is missing: a file of the right size and CRC-32 is not written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from rice_lib.data.listing import is_image_name, variety_of
+from rice_lib.errors import RiceError
+from rice_lib.files import atomic_path
+
+MAX_FILE_BYTES = 64 * 1024**2
+MAX_TOTAL_BYTES = 16 * 1024**3
+MAX_RATIO = 100
+"""JPEGs hardly shrink in a zip; deflate reaches 1,032 on a bomb."""
+MAX_ENTRIES = 1_000_000
+
+_RATIO_FROM = 1024**2
+"""Ratios of smaller files are not looked at: a little file of one colour may shrink that much."""
+
+
+@dataclass(frozen=True)
+class ArchiveImages:
+    """A checked archive's images: place below the variety root (POSIX) to entry; `digest` tells archives apart."""
+
+    file: Path
+    entries: Mapping[str, zipfile.ZipInfo]
+    digest: str
+
+
+def inspect(file: Path) -> ArchiveImages:
+    """Check an archive's directory, without unpacking anything.
+
+    Raises:
+        RiceError: missing, not a zip, damaged, hostile (the line names the entry and what is wrong), or no images.
+    """
+    with _open(file) as archive:
+        infos = archive.infolist()
+    if len(infos) > MAX_ENTRIES:
+        raise RiceError(f"{file}: refused, {len(infos):,} entries (at most {MAX_ENTRIES:,})")
+    for info in infos:
+        if fault := _fault(info):
+            raise RiceError(f"{file}: refused, entry {info.filename[:100]!r} {fault}")
+    total = sum(info.file_size for info in infos)
+    size = file.stat().st_size
+    if total > MAX_TOTAL_BYTES or (total > _RATIO_FROM and total > MAX_RATIO * size):
+        raise RiceError(f"{file}: refused, {size:,} bytes would unpack to {total:,} (a bomb?)")
+    images = [info for info in infos if not info.is_dir() and is_image_name(info.filename)]
+    if not images:
+        raise RiceError(f"{file}: no images in it")
+    entries = _placed(file, images)
+    lines = sorted(f"{place} {info.file_size} {info.CRC:08x}\n" for place, info in entries.items())
+    return ArchiveImages(
+        file, entries, hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+    )
+
+
+def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
+    """Unpack the images at `places` below `target`, but for those that are there whole already.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        RiceError: the archive is damaged, or there is no room; what was written before is whole.
+    """
+    written = 0
+    with _open(images.file) as archive:
+        for place in tqdm(list(places), desc="unpack", unit="file", disable=None, mininterval=0.5):
+            info, file = images.entries[place], target / place
+            if _is_whole(file, info):
+                continue
+            try:
+                with atomic_path(file) as temporary:
+                    temporary.write_bytes(archive.read(info))
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise RiceError(
+                    f"{images.file}: damaged at {info.filename!r} ({error}); get it again"
+                ) from None
+            except OSError as error:
+                raise RiceError(f"{file}: cannot be written ({error.strerror})", status=1) from None
+            written += 1
+    return written
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except FileNotFoundError:
+        raise RiceError(f"{file}: no such file") from None
+    except IsADirectoryError:
+        raise RiceError(f'{file}: a folder, not a zip; for a folder set data.source to "folder"') from None
+    except zipfile.BadZipFile as error:
+        raise RiceError(f"{file}: not a whole zip archive ({error})") from None
+    except OSError as error:
+        raise RiceError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def _fault(info: zipfile.ZipInfo) -> str | None:
+    """What makes an entry unfit to be unpacked; None for nothing."""
+    # zipfile cuts names at a NUL; orig_filename still has it
+    name, mode = info.orig_filename, info.external_attr >> 16
+    parts = PurePosixPath(name).parts
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
+        return "has an absolute name"
+    if ".." in parts or "\\" in name or "\0" in name:
+        return "has a name that leads elsewhere"
+    if any(len(os.fsencode(part)) > 255 for part in parts) or len(os.fsencode(name)) > 1024:
+        return "has a name too long for a file system"
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device, not a file"
+    if info.flag_bits & 0x1:
+        return "is encrypted"
+    if info.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+        zipfile.ZIP_BZIP2,
+        zipfile.ZIP_LZMA,
+    ):
+        return f"is packed by an unknown method ({info.compress_type})"
+    if info.file_size > MAX_FILE_BYTES:
+        return f"would be {info.file_size:,} bytes (at most {MAX_FILE_BYTES:,})"
+    if info.file_size > _RATIO_FROM and info.file_size > MAX_RATIO * max(info.compress_size, 1):
+        return f"would unpack to {info.file_size // max(info.compress_size, 1):,} times its size (a bomb?)"
+    return None
+
+
+def _placed(file: Path, images: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    """Entries by their place below the one folder that holds the variety folders; outside it, by their whole name."""
+    names = [PurePosixPath(info.filename) for info in images]
+    roots = {name.parent.parent for name in names if variety_of(name.parent.name)}
+    if len(roots) != 1:
+        what = "several folders of varieties" if roots else "no folder named after a variety"
+        raise RiceError(f"{file}: {what} in it")
+    root = roots.pop()
+    entries: dict[str, zipfile.ZipInfo] = {}
+    seen: set[str] = set()
+    for name, info in zip(names, images, strict=True):
+        place = (name.relative_to(root) if name.is_relative_to(root) else name).as_posix()
+        # by case too: on macOS and Windows the second would overwrite the first
+        if place.casefold() in seen:
+            raise RiceError(f"{file}: refused, entry {info.filename[:100]!r} comes twice")
+        seen.add(place.casefold())
+        entries[place] = info
+    return entries
+
+
+def _is_whole(file: Path, info: zipfile.ZipInfo) -> bool:
+    try:
+        return file.stat().st_size == info.file_size and zlib.crc32(file.read_bytes()) == info.CRC
+    except OSError:
+        return False

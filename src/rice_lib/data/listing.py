@@ -1,0 +1,126 @@
+"""What a file's place and name say: its variety, its number, and whether the two contradict each other.
+
+The layout is that of the public set: `<Variety>/<name>.jpg`, names such as `Arborio (1).jpg` or `basmati (2).jpg`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rice_lib.errors import RiceError
+from rice_lib.labels import VARIETIES
+from rice_lib.preprocess import SUFFIXES
+
+OK = "ok"
+"""Status of an image that may be used; any other status is the reason why it is not."""
+
+_BY_NAME = {name.casefold(): name for name in VARIETIES}
+_NUMBER = re.compile(r"\((\d{1,9})\)$")
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image file by its place and name alone.
+
+    `path` is relative to the folder of variety folders (POSIX), `label` the variety whose folder it lies in (empty for
+    none), `number` the integer in brackets that ends its name, `status` `ok` or what is wrong.
+    """
+
+    path: str
+    label: str
+    number: int | None
+    status: str
+
+
+def variety_of(folder: str) -> str:
+    """The variety that a folder's name stands for, whatever its case; empty for none."""
+    return _BY_NAME.get(folder.casefold(), "")
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a relative path is one we look at: an image's suffix, and no hidden or macOS metadata part."""
+    parts = PurePosixPath(path).parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return bool(parts) and not hidden and PurePosixPath(path).suffix.lower() in SUFFIXES
+
+
+def classify(path: str) -> ListedImage:
+    """Read a relative path: `Arborio/Arborio (12).jpg` is number 12 of Arborio."""
+    place = PurePosixPath(path)
+    label = variety_of(place.parts[0]) if len(place.parts) == 2 else ""
+    found = _NUMBER.search(place.stem)
+    number = int(found[1]) if found else None
+    named = next((name for key, name in _BY_NAME.items() if place.stem.casefold().startswith(key)), "")
+    if not label:
+        status = "mislabelled: not in a variety's folder"
+    elif named not in ("", label):
+        status = f"mislabelled: the name says {named}, the folder {label}"
+    else:
+        status = OK
+    return ListedImage(path, label, number, status)
+
+
+def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> list[ListedImage]:
+    """At most `per_class` images of each variety, drawn by the hash of seed and path; those of none are all kept.
+
+    The draw depends on nothing but the seed and each path, so a smaller `per_class` takes a subset of a larger one.
+    """
+    images = list(images)
+    if per_class is None:
+        return images
+    by_label: dict[str, list[ListedImage]] = defaultdict(list)
+    for image in images:
+        by_label[image.label].append(image)
+    chosen = {image.path for image in by_label.pop("", [])}
+    for members in by_label.values():
+        members.sort(
+            key=lambda image: hashlib.sha256(f"{seed}/{image.path}".encode(errors="replace")).digest()
+        )
+        chosen.update(image.path for image in members[:per_class])
+    return [image for image in images if image.path in chosen]
+
+
+def list_images(root: Path) -> list[ListedImage]:
+    """Every image file below `root`, by folder, number and name."""
+    paths = [entry.name for entry in os.scandir(root) if not entry.is_dir()]
+    for top in (entry for entry in os.scandir(root) if entry.is_dir()):
+        for folder, _, names in os.walk(top.path):
+            parent = os.path.relpath(folder, root).replace(os.sep, "/")
+            paths += [f"{parent}/{name}" for name in names]
+    images = [classify(path) for path in paths if is_image_name(path)]
+    return sorted(images, key=lambda image: (os.path.dirname(image.path), image.number or -1, image.path))
+
+
+def find_variety_root(folder: Path) -> Path:
+    """The folder that holds the variety folders: `folder` itself, or the only one up to two levels below it.
+
+    Raises:
+        RiceError: no such folder, or none or several below it hold variety folders.
+    """
+    if not folder.is_dir():
+        raise RiceError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
+    level = [folder]
+    for _ in range(3):
+        roots = [place for place in level if any(variety_of(child.name) for child in _folders(place))]
+        if len(roots) == 1:
+            return roots[0]
+        if roots:
+            names = ", ".join(sorted(str(place) for place in roots))
+            raise RiceError(f"{folder}: several folders of varieties ({names}); name the one you mean")
+        level = [child for place in level for child in _folders(place)]
+    raise RiceError(f"{folder}: no folder named after a variety ({', '.join(VARIETIES)}) in it")
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return [
+            Path(e.path) for e in os.scandir(place) if e.is_dir() and not e.name.startswith((".", "__MACOSX"))
+        ]
+    except PermissionError:
+        return []
