@@ -1,7 +1,7 @@
 """Figures that the notebooks and the report share: one style, one colour a variety.
 
-Every function returns a matplotlib `Figure` that pyplot has let go of, so a notebook shows it once: as the last
-expression of a cell, or by `display(figure)`. `save` writes one as a PNG.
+Every function returns a matplotlib `Figure` that pyplot has let go of, so a notebook shows it once: as the
+last expression of a cell, or by `display(fig)`. `save` writes one to a file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 PALETTE: dict[str, str] = dict(
     zip(VARIETIES, ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"), strict=True)
 )
-"""A variety's colour. Okabe and Ito's colour-blind safe set (jfly.uni-koeln.de/color, 2008) without its pale ones."""
+"""A variety's colour: Okabe and Ito's colour-blind safe set (jfly.uni-koeln.de/color), without pale ones."""
 
 INK = "#22303C"
 FAINT = "#D5DBE1"
 MUTED = "#66717C"
 WIDTH = 6.4
-"""Figure width in inches: at 12 pt the text stays readable when a telephone shrinks the figure to its screen."""
+"""Figure width in inches: 12 pt text stays readable when a telephone shrinks the figure to its screen."""
 
 
 class ImageSource(Protocol):
@@ -111,9 +111,9 @@ def save(fig: Figure, path: Path) -> Path:
 def confusion(
     labels: np.ndarray, predicted: np.ndarray, names: Sequence[str] = VARIETIES, title: str = ""
 ) -> Figure:
-    """Confusion matrix: counts, rows true, columns predicted, shaded by the share of the row; recall at the right.
+    """Confusion matrix of counts, rows true, columns predicted, errors shaded; recall at the right.
 
-    The shade follows the square root of the share: one image in a thousand is meant to be seen.
+    The shade follows the square root of the share of the row: one image in a thousand is meant to be seen.
 
     Args:
         labels: true class numbers, int `[n]`.
@@ -129,9 +129,8 @@ def confusion(
     right = np.ma.masked_where(~np.eye(size, dtype=bool), share)
 
     fig, ax = _axes(height=4.8)
-    norm = PowerNorm(0.5, 0, 1)
-    ax.imshow(right, cmap=sns.light_palette("#0072B2", as_cmap=True), norm=norm, alpha=0.75)
-    ax.imshow(wrong, cmap=sns.light_palette("#D55E00", as_cmap=True), norm=norm)
+    ax.imshow(right, cmap=sns.light_palette("#0072B2", as_cmap=True), norm=PowerNorm(0.5, 0, 1), alpha=0.75)
+    ax.imshow(wrong, cmap=sns.light_palette("#D55E00", as_cmap=True), norm=PowerNorm(0.5, 0, 0.3))
     for (row, column), count in np.ndenumerate(counts):
         text = f"{count:,}" if count or row == column else "·"
         weight = "bold" if count and row != column else "normal"
@@ -166,9 +165,7 @@ def image_grid(
     side = WIDTH / columns
     lines = max((text.count("\n") + 1 for text in titles), default=0) if titles else 0
     height = rows * (side + 0.19 * lines) + (0.35 if title else 0)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained"
-    )
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained")
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[union-attr,call-arg]
     for number, ax in enumerate(axes.flat):
         ax.axis("off")
@@ -205,7 +202,8 @@ def mistakes(
         shown = np.argsort(confidence, kind="stable")[: min(limit, columns)]
         title = f"No mistake in {len(predictions.labels):,} images; the least certain"
     titles = [
-        f"{names[predictions.labels[i]]}\ntold {names[predictions.predicted[i]]} {confidence[i]:.2f}" for i in shown
+        f"{names[predictions.labels[i]]}\ntold {names[predictions.predicted[i]]} {confidence[i]:.2f}"
+        for i in shown
     ]
     return image_grid(examples.batch(shown), titles, columns, title)
 
@@ -219,10 +217,9 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> Figure:
     """
     table = pd.DataFrame(list(history))
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True, layout="constrained")
-    for column, name, colour in (("loss", "training", FAINT), ("eval_loss", "validation", "#0072B2")):
+    for column, name, colour in (("loss", "training", "#8A97A3"), ("eval_loss", "validation", "#0072B2")):
         if column in table:
             points = table.dropna(subset=[column])
-            colour = "#8A97A3" if colour == FAINT else colour
             top.plot(points["epoch"], points[column], color=colour, label=name, marker=_marker(points))
     top.set(ylabel="loss", title="Loss")
     top.set_yscale("log")
@@ -289,13 +286,22 @@ def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: st
     rows = range(len(metrics) - 1, -1, -1)
     for row, metric in zip(rows, metrics.values(), strict=True):
         if metric.value is None:
-            ax.text(0.5, row, "not measured here", transform=ax.get_yaxis_transform(), va="center", ha="center")
+            ax.text(
+                0.5, row, "not measured here", transform=ax.get_yaxis_transform(), va="center", ha="center"
+            )
             continue
         low = metric.value if metric.low is None else metric.low
         high = metric.value if metric.high is None else metric.high
         ax.plot([low, high], [row, row], color="#0072B2", linewidth=3, solid_capstyle="round", alpha=0.45)
         ax.plot(metric.value, row, "o", color="#0072B2")
-        ax.annotate(f"{metric.value:.4f}", (metric.value, row), (0, 6), textcoords="offset points", ha="center", fontsize=10)
+        ax.annotate(
+            f"{metric.value:.4f}",
+            (metric.value, row),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=10,
+        )
     ax.set_yticks(list(rows), list(metrics))
     ax.set_ylim(-0.6, len(metrics) - 0.3)
     ax.set(xlabel=xlabel, title=title)
@@ -303,9 +309,7 @@ def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: st
     return fig
 
 
-def distributions(
-    table: pd.DataFrame, columns: Sequence[str], by: str = "label", title: str = ""
-) -> Figure:
+def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label", title: str = "") -> Figure:
     """Density of each numeric column, one curve a variety, one panel a column."""
     rows = -(-len(columns) // 2)
     fig, axes = plt.subplots(rows, 2, figsize=(WIDTH, 2.1 * rows + 0.6), squeeze=False, layout="constrained")
@@ -325,7 +329,7 @@ def distributions(
 
 
 def counts(table: pd.DataFrame, xlabel: str = "images", title: str = "") -> Figure:
-    """Stacked horizontal bars: one row an index entry, one segment a column (coloured by variety where it is one)."""
+    """Stacked horizontal bars: one row an index entry, one segment a column (a variety in its colour)."""
     fig, ax = _axes(height=1.1 + 0.42 * len(table))
     spare = iter(sns.color_palette(["#0072B2", "#E69F00", "#8A97A3", "#009E73", "#D55E00", "#CC79A7"]))
     colours = [PALETTE[str(c)] if str(c) in PALETTE else next(spare) for c in table.columns]
@@ -338,14 +342,15 @@ def counts(table: pd.DataFrame, xlabel: str = "images", title: str = "") -> Figu
     return fig
 
 
-def lines(table: pd.DataFrame, x: str, y: str, hue: str, log: bool = True, title: str = "") -> Figure:
-    """One line a value of `hue` through the points (x, y) of a long table; logarithmic axes unless told otherwise."""
+def lines(table: pd.DataFrame, *, x: str, y: str, hue: str, log: bool = True, title: str = "") -> Figure:
+    """One line a value of `hue` through the points (x, y) of a long table, by default logarithmic."""
     fig, ax = _axes(height=4.2)
     sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, markersize=8, ax=ax)
     if log:
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-        ax.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+        ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+    ax.set_xticks(sorted(table[x].unique()), sorted(table[x].unique()))
     ax.set_title(title)
     ax.legend(title=None, fontsize=10)
     return fig
@@ -367,5 +372,7 @@ def _heading(fig: Figure, title: str) -> None:
 
 
 def _variety_legend(fig: Figure) -> None:
-    handles = [mpl.lines.Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in PALETTE.items()]
+    handles = [
+        mpl.lines.Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in PALETTE.items()
+    ]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)

@@ -1,0 +1,235 @@
+"""Baselines: what logistic regression makes of ten plain measures of a grain, and of a frozen CNN's features.
+
+They are trained on every split scheme that the images allow, tested on whole test splits, and kept as
+safetensors (the numbers) beside JSON (what they mean). Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from rice_lib.data.loading import Examples, open_examples
+from rice_lib.errors import RiceError
+from rice_lib.files import atomic_path, read_json, write_json
+from rice_lib.labels import VARIETIES
+from rice_lib.run import Run
+from rice_lib.tracking import provenance
+
+ITERATIONS = 3000
+"""Of the solver (L-BFGS), which converges in a few hundred."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A split scheme as the baselines see it: training images, perhaps thinned, and the whole test split."""
+
+    scheme: str
+    train: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Features:
+    """Measures of some images: `rows` of the manifest, int64 `[n]` ascending; `values` float32 `[n, d]`."""
+
+    rows: np.ndarray
+    values: np.ndarray
+
+    def of(self, examples: Examples) -> np.ndarray:
+        """The features of these images, float32 `[len(examples), d]`; KeyError where one was not measured."""
+        place = np.searchsorted(self.rows, examples.rows).clip(max=len(self.rows) - 1)
+        if not np.array_equal(self.rows[place], examples.rows):
+            raise KeyError("images that were not measured")
+        return self.values[place]
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """scikit-learn's standard scaler and multinomial logistic regression as plain arrays."""
+
+    mean: np.ndarray
+    """float64 `[d]`: subtracted from the features."""
+    scale: np.ndarray
+    """float64 `[d]`: divides them."""
+    weights: np.ndarray
+    """float64 `[classes, d]`."""
+    bias: np.ndarray
+    """float64 `[classes]`."""
+    labels: tuple[str, ...] = VARIETIES
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Kind, scheme, settings and provenance: what the JSON says beside the labels."""
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes, float64 `[n, classes]`, of features `[n, d]`."""
+        logits = (features.astype(np.float64) - self.mean) / self.scale @ self.weights.T + self.bias
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def save(self, folder: Path, name: str) -> list[Path]:
+        """Write `<name>.safetensors` and `<name>.json` into a folder; returns the two files."""
+        arrays, words = folder / f"{name}.safetensors", folder / f"{name}.json"
+        with atomic_path(arrays) as temporary:
+            save_file({key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}, temporary)
+        write_json(words, {"labels": list(self.labels), "arrays": _ARRAYS, **self.about})
+        return [arrays, words]
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> LinearClassifier:
+        """Read what `save` wrote.
+
+        Raises:
+            RiceError: a file is missing or damaged.
+        """
+        file = folder / f"{name}.safetensors"
+        try:
+            arrays = load_file(file)
+            words = read_json(folder / f"{name}.json")
+            labels = tuple(words["labels"])
+            classifier = cls(**{key: arrays[key] for key in _ARRAYS}, labels=labels, about=_without(words))
+        except FileNotFoundError:
+            raise RiceError(f"{file}: no such baseline; notebook 03_baseline writes it") from None
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise RiceError(
+                f"{file}: not a baseline of this project ({error}); run notebook 03_baseline again"
+            ) from None
+        if classifier.weights.shape != (len(labels), len(classifier.mean)):
+            raise RiceError(
+                f"{file}: {classifier.weights.shape} weights for {len(labels)} labels; run 03_baseline again"
+            )
+        return classifier
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained baseline and its probabilities, float64 `[n, 5]`, on the test images of its scheme."""
+
+    kind: str
+    scheme: str
+    classifier: LinearClassifier
+    test: Examples
+    scores: np.ndarray
+
+
+_ARRAYS = {
+    "mean": "StandardScaler: subtracted from the features",
+    "scale": "StandardScaler: divides them",
+    "weights": "logistic regression: [labels, features]",
+    "bias": "logistic regression: [labels]",
+}
+
+
+def open_task(run: Run, scheme: str) -> Task:
+    """The images of a scheme, the training images thinned to `baseline.max_train_images`.
+
+    Raises:
+        RiceError: the split is not there, or a variety has no training image.
+    """
+    train = thin(
+        open_examples(run.paths, scheme, "train"), run.params.baseline.max_train_images, run.params.seed
+    )
+    for number, name in enumerate(VARIETIES):
+        if not (train.labels == number).any():
+            raise RiceError(f"split {scheme}: no training image of {name}; the baseline needs every variety")
+    return Task(scheme, train, open_examples(run.paths, scheme, "test"))
+
+
+def thin(examples: Examples, limit: int | None, seed: int) -> Examples:
+    """At most `limit` of the examples, drawn at random, each class keeping its share; their order is kept."""
+    if limit is None or limit >= len(examples):
+        return examples
+    rng = np.random.default_rng(seed)
+    turn = np.empty(len(examples))  # where an image comes in the shuffled queue of its class, 0 to 1
+    for number in np.unique(examples.labels):
+        members = np.flatnonzero(examples.labels == number)
+        turn[members] = (rng.permutation(len(members)) + 0.5) / len(members)
+    return examples.take(np.sort(np.argsort(turn, kind="stable")[:limit]))
+
+
+def extract(
+    tasks: Sequence[Task], measure: Callable[[np.ndarray], np.ndarray], batch_size: int, title: str
+) -> Features:
+    """Measure every image of the tasks once, whichever schemes it is in; shows progress.
+
+    Args:
+        tasks: at least one, all of one manifest.
+        measure: uint8 `[n, 224, 224, 3]` to float32 `[n, d]`.
+        batch_size: images a call.
+        title: of the progress bar.
+    """
+    rows = np.unique(np.concatenate([part.rows for task in tasks for part in (task.train, task.test)]))
+    pixels = tasks[0].test.pixels
+    values = []
+    with tqdm(total=len(rows), desc=title, unit="image", mininterval=1) as bar:
+        for start in range(0, len(rows), batch_size):
+            batch = np.ascontiguousarray(pixels[rows[start : start + batch_size]])
+            values.append(measure(batch))
+            bar.update(len(batch))
+    return Features(rows, np.concatenate(values))
+
+
+def fit(
+    features: np.ndarray, labels: np.ndarray, regularisation_c: float, about: Mapping[str, Any]
+) -> LinearClassifier:
+    """Standardise, then multinomial logistic regression (scikit-learn, L2, L-BFGS).
+
+    Args:
+        features: float `[n, d]`.
+        labels: class numbers, int `[n]`; every variety occurs.
+        regularisation_c: inverse of the L2 penalty's strength.
+        about: kept with the classifier, see `LinearClassifier.about`.
+
+    Raises:
+        RiceError: the solver did not converge.
+    """
+    scaler = StandardScaler()
+    standard = scaler.fit_transform(features.astype(np.float64))
+    regression = LogisticRegression(C=regularisation_c, max_iter=ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            regression.fit(standard, labels)
+        except ConvergenceWarning:
+            raise RiceError(
+                f"baseline.regularisation_c: logistic regression did not converge in {ITERATIONS} steps at "
+                f"{regularisation_c:g}; try a smaller one"
+            ) from None
+    return LinearClassifier(
+        scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, VARIETIES, about
+    )
+
+
+def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> Result:
+    """Train on a task, save into `paths.baseline` as `<kind>_<scheme>`, and score the test images.
+
+    Args:
+        run: whose parameters and paths.
+        task: from `open_task`.
+        kind: `shape` or `cnn`; a name only.
+        features: of every image of the task.
+    """
+    about = {
+        "kind": kind,
+        "scheme": task.scheme,
+        "baseline": run.params.baseline.model_dump(mode="json"),
+        "train_images": len(task.train),
+        "provenance": provenance(run),
+    }
+    classifier = fit(features.of(task.train), task.train.labels, run.params.baseline.regularisation_c, about)
+    classifier.save(run.paths.baseline, f"{kind}_{task.scheme}")
+    return Result(kind, task.scheme, classifier, task.test, classifier.scores(features.of(task.test)))
+
+
+def _without(words: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in words.items() if key not in ("labels", "arrays")}
