@@ -1,0 +1,258 @@
+"""One interface to every form a model takes: a checkpoint directory, ONNX, a TensorRT plan, a Triton server.
+
+`open_predictor` reads a model's name as a person writes it and hands on a `Predictor`: uint8 pixels in,
+float32 logits out, with the labels that the model itself carries. A backend's library (torch, onnxruntime,
+tensorrt, tritonclient) is imported when such a model is opened, not before, so that predicting with ONNX
+never pays for torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from rice_lib.errors import RiceError
+from rice_lib.preprocess import IMAGE_SIZE
+
+MAX_BATCH = 256
+"""Images given to a model in one call where neither the model nor the caller says less: bounds memory, and is
+beyond the batch where throughput stops growing on every engine measured."""
+
+TRITON_PROTOCOLS: dict[str, Literal["http", "grpc"]] = {"triton": "http", "triton+grpc": "grpc"}
+"""URL scheme to the protocol that it means."""
+
+
+class Predictor(ABC):
+    """A model that tells images apart.
+
+    A backend sets `name`, `labels` and `max_batch`, and implements `_forward`. Use it as a context manager,
+    or call
+    `close`.
+    """
+
+    name: str
+    """Engine and the device it really runs on, as `onnxruntime/CPU`."""
+    labels: tuple[str, ...]
+    """Class names in the order of the logits, from the model's own metadata."""
+    max_batch: int
+    """Most images of one call to the engine."""
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits of images under the image contract (`rice_lib.preprocess`).
+
+        Args:
+            pixels: uint8 RGB `[N, 224, 224, 3]`; any N, taken to the engine `max_batch` at a time.
+
+        Returns:
+            float32 `[N, len(labels)]`.
+
+        Raises:
+            ValueError: another shape or dtype.
+            RiceError: the engine failed.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+            raise ValueError(
+                f"expected uint8 [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], got {pixels.dtype} {pixels.shape}"
+            )
+        if not len(pixels):
+            return np.empty((0, len(self.labels)), np.float32)
+        pixels = np.ascontiguousarray(pixels)
+        parts = [self._forward(pixels[i : i + self.max_batch]) for i in range(0, len(pixels), self.max_batch)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @abstractmethod
+    def _forward(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32 logits of 1 to `max_batch` images, C-contiguous uint8."""
+
+    def close(self) -> None:  # noqa: B027  (most backends hold nothing that needs giving back)
+        """Give back what the engine holds (memory, connections)."""
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def open_predictor(spec: str | Path, threads: int | None = None, max_batch: int | None = None) -> Predictor:
+    """Open a model by its name.
+
+    Args:
+        spec: a checkpoint directory, an `.onnx` file, a TensorRT plan (`.plan`, `.engine`), or a model on a
+            Triton
+            server: `triton://host:port/name` over HTTP, `triton+grpc://host:port/name` over gRPC.
+        threads: CPU threads of the engine; None lets it use every core.
+        max_batch: most images of one call; None takes the model's own limit.
+
+    Raises:
+        RiceError: no such model, a damaged or foreign one, or a library that is not installed.
+    """
+    text = os.fspath(spec)
+    if "://" in text:
+        predictor = _open_triton(text)
+    else:
+        path = Path(text)
+        if not path.exists():
+            raise RiceError(f"{path}: no such model")
+        if path.is_dir():
+            predictor = CheckpointPredictor(path, threads)
+        elif path.suffix == ".onnx":
+            predictor = OnnxPredictor(path, threads)
+        elif path.suffix in (".plan", ".engine"):
+            from rice_lib.deploy.tensorrt_runtime import TensorRTPredictor
+
+            predictor = TensorRTPredictor(path)
+        else:
+            raise RiceError(
+                f"{path}: not a model; give a checkpoint directory, an .onnx, a .plan, or triton://host:port/name"
+            )
+    if max_batch is not None:
+        predictor.max_batch = max(1, min(max_batch, predictor.max_batch))
+    return predictor
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis: float64, rows sum to 1."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+class OnnxPredictor(Predictor):
+    """ONNX Runtime: CUDA where the session really got it, else the CPU."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """Load the model; raises `RiceError` where the file is damaged or not one of this project's
+        exports."""
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = (
+            3  # errors only: its warnings about constant folding mean nothing to a user
+        )
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        wanted = ["CPUExecutionProvider"]
+        if "CUDAExecutionProvider" in ort.get_available_providers():
+            ort.preload_dlls()  # finds the CUDA libraries that pip installed beside onnxruntime-gpu or torch
+            wanted.insert(0, "CUDAExecutionProvider")
+        try:
+            self._session = ort.InferenceSession(path, options, providers=wanted)
+        except Exception as error:  # onnxruntime raises a class of its own for each of its status codes
+            raise RiceError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)})") from None
+        # a listed provider may have failed to start: the session's own list is the one that is true
+        self.name = f"onnxruntime/{self._session.get_providers()[0].removesuffix('ExecutionProvider')}"
+        self.max_batch = MAX_BATCH
+        self._input = _check_onnx_inputs(path, self._session)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.labels = parse_labels(metadata.get("labels"), f"{path}: the ONNX metadata")
+        width = self._session.get_outputs()[0].shape[-1]
+        if width != len(self.labels):
+            raise RiceError(
+                f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again"
+            )
+
+    def _forward(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            return self._session.run(None, {self._input: pixels})[0]
+        except Exception as error:
+            raise RiceError(
+                f"ONNX Runtime failed on a batch of {len(pixels)} ({_first_line(error)})", 1
+            ) from error
+
+
+class CheckpointPredictor(Predictor):
+    """Torch: the checkpoint itself, on the GPU where there is one."""
+
+    def __init__(self, directory: Path, threads: int | None = None) -> None:
+        """Load the checkpoint; raises `RiceError` where torch is missing or the directory is not a
+        checkpoint."""
+        try:
+            import torch
+        except ImportError:
+            raise RiceError(
+                f"{directory}: a checkpoint needs torch, not installed here (pip install 'rice-lib[train]')"
+            ) from None
+        from rice_lib.models.vit import load_pixel_classifier
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_pixel_classifier(directory).to(self._device)
+        self.labels = tuple(self.model.labels)
+        self.name = f"torch/{self._device.type.upper()}"
+        self.max_batch = MAX_BATCH
+
+    def _forward(self, pixels: np.ndarray) -> np.ndarray:
+        with self._torch.inference_mode():
+            return self.model(self._torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+
+
+def import_onnxruntime() -> Any:
+    """The `onnxruntime` module, or a `RiceError` that says what to install."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise RiceError(
+            "ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')"
+        ) from None
+    return onnxruntime
+
+
+def parse_labels(text: str | None, where: str) -> tuple[str, ...]:
+    """Labels from the JSON list that a model's metadata holds; raises `RiceError` naming `where`."""
+    try:
+        labels = json.loads(text or "")
+    except ValueError:
+        labels = None
+    if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
+        raise RiceError(
+            f"{where} holds no labels: not a model of this project (python -m rice_lib.export makes one)"
+        )
+    return tuple(labels)
+
+
+def _open_triton(url: str) -> Predictor:
+    scheme, _, rest = url.partition("://")
+    if scheme not in TRITON_PROTOCOLS:
+        raise RiceError(
+            f"{url}: unknown scheme; a server is triton://host:port/name or triton+grpc://host:port/name"
+        )
+    address, _, model = rest.partition("/")
+    if not address or not model:
+        raise RiceError(f"{url}: write it as {scheme}://host:port/name")
+    from rice_lib.deploy.triton.client import TritonPredictor
+
+    return TritonPredictor(address, model, TRITON_PROTOCOLS[scheme])
+
+
+def _check_onnx_inputs(path: Path, session: Any) -> str:
+    """The name of the one input, uint8 `[batch, 224, 224, 3]` with a free batch."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    fits = (
+        len(inputs) == len(outputs) == 1
+        and inputs[0].type == "tensor(uint8)"
+        and inputs[0].shape[1:] == [IMAGE_SIZE, IMAGE_SIZE, 3]
+        and not isinstance(inputs[0].shape[0], int)
+        and outputs[0].type == "tensor(float)"
+    )
+    if not fits:
+        has = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+        raise RiceError(
+            f"{path}: not a model of this project: it takes {has}, not one uint8 "
+            f"[batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], or gives no float32 logits"
+        )
+    return inputs[0].name
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
