@@ -1,7 +1,7 @@
 """Writing parameters into a profile: `python -m rice_lib.set_params --profile smoke finetune.epochs=1 ...`.
 
-For `make report SET="..."`. The file is changed, comments and all, rather than overridden for one run, so that DVC sees
-what changed and git shows it. The result is validated whole first; a wrong one leaves the file as it was.
+For `make report SET="..."`. The file is changed, its comments kept, rather than overridden for one run: so
+DVC sees what changed, and git shows it. What would not be valid is refused, and the file stays as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rice_lib.params import load_params, parse_overrides, profile_file
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes 0.00001 as 1.0e-05: without the point, YAML 1.1 readers (PyYAML, so papermill too) see a string."""
+    """Writes 0.00001 as 1.0e-05: without the point, PyYAML (so papermill too) reads a string."""
 
     def represent_float(self, data: float) -> Any:
         text = repr(data)
@@ -66,9 +66,12 @@ def _lay_over(content: MutableMapping[str, Any], values: Mapping[str, Any]) -> N
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m rice_lib.set_params", description="Write parameters into params/<profile>.yaml, checked first."
+        prog="python -m rice_lib.set_params",
+        description="Write parameters into params/<profile>.yaml, checked first.",
     )
-    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
+    parser.add_argument(
+        "--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)"
+    )
     parser.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
     set_params(options.profile, options.assignments)

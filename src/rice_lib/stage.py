@@ -1,7 +1,7 @@
-"""Running one notebook: `python -m rice_lib.stage 04_vit_finetune --profile smoke [--set finetune.epochs=1 ...]`.
+"""Running one notebook: `python -m rice_lib.stage 04_vit_finetune --profile smoke [--set finetune.epochs=1]`.
 
-What `dvc.yaml` calls. Parameters are validated whole before a kernel starts; papermill runs the notebook from the
-checkout's root with this interpreter; the executed notebook is kept whether it went well or not.
+What `dvc.yaml` calls. Parameters are validated whole before a kernel starts; papermill runs the notebook from
+the checkout's root with this interpreter; the executed notebook is kept whether it went well or not.
 """
 
 from __future__ import annotations
@@ -20,6 +20,16 @@ from rice_lib.params import Params, load_params, parse_overrides
 from rice_lib.paths import NOTEBOOKS, Paths
 from rice_lib.run import Run
 
+_ENVIRONMENT = {
+    # a kernelspec `python3` in the user's home may be another interpreter; this environment's own comes first
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    # warnings that every notebook would carry: the debugger's about frozen modules, tqdm's about missing widgets
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+    # MLflow tells its database's migrations, and its makers what is called
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -35,8 +45,8 @@ def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = Non
         The executed notebook.
 
     Raises:
-        RiceError: wrong parameters, no such notebook (status 2), or a cell that failed (status 1; its traceback is on
-            stderr, and the notebook as far as it came is where the executed one would be).
+        RiceError: wrong parameters, no such notebook (status 2), or a cell that failed (status 1; its
+            traceback is on stderr, and the notebook as far as it came is where the executed one would be).
     """
     if name not in NOTEBOOKS:
         raise RiceError(f"{name}: no such notebook; known: {', '.join(NOTEBOOKS)}")
@@ -62,7 +72,7 @@ def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = Non
 
 
 def notebook_parameters(params: Params) -> dict[str, Any]:
-    """What `papermill -f params/<profile>.yaml` would pass: the values that the profile and the overrides set."""
+    """What `papermill -f params/<profile>.yaml` would pass: the values that profile and overrides set."""
     return params.model_dump(mode="json", exclude_unset=True)
 
 
@@ -74,10 +84,7 @@ class _CellFailed(Exception):
 
 
 def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) -> None:
-    # a kernelspec `python3` in the user's home may point to another interpreter; this environment's own comes first
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # the kernel's debugger would warn about frozen modules, into every notebook
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    os.environ.update(_ENVIRONMENT)
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
@@ -91,6 +98,8 @@ def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path)
             cwd=str(root),
             progress_bar={"desc": source.stem, "file": sys.stderr, "leave": True},
             stderr_file=sys.stderr,
+            # nothing but this user's kernel listens on the loopback: the warning about that is noise
+            extra_arguments=["--log-level=ERROR"],
         )
     except PapermillExecutionError as error:
         raise _CellFailed(f"cell In [{error.exec_count}]", "\n".join(error.traceback)) from None
@@ -102,8 +111,8 @@ def _how_to_go_on(failure: _CellFailed, output: Path, paths: Paths) -> str:
     return (
         f"{output.stem} failed: {failure.where}\n"
         f"  look:  jupyter lab {paths.relative(output)}   (the notebook as far as it came)\n"
-        f"  go on: make report PROFILE={paths.profile}   (or: dvc repro report@{paths.profile}); what is finished is kept, "
-        "and training continues from its last checkpoint"
+        f"  go on: make report PROFILE={paths.profile}   (or: dvc repro report@{paths.profile})\n"
+        "  Finished stages are kept, and training continues from its last checkpoint."
     )
 
 
@@ -119,11 +128,19 @@ def _restore_pixels(run: Run) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m rice_lib.stage", description="Run one notebook under a profile.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rice_lib.stage", description="Run one notebook under a profile."
+    )
     parser.add_argument("notebook", help=f"one of {', '.join(NOTEBOOKS)}")
-    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a parameter; may be repeated"
+        "--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a parameter; may be repeated",
     )
     options = parser.parse_args(arguments)
     run_stage(options.notebook, options.profile, parse_overrides(options.set))
