@@ -1,8 +1,7 @@
 """A frozen CNN as a measuring instrument: pixels in, the features before its last layer out.
 
-By default timm's `tf_efficientnet_lite0` with ImageNet weights that come inside a Python package, so that it works
-where no model hub can be reached. On a CPU the network runs in ONNX Runtime, several times as fast as
-in torch.
+By default timm's `tf_efficientnet_lite0` with ImageNet weights that come inside a Python package, so that it
+works where no model hub can be reached. On a CPU it runs in ONNX Runtime, several times as fast as in torch.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def load_frozen_cnn(params: BaselineParams) -> FrozenCNN:
     Raises:
         RiceError: no such timm model, or its weights cannot be had or do not fit.
     """
-    network = _packaged(params.model) if params.weights == "package" else _from_hub(params.model)
+    network: Any = _packaged(params.model) if params.weights == "package" else _from_hub(params.model)
     network.reset_classifier(0)
     return FrozenCNN(network, params.image_size).eval().requires_grad_(False)
 
