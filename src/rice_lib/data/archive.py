@@ -1,8 +1,9 @@
-"""Unpacking a zip of images that nobody has vouched for: checked whole before a byte is written, and resumable.
+"""Unpacking a zip of images that nobody has vouched for: checked whole before a byte is written, and
+resumable.
 
-An archive with an entry that would land outside the target, is a link, is encrypted, comes twice, or unpacks to
-absurdly much is refused whole. Each file is written under a temporary name and renamed, so an interrupted run goes on
-with what is missing: a file of the right size and CRC-32 is not written again.
+An archive with an entry that would land outside the target, is a link, is encrypted, comes twice, or unpacks
+to absurdly much is refused whole. Each file is written under a temporary name and renamed, so an interrupted
+run goes on with what is missing: a file of the right size and CRC-32 is not written again.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ MAX_RATIO = 100
 """JPEGs hardly shrink in a zip; deflate reaches 1,032 on a bomb."""
 MAX_ENTRIES = 1_000_000
 
+_PLAIN = (0, stat.S_IFREG, stat.S_IFDIR)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _RATIO_FROM = 1024**2
 """Ratios of smaller files are not looked at: a little file of one colour may shrink that much."""
 
 
 @dataclass(frozen=True)
 class ArchiveImages:
-    """A checked archive's images: place below the variety root (POSIX) to entry; `digest` tells archives apart."""
+    """A checked archive's images: place below the variety root (POSIX) to entry; `digest` tells archives
+    apart."""
 
     file: Path
     entries: Mapping[str, zipfile.ZipInfo]
@@ -47,7 +51,8 @@ def inspect(file: Path) -> ArchiveImages:
     """Check an archive's directory, without unpacking anything.
 
     Raises:
-        RiceError: missing, not a zip, damaged, hostile (the line names the entry and what is wrong), or no images.
+        RiceError: missing, not a zip, damaged, hostile (the line names the entry and what is wrong), or no
+        images.
     """
     with _open(file) as archive:
         infos = archive.infolist()
@@ -65,9 +70,7 @@ def inspect(file: Path) -> ArchiveImages:
         raise RiceError(f"{file}: no images in it")
     entries = _placed(file, images)
     lines = sorted(f"{place} {info.file_size} {info.CRC:08x}\n" for place, info in entries.items())
-    return ArchiveImages(
-        file, entries, hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-    )
+    return ArchiveImages(file, entries, hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest())
 
 
 def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
@@ -89,9 +92,7 @@ def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
                 with atomic_path(file) as temporary:
                     temporary.write_bytes(archive.read(info))
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise RiceError(
-                    f"{images.file}: damaged at {info.filename!r} ({error}); get it again"
-                ) from None
+                raise RiceError(f"{images.file}: damaged at {info.filename!r} ({error}); get it again") from None
             except OSError as error:
                 raise RiceError(f"{file}: cannot be written ({error.strerror})", status=1) from None
             written += 1
@@ -116,34 +117,25 @@ def _open(file: Path) -> Iterator[zipfile.ZipFile]:
 def _fault(info: zipfile.ZipInfo) -> str | None:
     """What makes an entry unfit to be unpacked; None for nothing."""
     # zipfile cuts names at a NUL; orig_filename still has it
-    name, mode = info.orig_filename, info.external_attr >> 16
+    name = info.orig_filename
     parts = PurePosixPath(name).parts
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
-        return "has an absolute name"
-    if ".." in parts or "\\" in name or "\0" in name:
-        return "has a name that leads elsewhere"
-    if any(len(os.fsencode(part)) > 255 for part in parts) or len(os.fsencode(name)) > 1024:
-        return "has a name too long for a file system"
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or a device, not a file"
-    if info.flag_bits & 0x1:
-        return "is encrypted"
-    if info.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-        zipfile.ZIP_BZIP2,
-        zipfile.ZIP_LZMA,
-    ):
-        return f"is packed by an unknown method ({info.compress_type})"
-    if info.file_size > MAX_FILE_BYTES:
-        return f"would be {info.file_size:,} bytes (at most {MAX_FILE_BYTES:,})"
-    if info.file_size > _RATIO_FROM and info.file_size > MAX_RATIO * max(info.compress_size, 1):
-        return f"would unpack to {info.file_size // max(info.compress_size, 1):,} times its size (a bomb?)"
-    return None
+    ratio = info.file_size // max(info.compress_size, 1)
+    faults = {
+        "has an absolute name": name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name),
+        "has a name that leads elsewhere": ".." in parts or "\\" in name or "\0" in name,
+        "has a name too long for a file system": any(len(os.fsencode(p)) > 255 for p in parts) or len(name) > 1024,
+        "is a link or a device, not a file": stat.S_IFMT(info.external_attr >> 16) not in _PLAIN,
+        "is encrypted": info.flag_bits & 0x1,
+        "is packed by an unknown method": info.compress_type not in _METHODS,
+        f"would be {info.file_size:,} bytes (at most {MAX_FILE_BYTES:,})": info.file_size > MAX_FILE_BYTES,
+        f"would unpack to {ratio:,} times its size (a bomb?)": info.file_size > _RATIO_FROM and ratio > MAX_RATIO,
+    }
+    return next((fault for fault, present in faults.items() if present), None)
 
 
 def _placed(file: Path, images: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Entries by their place below the one folder that holds the variety folders; outside it, by their whole name."""
+    """Entries by their place below the one folder that holds the variety folders; outside it, by their whole
+    name."""
     names = [PurePosixPath(info.filename) for info in images]
     roots = {name.parent.parent for name in names if variety_of(name.parent.name)}
     if len(roots) != 1:

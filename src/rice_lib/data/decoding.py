@@ -1,7 +1,7 @@
 """The one pass over the image files: each is read and decoded once, by a pool of processes.
 
-What a file holds (bytes, sha256, size, perceptual hash) comes back to the parent; its pixels go straight into the
-memory-mapped cache. Imports little, because every worker process imports it anew.
+What a file holds (bytes, sha256, size, perceptual hash) comes back to the parent; its pixels go straight into
+the memory-mapped cache. Imports little, because every worker process imports it anew.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def cores() -> int:
 
 
 def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[DecodedFile]:
-    """Decode `files` into the new file `cache`, a `.npy` of uint8 `[n, 224, 224, 3]` (zeros where there is no image).
+    """Decode `files` into the new file `cache`, a `.npy` of uint8 `[n, 224, 224, 3]` (zeros where there is no
+    image).
 
     Raises:
         RiceError: no room on the disk, or a worker process was killed.
@@ -115,13 +116,12 @@ def _decode_one(file: str, target: np.ndarray) -> DecodedFile:
     pixels = np.asarray(to_square(image, IMAGE_SIZE))
     target[:] = pixels
     status = OK if pixels.max() > DARKEST_GRAIN else f"empty: no pixel brighter than {DARKEST_GRAIN} of 255"
-    return DecodedFile(
-        len(data), digest, image.width, image.height, status, perceptual_hash(thumbnail(pixels))
-    )
+    return DecodedFile(len(data), digest, image.width, image.height, status, perceptual_hash(thumbnail(pixels)))
 
 
 def _reserve(cache: Path, images: int) -> None:
-    """Make the cache file at its full size; a memory map that meets a full disk later would kill the process."""
+    """Make the cache file at its full size; a memory map that meets a full disk later would kill the
+    process."""
     shape = (images, IMAGE_SIZE, IMAGE_SIZE, 3)
     np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape).flush()
     try:

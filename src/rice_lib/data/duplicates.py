@@ -1,12 +1,13 @@
 """Which images are the same photograph: byte for byte, or turned, mirrored or saved anew.
 
-Two images are near duplicates when, in one of the eight rotations and flips, their 32 x 32 thumbnails differ by less
-than `RMSE_LIMIT`. Comparing all pairs of 75,000 is too much, so a perceptual hash picks the candidates: the low
-8 x 8 DCT coefficients of the grey thumbnail (as in pHash), made the same for all eight orientations. A flip only changes
-signs of coefficients, and a transposition swaps (u, v) with (v, u); so absolute values, with each such pair put in
-order, do not depend on the orientation. The coefficients are kept as numbers, not cut down to bits: an orthonormal
-transform, taking absolute values and ordering never make a distance longer, so images within the limit always have
-hashes within the radius that is searched. No pair is missed, and each candidate is then compared pixel by pixel.
+Two images are near duplicates when, in one of the eight rotations and flips, their 32 x 32 thumbnails differ
+by less than `RMSE_LIMIT`. Comparing all pairs of 75,000 is too much, so a perceptual hash picks the
+candidates: the low 8 x 8 DCT coefficients of the grey thumbnail (as in pHash), made the same for all eight
+orientations. A flip only changes signs of coefficients, and a transposition swaps (u, v) with (v, u); so
+absolute values, with each such pair put in order, do not depend on the orientation. The coefficients are kept
+as numbers, not cut down to bits: an orthonormal transform, taking absolute values and ordering never make a
+distance longer, so images within the limit always have hashes within the radius that is searched. No pair is
+missed, and each candidate is then compared pixel by pixel.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from scipy.sparse.csgraph import connected_components
 
 THUMBNAIL_SIZE = 32
 RMSE_LIMIT = 3.0
-"""Root mean square difference (grey levels of 255) of two thumbnails below which they show the same photograph."""
+"""Root mean square difference (grey levels of 255) of two thumbnails below which they show the same
+photograph."""
 
 _LOW = 8
 HASH_LENGTH = _LOW * _LOW
@@ -91,12 +93,8 @@ def _near_pairs(hashes: np.ndarray, rows: np.ndarray, pixels: np.ndarray) -> np.
         stop = min(start + _BLOCK, len(rows))
         window = slice(start, ends[stop - 1])
         # |a - b|^2 = |a|^2 + |b|^2 - 2ab, with slack for float32's rounding; candidates are verified exactly
-        distances = (
-            squares[start:stop, None] + squares[window] - 2.0 * (hashes[start:stop] @ hashes[window].T)
-        )
-        for one, candidates in _candidates(
-            distances < _RADIUS**2 * 1.02 + 1e-5 * squares[start:stop, None], start
-        ):
+        distances = squares[start:stop, None] + squares[window] - 2.0 * (hashes[start:stop] @ hashes[window].T)
+        for one, candidates in _candidates(distances < _RADIUS**2 * 1.02 + 1e-5 * squares[start:stop, None], start):
             others = candidates[leader[candidates] != leader[one]]
             for other in others[_same_photograph(pixels, rows[one], rows[others])] if len(others) else ():
                 pairs.append((rows[one], rows[other]))

@@ -1,6 +1,7 @@
 """What a file's place and name say: its variety, its number, and whether the two contradict each other.
 
-The layout is that of the public set: `<Variety>/<name>.jpg`, names such as `Arborio (1).jpg` or `basmati (2).jpg`.
+The layout is that of the public set: `<Variety>/<name>.jpg`, names such as `Arborio (1).jpg` or `basmati
+(2).jpg`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _NUMBER = re.compile(r"\((\d{1,9})\)$")
 class ListedImage:
     """An image file by its place and name alone.
 
-    `path` is relative to the folder of variety folders (POSIX), `label` the variety whose folder it lies in (empty for
-    none), `number` the integer in brackets that ends its name, `status` `ok` or what is wrong.
+    `path` is relative to the folder of variety folders (POSIX), `label` the variety whose folder it lies in
+    (empty for none), `number` the integer in brackets that ends its name, `status` `ok` or what is wrong.
     """
 
     path: str
@@ -67,9 +68,11 @@ def classify(path: str) -> ListedImage:
 
 
 def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> list[ListedImage]:
-    """At most `per_class` images of each variety, drawn by the hash of seed and path; those of none are all kept.
+    """At most `per_class` images of each variety, drawn by the hash of seed and path; those of none are all
+    kept.
 
-    The draw depends on nothing but the seed and each path, so a smaller `per_class` takes a subset of a larger one.
+    The draw depends on nothing but the seed and each path, so a smaller `per_class` takes a subset of a
+    larger one.
     """
     images = list(images)
     if per_class is None:
@@ -79,9 +82,7 @@ def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> lis
         by_label[image.label].append(image)
     chosen = {image.path for image in by_label.pop("", [])}
     for members in by_label.values():
-        members.sort(
-            key=lambda image: hashlib.sha256(f"{seed}/{image.path}".encode(errors="replace")).digest()
-        )
+        members.sort(key=lambda image: hashlib.sha256(f"{seed}/{image.path}".encode(errors="replace")).digest())
         chosen.update(image.path for image in members[:per_class])
     return [image for image in images if image.path in chosen]
 
@@ -119,8 +120,6 @@ def find_variety_root(folder: Path) -> Path:
 
 def _folders(place: Path) -> list[Path]:
     try:
-        return [
-            Path(e.path) for e in os.scandir(place) if e.is_dir() and not e.name.startswith((".", "__MACOSX"))
-        ]
+        return [Path(e.path) for e in os.scandir(place) if e.is_dir() and not e.name.startswith((".", "__MACOSX"))]
     except PermissionError:
         return []

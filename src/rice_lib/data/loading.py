@@ -1,4 +1,5 @@
-"""The images of a split as arrays, from the memory-mapped cache: decoded once when the manifest was built, never again.
+"""The images of a split as arrays, from the memory-mapped cache: decoded once when the manifest was built,
+never again.
 
 The full set is 11 GB on disk; the system keeps in memory what fits.
 """
@@ -24,8 +25,8 @@ from rice_lib.preprocess import IMAGE_SIZE
 class Examples:
     """Labelled images: `rows` of the cache `pixels` (uint8 `[manifest rows, 224, 224, 3]`, memory-mapped).
 
-    `rows` and `labels` are int64 `[n]`, `paths` the n paths as the manifest has them. Pickled (for a worker process), it
-    carries the cache's file name, not its pixels.
+    `rows` and `labels` are int64 `[n]`, `paths` the n paths as the manifest has them. Pickled (for a worker
+    process), it carries the cache's file name, not its pixels.
     """
 
     pixels: np.ndarray
@@ -38,7 +39,8 @@ class Examples:
         return len(self.rows)
 
     def batch(self, indices: np.ndarray | slice) -> np.ndarray:
-        """A fresh uint8 array `[b, 224, 224, 3]` of the images at `indices` (integers in 0..n-1, or a slice)."""
+        """A fresh uint8 array `[b, 224, 224, 3]` of the images at `indices` (integers in 0..n-1, or a
+        slice)."""
         return np.asarray(self.pixels[self.rows[indices]])
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -50,9 +52,7 @@ class Examples:
     def take(self, indices: np.ndarray) -> Examples:
         """The examples at `indices`, in that order; no pixel is read."""
         indices = np.asarray(indices, dtype=np.int64)
-        return Examples(
-            self.pixels, self.rows[indices], self.labels[indices], [self.paths[i] for i in indices]
-        )
+        return Examples(self.pixels, self.rows[indices], self.labels[indices], [self.paths[i] for i in indices])
 
     def __getstate__(self) -> dict[str, Any]:
         """numpy would pickle a memory map as gigabytes of pixels."""
@@ -67,7 +67,8 @@ class Examples:
 
 
 def open_cache(paths: Paths) -> np.ndarray:
-    """The pixels of all images of the manifest, row by row: uint8 `[n, 224, 224, 3]`, memory-mapped, read-only.
+    """The pixels of all images of the manifest, row by row: uint8 `[n, 224, 224, 3]`, memory-mapped,
+    read-only.
 
     Raises:
         RiceError: no cache, or one that belongs to another manifest.

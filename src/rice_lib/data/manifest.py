@@ -1,7 +1,7 @@
 """The manifest: one row an image, with everything later stages need to know about it but its pixels.
 
-`build` fetches the images, decodes each once, and writes the manifest (CSV), `labels.json` and the pixel cache. Images
-that cannot be used stay in the manifest, with the reason as their status, and are in no split.
+`build` fetches the images, decodes each once, and writes the manifest (CSV), `labels.json` and the pixel
+cache. Images that cannot be used stay in the manifest, with the reason as their status, and are in no split.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from rice_lib.paths import Paths
 from rice_lib.run import Run
 
 COLUMNS = ("path", "label", "number", "bytes", "sha256", "width", "height", "group", "status")
-"""path: relative to the folder of variety folders, POSIX; label: the folder's variety, empty for none; number: the
-integer in brackets in the name, if any; bytes and sha256 of the file; width and height in pixels; group: row of the
-first image of the same photograph (see `duplicates`); status: `ok`, or why the image is not used."""
+"""path: relative to the folder of variety folders, POSIX; label: the folder's variety, empty for none;
+number: the integer in brackets in the name, if any; bytes and sha256 of the file; width and height in pixels;
+group: row of the first image of the same photograph (see `duplicates`); status: `ok`, or why the image is not
+used."""
 
 _TYPES = {"path": str, "label": str, "number": "Int64", "sha256": str, "status": str}
 
@@ -88,7 +89,8 @@ def usable(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 def manifest_hash(paths: Paths) -> str:
-    """Hex sha256 of the manifest file: what splits and caches are bound to; raises RiceError where there is none."""
+    """Hex sha256 of the manifest file: what splits and caches are bound to; raises RiceError where there is
+    none."""
     if not paths.manifest.is_file():
         raise RiceError(f"{paths.manifest}: no manifest; run notebook 01_eda (make report) first")
     return sha256_file(paths.manifest)
@@ -117,8 +119,7 @@ def _table(images: list[ListedImage], decoded: list[DecodedFile], groups: np.nda
             "height": [file.height for file in decoded],
             "group": groups,
             "status": [
-                file.status if file.status != OK else image.status
-                for image, file in zip(images, decoded, strict=True)
+                file.status if file.status != OK else image.status for image, file in zip(images, decoded, strict=True)
             ],
         },
         columns=list(COLUMNS),

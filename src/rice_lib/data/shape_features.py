@@ -1,7 +1,7 @@
 """Ten plain measures of a grain: its size, outline and colour.
 
-They say how much of the varieties a classifier could tell without having learnt to see: the floor that a network has
-to beat, and the yardstick by which generated grains are compared with real ones.
+They say how much of the varieties a classifier could tell without having learnt to see: the floor that a
+network has to beat, and the yardstick by which generated grains are compared with real ones.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ FEATURE_NAMES = (
     "blue",
     "luma spread",
 )
-"""area: pixels of the grain; major and minor axis: lengths in pixels of the ellipse with the grain's second moments;
-aspect: major / minor; solidity: area / area of the convex hull; roundness: 4 pi area / perimeter^2 (1 for a disc);
-red, green, blue: means inside the grain, 0-255; luma spread: standard deviation of luma (ITU-R BT.601) there.
-Lengths are in pixels of the 224-pixel image: times 250 / 224 for those of the public set's files."""
+"""area: pixels of the grain; major and minor axis: lengths in pixels of the ellipse with the grain's second
+moments; aspect: major / minor; solidity: area / area of the convex hull; roundness: 4 pi area / perimeter^2
+(1 for a disc); red, green, blue: means inside the grain, 0-255; luma spread: standard deviation of luma
+(ITU-R BT.601) there. Lengths are in pixels of the 224-pixel image: times 250 / 224 for those of the public
+set's files."""
 
 _SQUARE = np.ones((3, 3), dtype=np.uint8)
 
@@ -47,7 +48,8 @@ def shape_features(pixels: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
 
 
 def grain_mask(image: np.ndarray) -> np.ndarray:
-    """uint8 `[224, 224]`, 1 on the largest connected object brighter than the ground in any channel, else 0."""
+    """uint8 `[224, 224]`, 1 on the largest connected object brighter than the ground in any channel, else
+    0."""
     red, green, blue = cv2.split(image)
     _, bright = cv2.threshold(cv2.max(cv2.max(red, green), blue), DARKEST_GRAIN, 1, cv2.THRESH_BINARY)
     count, objects, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
@@ -82,7 +84,8 @@ def _measure(image: np.ndarray) -> tuple[float, ...]:
 
 
 def _axes(moments: dict[str, float]) -> tuple[float, float]:
-    """Full axis lengths of the ellipse with these central second moments (1/12 a pixel for the pixel's own extent)."""
+    """Full axis lengths of the ellipse with these central second moments (1/12 a pixel for the pixel's own
+    extent)."""
     xx = moments["mu20"] / moments["m00"] + 1 / 12
     yy = moments["mu02"] / moments["m00"] + 1 / 12
     xy = moments["mu11"] / moments["m00"]

@@ -1,7 +1,8 @@
-"""Where the images come from. Four sources, one interface: `fetch` returns a folder that holds `<Variety>/...`.
+"""Where the images come from. Four sources, one interface: `fetch` returns a folder that holds
+`<Variety>/...`.
 
-Images that are made, unpacked or downloaded lie below `paths.images`, with a record of what they are; a `folder` is
-read where it lies. A source that cannot be had is an error: none ever stands in for another.
+Images that are made, unpacked or downloaded lie below `paths.images`, with a record of what they are; a
+`folder` is read where it lies. A source that cannot be had is an error: none ever stands in for another.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
     """Make sure that the images are here.
 
     Args:
-        params: the source, and `per_class` to take of each variety (not applied to a `folder`, which may hold more).
+        params: the source, and `per_class` to take of each variety (not applied to a `folder`, which may hold
+        more).
         paths: the profile's paths; all but a folder end up below `paths.images`.
         seed: for generated images, and for the draw where `per_class` takes some of many.
 
@@ -129,7 +131,8 @@ def _download(params: DataParams, paths: Paths, seed: int) -> Path:
 
 
 def _kaggle_folder(dataset: str) -> Path:
-    """Download (or find in kagglehub's own cache); resumed and checksummed by kagglehub. Public: no credentials."""
+    """Download (or find in kagglehub's own cache); resumed and checksummed by kagglehub. Public: no
+    credentials."""
     import kagglehub
 
     try:
@@ -138,9 +141,7 @@ def _kaggle_folder(dataset: str) -> Path:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
         hint = "check the network, or download the zip by hand and set data.source to zip and data.path to it"
-        raise RiceError(
-            f"{dataset}: Kaggle could not be reached or refused ({reason}); {hint}", status=1
-        ) from None
+        raise RiceError(f"{dataset}: Kaggle could not be reached or refused ({reason}); {hint}", status=1) from None
 
 
 def _path_or_none(params: DataParams) -> str | None:
@@ -151,9 +152,7 @@ def _named_path(params: DataParams, paths: Paths) -> Path:
     """`data.path`, else `RICE_DATA`; relative to the project's root, whatever folder a notebook runs in."""
     named = _path_or_none(params)
     if named is None:
-        raise RiceError(
-            f'data.path: name the {params.source} of images (SET="data.path=..."), or set {PATH_VARIABLE}'
-        )
+        raise RiceError(f'data.path: name the {params.source} of images (SET="data.path=..."), or set {PATH_VARIABLE}')
     return paths.root / Path(named).expanduser()
 
 
@@ -173,13 +172,12 @@ def _is_complete(paths: Paths, source: str, params: DataParams, seed: int) -> bo
 
 
 def _begin(paths: Paths, about: dict[str, Any]) -> None:
-    """Keep what an interrupted run with the same wishes left, clear away what others did; never a stranger's files."""
+    """Keep what an interrupted run with the same wishes left, clear away what others did; never a stranger's
+    files."""
     record = _record(paths)
     if {**record, "complete": None} != {**about, "complete": None} and paths.images.exists():
         if not record and any(paths.images.iterdir()):
-            raise RiceError(
-                f"{paths.images}: holds files that this project did not put there; move them away"
-            )
+            raise RiceError(f"{paths.images}: holds files that this project did not put there; move them away")
         shutil.rmtree(paths.images)
     for stale in paths.images.rglob(".*.tmp*"):
         stale.unlink()

@@ -1,8 +1,9 @@
 """Who trains, who validates, who tests.
 
-`random`: each variety's images in random order, a fifth to test, a fifth of the rest to validation, duplicates always
-together. `session`: the images numbered above `split.session_after` test, which holds out a capture session that
-training never saw. A split file names the manifest it was made from, and is of no use with another.
+`random`: each variety's images in random order, a fifth to test, a fifth of the rest to validation,
+duplicates always together. `session`: the images numbered above `split.session_after` test, which holds out a
+capture session that training never saw. A split file names the manifest it was made from, and is of no use
+with another.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def make(run: Run) -> dict[str, pd.DataFrame]:
     """Divide the manifest's usable images by every scheme that they allow, and write the split files.
 
     Returns:
-        Scheme to table (path, label, split; the manifest's order). `session` is absent, and its file removed, where
-        `session_obstacle` has something to say.
+        Scheme to table (path, label, split; the manifest's order). `session` is absent, and its file removed,
+        where `session_obstacle` has something to say.
 
     Raises:
         RiceError: no manifest, or too few images of a variety.
@@ -42,10 +43,9 @@ def make(run: Run) -> dict[str, pd.DataFrame]:
     else:
         run.paths.split("session").unlink(missing_ok=True)
     for scheme, frame in splits.items():
+        text = f"{_HEADER}{digest}\n" + frame.to_csv(index=False, lineterminator="\n")
         with atomic_path(run.paths.split(scheme)) as temporary:
-            with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                file.write(f"{_HEADER}{digest}\n")
-                frame.to_csv(file, index=False, lineterminator="\n")
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
     return splits
 
 
@@ -68,18 +68,17 @@ def read(paths: Paths, scheme: str) -> pd.DataFrame:
         try:
             frame = pd.read_csv(stream, dtype=str, keep_default_na=False)
         except ValueError as error:
-            raise RiceError(
-                f"{file}: damaged ({' '.join(str(error).split())}); run notebook 02_split again"
-            ) from None
+            raise RiceError(f"{file}: damaged ({' '.join(str(error).split())}); run notebook 02_split again") from None
     if list(frame.columns) != ["path", "label", "split"] or not set(frame["split"]) <= set(PARTS):
         raise RiceError(f"{file}: not a split file; run notebook 02_split again")
     return frame
 
 
 def random_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
-    """The `random` scheme on a manifest: stratified, groups whole, the same for the same manifest and seed."""
-    images = _usable(table, need=3, why="train, validation and test need one each")
-    parts = _draw(images, params.test_fraction, "test", seed)
+    """The `random` scheme on a manifest: stratified, groups whole, the same for the same manifest and
+    seed."""
+    images = _usable(table)
+    parts = _draw(images, params.test_fraction, "test", seed, spare=2)
     return _frame(images, _draw_validation(images, parts, params, seed))
 
 
@@ -91,7 +90,7 @@ def session_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.Dat
     """
     if obstacle := session_obstacle(table, params):
         raise RiceError(f"no session split: {obstacle}")
-    images = _usable(table, need=3, why="train, validation and test need one each")
+    images = _usable(table)
     parts = np.where(_late(images, params), "test", "")
     return _frame(images, _draw_validation(images, parts, params, seed))
 
@@ -114,12 +113,7 @@ def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
 def torn_groups(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
     """Duplicate groups that a split tears: columns group, images, and the number of images in each part."""
     parts = split.merge(table[["path", "group"]], on="path", validate="one_to_one")
-    counts = (
-        parts.groupby(["group", "split"])
-        .size()
-        .unstack(fill_value=0)
-        .reindex(columns=list(PARTS), fill_value=0)
-    )
+    counts = parts.groupby(["group", "split"]).size().unstack(fill_value=0).reindex(columns=list(PARTS), fill_value=0)
     torn = counts[(counts > 0).sum(axis=1) > 1]
     return torn.assign(images=torn.sum(axis=1)).reset_index().rename_axis(columns=None)
 
@@ -137,12 +131,13 @@ def counts(split: pd.DataFrame) -> pd.DataFrame:
     return table.assign(all=table.sum(axis=1)).rename_axis(index=None, columns=None)
 
 
-def _usable(table: pd.DataFrame, need: int, why: str) -> pd.DataFrame:
+def _usable(table: pd.DataFrame) -> pd.DataFrame:
+    """The usable images; raises `RiceError` where a variety has too few to have one in each part."""
     images = manifests.usable(table)
     groups = images.groupby("label")["group"].nunique()
     for variety in VARIETIES:
-        if groups.get(variety, 0) < need:
-            raise RiceError(f"{groups.get(variety, 0)} different usable images of {variety}: {why}")
+        if (found := groups.get(variety, 0)) < len(PARTS):
+            raise RiceError(f"{found} different usable images of {variety}: at least {len(PARTS)} are needed to split")
     return images
 
 
@@ -155,34 +150,35 @@ def _late(images: pd.DataFrame, params: SplitParams) -> np.ndarray:
 def _draw_validation(images: pd.DataFrame, parts: np.ndarray, params: SplitParams, seed: int) -> np.ndarray:
     left = parts == ""
     parts = parts.astype(object)
-    parts[left] = _draw(images[left], params.validation_fraction, "validation", seed + 1)
+    parts[left] = _draw(images[left], params.validation_fraction, "validation", seed + 1, spare=1)
     parts[parts == ""] = "train"
     return parts
 
 
-def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int) -> np.ndarray:
-    """`part` for that fraction of each variety's images (rounded; one at least, never all), empty for the others."""
+def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: int) -> np.ndarray:
+    """`part` for that fraction of each variety's images (rounded), empty for the others.
+
+    One group at least is drawn, and `spare` groups at least are left for the parts that come after.
+    """
     drawn = np.full(len(images), "", dtype=object)
     labels, groups = images["label"].to_numpy(), images["group"].to_numpy()
     for variety in VARIETIES:
         rows = np.flatnonzero(labels == variety)
-        random = np.random.default_rng([seed, LABEL_TO_ID[variety]])
         names, sizes = np.unique(groups[rows], return_counts=True)
-        target = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        order = random.permutation(len(names))
-        taken = _fill(sizes[order], target)
-        drawn[rows[np.isin(groups[rows], names[order[taken]])]] = part
+        order = np.random.default_rng([seed, LABEL_TO_ID[variety]]).permutation(len(names))
+        taken = order[_fill(sizes[order], round(fraction * len(rows)), len(names) - spare)]
+        drawn[rows[np.isin(groups[rows], names[taken])]] = part
     return drawn
 
 
-def _fill(sizes: np.ndarray, target: int) -> np.ndarray:
-    """Positions of groups, in order, that fit into `target` images; the first group if none does."""
-    taken, room = [], target
+def _fill(sizes: np.ndarray, room: int, most: int) -> list[int]:
+    """Positions of groups, the first ones that fit into `room` images, `most` at most; the smallest if none fits."""
+    taken = []
     for place, size in enumerate(sizes):
-        if size <= room:
+        if size <= room and len(taken) < most:
             taken.append(place)
             room -= size
-    return np.array(taken or [int(np.argmin(sizes))])
+    return taken or [int(np.argmin(sizes))]
 
 
 def _frame(images: pd.DataFrame, parts: np.ndarray) -> pd.DataFrame:
