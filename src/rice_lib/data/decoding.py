@@ -29,7 +29,7 @@ DARKEST_GRAIN = 40
 """A grain has pixels brighter than this; the ground of the public set never has."""
 
 _CHUNK = 64
-_POOL_FROM = 512
+POOL_FROM = 3000
 """Fewer images than this are decoded sooner than worker processes start."""
 
 
@@ -63,7 +63,7 @@ def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[
     workers = min(workers or cores(), len(chunks))
     found: list[DecodedFile] = []
     with tqdm(total=len(files), desc="decode", unit="image", disable=None, mininterval=0.5) as progress:
-        for results in _run(chunks, cache, workers if len(files) >= _POOL_FROM else 1):
+        for results in _run(chunks, cache, workers if len(files) >= POOL_FROM else 1):
             found += results
             progress.update(len(results))
     return found

@@ -12,13 +12,10 @@ missed, and each candidate is then compared pixel by pixel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
-from scipy.fft import dct
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 THUMBNAIL_SIZE = 32
 RMSE_LIMIT = 3.0
@@ -27,10 +24,11 @@ photograph."""
 
 _LOW = 8
 HASH_LENGTH = _LOW * _LOW
-_BASIS = dct(np.eye(THUMBNAIL_SIZE, dtype=np.float32), axis=0, norm="ortho")[:_LOW]
+_BASIS = cv2.dct(np.eye(THUMBNAIL_SIZE, dtype=np.float32), flags=cv2.DCT_ROWS).T[:_LOW]
+"""float32 `[8, 32]`: the lowest rows of the orthonormal DCT."""
 _UPPER = np.triu_indices(_LOW, k=1)
 _RADIUS = RMSE_LIMIT * np.sqrt(3 * THUMBNAIL_SIZE**2)
-_BLOCK = 1024
+_BLOCK = 256
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -73,28 +71,27 @@ def group_duplicates(digests: Sequence[str], hashes: np.ndarray, pixels: np.ndar
             groups[row] = first.setdefault(digest, row)
     rows = np.flatnonzero((groups == np.arange(len(groups))) & np.isfinite(hashes).all(axis=1))
     edges = _near_pairs(hashes[rows], rows, pixels)
-    near = coo_matrix((np.ones(len(edges)), edges.T), shape=(len(groups),) * 2) if len(edges) else None
-    if near is None:
-        return groups
-    _, component = connected_components(near, directed=False)
-    _, first_row = np.unique(component, return_index=True)
-    return first_row[component][groups]
+    for one, other in edges:
+        groups[groups == groups[other]] = groups[one]
+    _, first_row, place = np.unique(groups, return_index=True, return_inverse=True)
+    return first_row[place]
 
 
 def _near_pairs(hashes: np.ndarray, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Verified pairs of rows, int64 `[m, 2]`; a pair whose two are already joined by others is left out."""
     order = np.argsort(hashes[:, 0], kind="stable")
     hashes, rows = hashes[order], rows[order]
-    squares = (hashes.astype(np.float64) ** 2).sum(axis=1)
+    squares = (hashes**2).sum(axis=1)
     ends = np.searchsorted(hashes[:, 0], hashes[:, 0] + _RADIUS, side="right")
     leader = np.arange(len(rows))
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(rows), _BLOCK):
         stop = min(start + _BLOCK, len(rows))
         window = slice(start, ends[stop - 1])
-        # |a - b|^2 = |a|^2 + |b|^2 - 2ab, with slack for float32's rounding; candidates are verified exactly
-        distances = squares[start:stop, None] + squares[window] - 2.0 * (hashes[start:stop] @ hashes[window].T)
-        for one, candidates in _candidates(distances < _RADIUS**2 * 1.02 + 1e-5 * squares[start:stop, None], start):
+        # |a - b|^2 = |a|^2 + |b|^2 - 2ab, with slack for float32's rounding: candidates are verified exactly
+        here = squares[start:stop, None]
+        distances = here + squares[window] - 2 * (hashes[start:stop] @ hashes[window].T)
+        for one, candidates in _candidates(distances < 1.02 * _RADIUS**2 + 1e-5 * here, start):
             others = candidates[leader[candidates] != leader[one]]
             for other in others[_same_photograph(pixels, rows[one], rows[others])] if len(others) else ():
                 pairs.append((rows[one], rows[other]))
@@ -102,7 +99,7 @@ def _near_pairs(hashes: np.ndarray, rows: np.ndarray, pixels: np.ndarray) -> np.
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _candidates(close: np.ndarray, start: int):
+def _candidates(close: np.ndarray, start: int) -> Iterator[tuple[int, np.ndarray]]:
     """(position, later positions that are close to it) for each that has any."""
     ones, others = np.nonzero(np.triu(close, k=1))
     cuts = np.flatnonzero(np.diff(ones)) + 1

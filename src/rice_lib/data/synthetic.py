@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rice_lib.data.decoding import cores
+from rice_lib.data.decoding import POOL_FROM, cores
 from rice_lib.files import atomic_path
 from rice_lib.labels import LABEL_TO_ID, VARIETIES
 
@@ -43,7 +43,6 @@ _EDGE = 1.0
 """Pixels by which JPEG's blur of the edge makes a drawn axis measure longer than it is."""
 
 _CHUNK = 32
-_POOL_FROM = 512
 _TEXTURE = (32, 64)
 _ANGLES = np.linspace(0, 2 * np.pi, 120, endpoint=False)
 
@@ -129,7 +128,7 @@ def write_images(folder: Path, per_class: int, seed: int, workers: int | None = 
     missing = [(v, n) for v, n in wanted if not (folder / v / f"{v} ({n}).jpg").is_file()]
     tasks = [(folder, per_class, seed, missing[start : start + _CHUNK]) for start in range(0, len(missing), _CHUNK)]
     with tqdm(total=len(missing), desc="generate", unit="image", disable=None, mininterval=0.5) as progress:
-        for written in _run(tasks, (workers or cores()) if len(missing) >= _POOL_FROM else 1):
+        for written in _run(tasks, (workers or cores()) if len(missing) >= POOL_FROM else 1):
             progress.update(written)
 
 
