@@ -1,5 +1,6 @@
 """The figures hold what they are told, and are written whole or not at all."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,12 @@ from rice_lib import figures
 from rice_lib.errors import RiceError
 from rice_lib.labels import VARIETIES
 from rice_lib.tracking import Metric
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_left_open() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
@@ -102,11 +109,10 @@ def test_intervals_says_what_was_not_measured() -> None:
         ),
     ],
 )
-def test_every_figure_draws_and_leaves_pyplot_alone(draw, tmp_path) -> None:
+def test_every_figure_is_drawn_and_written(draw, tmp_path) -> None:
     figures.use_style()
     file = figures.save(draw(), tmp_path / "new" / "f.png")
     assert Image.open(file).width > 500
-    assert not plt.get_fignums()
     assert [p.name for p in file.parent.iterdir()] == ["f.png"]
 
 
@@ -114,6 +120,15 @@ def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path) -> None:
     with pytest.raises(ValueError, match="not supported"):
         figures.save(figures.image_grid([]), tmp_path / "f.nonsense")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_shows_a_figure_once(monkeypatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    for fig in (figures.image_grid([]), figures.confusion(np.array([1]), np.array([1]))):
+        fig._ipython_display_()
+    assert len(shown) == 2
+    assert not plt.get_fignums()  # nothing left for the inline backend to show after the cell
 
 
 def test_a_colour_for_every_variety() -> None:

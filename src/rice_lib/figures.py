@@ -1,11 +1,12 @@
 """Figures that the notebooks and the report share: one style, one colour a variety.
 
-Every function returns a matplotlib `Figure` that pyplot has let go of, so a notebook shows it once: as the
-last expression of a cell, or by `display(fig)`. `save` writes one to a file.
+Every function returns a matplotlib `Figure`. A notebook shows it once, whether it is the last expression of a
+cell, is passed to `display`, or is only made there. `save` writes one to a file.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,9 +27,7 @@ from rice_lib.labels import VARIETIES
 if TYPE_CHECKING:
     from rice_lib.tracking import Metric
 
-PALETTE: dict[str, str] = dict(
-    zip(VARIETIES, ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"), strict=True)
-)
+PALETTE: dict[str, str] = dict(zip(VARIETIES, ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"), strict=True))
 """A variety's colour: Okabe and Ito's colour-blind safe set (jfly.uni-koeln.de/color), without pale ones."""
 
 INK = "#22303C"
@@ -36,6 +35,18 @@ FAINT = "#D5DBE1"
 MUTED = "#66717C"
 WIDTH = 6.4
 """Figure width in inches: 12 pt text stays readable when a telephone shrinks the figure to its screen."""
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows once: displayed, it leaves pyplot, which would show it again after the cell."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
+
+        plt.close(self)
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=self.dpi, bbox_inches="tight", facecolor="white")
+        display(Image(png.getvalue()))
 
 
 class ImageSource(Protocol):
@@ -108,9 +119,7 @@ def save(fig: Figure, path: Path) -> Path:
     return path
 
 
-def confusion(
-    labels: np.ndarray, predicted: np.ndarray, names: Sequence[str] = VARIETIES, title: str = ""
-) -> Figure:
+def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str] = VARIETIES, title: str = "") -> Figure:
     """Confusion matrix of counts, rows true, columns predicted, errors shaded; recall at the right.
 
     The shade follows the square root of the share of the row: one image in a thousand is meant to be seen.
@@ -165,7 +174,9 @@ def image_grid(
     side = WIDTH / columns
     lines = max((text.count("\n") + 1 for text in titles), default=0) if titles else 0
     height = rows * (side + 0.19 * lines) + (0.35 if title else 0)
-    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained", FigureClass=NotebookFigure
+    )
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[union-attr,call-arg]
     for number, ax in enumerate(axes.flat):
         ax.axis("off")
@@ -174,7 +185,6 @@ def image_grid(
             if titles:
                 ax.set_title(titles[number], fontsize=9, weight="normal", loc="center", pad=3)
     _heading(fig, title)
-    plt.close(fig)
     return fig
 
 
@@ -202,8 +212,7 @@ def mistakes(
         shown = np.argsort(confidence, kind="stable")[: min(limit, columns)]
         title = f"No mistake in {len(predictions.labels):,} images; the least certain"
     titles = [
-        f"{names[predictions.labels[i]]}\ntold {names[predictions.predicted[i]]} {confidence[i]:.2f}"
-        for i in shown
+        f"{names[predictions.labels[i]]}\ntold {names[predictions.predicted[i]]} {confidence[i]:.2f}" for i in shown
     ]
     return image_grid(examples.batch(shown), titles, columns, title)
 
@@ -216,7 +225,9 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> Figure:
             `eval_loss` and `eval_accuracy`.
     """
     table = pd.DataFrame(list(history))
-    fig, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True, layout="constrained")
+    fig, (top, bottom) = plt.subplots(
+        2, 1, figsize=(WIDTH, 5.2), sharex=True, layout="constrained", FigureClass=NotebookFigure
+    )
     for column, name, colour in (("loss", "training", "#8A97A3"), ("eval_loss", "validation", "#0072B2")):
         if column in table:
             points = table.dropna(subset=[column])
@@ -228,7 +239,6 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> Figure:
         points = table.dropna(subset=["eval_accuracy"])
         bottom.plot(points["epoch"], points["eval_accuracy"], color="#0072B2", marker=_marker(points))
     bottom.set(xlabel="epoch", ylabel="accuracy", title="Validation accuracy")
-    plt.close(fig)
     return fig
 
 
@@ -248,14 +258,13 @@ def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> Figur
     share = np.bincount(place, right, minlength=bins) / np.maximum(count, 1)
     mean = np.bincount(place, confidence, minlength=bins) / np.maximum(count, 1)
     fig, (top, bottom) = plt.subplots(
-        2, 1, figsize=(WIDTH, 5.2), sharex=True, height_ratios=[3, 1], layout="constrained"
+        2, 1, figsize=(WIDTH, 5.2), sharex=True, height_ratios=[3, 1], layout="constrained", FigureClass=NotebookFigure
     )
     top.plot([edges[0], 1], [edges[0], 1], color=MUTED, linestyle=":", linewidth=1.5)
     top.plot(mean[count > 0], share[count > 0], color="#0072B2", marker="o")
     top.set(ylabel="share right", title="Confidence against truth")
     bottom.bar(edges[:-1], count, width=np.diff(edges) * 0.9, align="edge", color="#0072B2")
     bottom.set(xlabel="confidence", ylabel="images", yscale="log")
-    plt.close(fig)
     return fig
 
 
@@ -286,9 +295,7 @@ def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: st
     rows = range(len(metrics) - 1, -1, -1)
     for row, metric in zip(rows, metrics.values(), strict=True):
         if metric.value is None:
-            ax.text(
-                0.5, row, "not measured here", transform=ax.get_yaxis_transform(), va="center", ha="center"
-            )
+            ax.text(0.5, row, "not measured here", transform=ax.get_yaxis_transform(), va="center", ha="center")
             continue
         low = metric.value if metric.low is None else metric.low
         high = metric.value if metric.high is None else metric.high
@@ -312,7 +319,9 @@ def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: st
 def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label", title: str = "") -> Figure:
     """Density of each numeric column, one curve a variety, one panel a column."""
     rows = -(-len(columns) // 2)
-    fig, axes = plt.subplots(rows, 2, figsize=(WIDTH, 2.1 * rows + 0.6), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        rows, 2, figsize=(WIDTH, 2.1 * rows + 0.6), squeeze=False, layout="constrained", FigureClass=NotebookFigure
+    )
     for ax, column in zip(axes.flat, columns, strict=False):
         sns.kdeplot(
             table, x=column, hue=by, hue_order=VARIETIES, palette=PALETTE, common_norm=False, fill=True,
@@ -324,7 +333,6 @@ def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label"
         ax.axis("off")
     _heading(fig, title)
     _variety_legend(fig)
-    plt.close(fig)
     return fig
 
 
@@ -357,9 +365,7 @@ def lines(table: pd.DataFrame, *, x: str, y: str, hue: str, log: bool = True, ti
 
 
 def _axes(height: float) -> tuple[Figure, Axes]:
-    fig, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
-    plt.close(fig)
-    return fig, ax
+    return plt.subplots(figsize=(WIDTH, height), layout="constrained", FigureClass=NotebookFigure)
 
 
 def _marker(points: pd.DataFrame) -> str | None:
@@ -372,7 +378,5 @@ def _heading(fig: Figure, title: str) -> None:
 
 
 def _variety_legend(fig: Figure) -> None:
-    handles = [
-        mpl.lines.Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in PALETTE.items()
-    ]
+    handles = [mpl.lines.Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in PALETTE.items()]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)

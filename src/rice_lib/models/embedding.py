@@ -62,7 +62,7 @@ def load_frozen_cnn(params: BaselineParams) -> FrozenCNN:
     Raises:
         RiceError: no such timm model, or its weights cannot be had or do not fit.
     """
-    network: Any = _packaged(params.model) if params.weights == "package" else _from_hub(params.model)
+    network: Any = packaged_network(params.model) if params.weights == "package" else _from_hub(params.model)
     network.reset_classifier(0)
     return FrozenCNN(network, params.image_size).eval().requires_grad_(False)
 
@@ -85,25 +85,12 @@ def open_embedder(params: BaselineParams) -> Embedder:
     return _in_onnxruntime(model, params.model)
 
 
-def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of `found` under the names of `wanted`, matched by order and checked by kind and shape.
-
-    Two ports of one network list the same layers in the same order under names of their own; the last part of
-    a name (weight, bias, running_mean, ...) they share.
+def packaged_network(name: str) -> nn.Module:
+    """The whole network, classifier included, with the ImageNet weights of the installed package.
 
     Raises:
-        RiceError: the first tensor that does not fit.
+        RiceError: the package has no such network, is not installed, or is damaged.
     """
-    if len(wanted) != len(found):
-        raise RiceError(f"the weights do not fit the network: {len(found)} tensors for {len(wanted)}")
-    for (name, tensor), (other, value) in zip(wanted.items(), found.items(), strict=True):
-        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != value.shape:
-            found_as, wanted_as = f"{other} {tuple(value.shape)}", f"{name} {tuple(tensor.shape)}"
-            raise RiceError(f"the weights do not fit the network: {found_as} for {wanted_as}")
-    return dict(zip(wanted, found.values(), strict=True))
-
-
-def _packaged(name: str) -> nn.Module:
     if name != PACKAGED_MODEL:
         raise RiceError(
             f"baseline.model: the package has weights for {PACKAGED_MODEL} alone, not {name}; "
@@ -126,6 +113,24 @@ def _packaged(name: str) -> nn.Module:
     return network
 
 
+def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of `found` under the names of `wanted`, matched by order and checked by kind and shape.
+
+    Two ports of one network list the same layers in the same order under names of their own; the last part of
+    a name (weight, bias, running_mean, ...) they share.
+
+    Raises:
+        RiceError: the first tensor that does not fit.
+    """
+    if len(wanted) != len(found):
+        raise RiceError(f"the weights do not fit the network: {len(found)} tensors for {len(wanted)}")
+    for (name, tensor), (other, value) in zip(wanted.items(), found.items(), strict=True):
+        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != value.shape:
+            found_as, wanted_as = f"{other} {tuple(value.shape)}", f"{name} {tuple(tensor.shape)}"
+            raise RiceError(f"the weights do not fit the network: {found_as} for {wanted_as}")
+    return dict(zip(wanted, found.values(), strict=True))
+
+
 def _from_hub(name: str) -> nn.Module:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=1)
@@ -142,9 +147,7 @@ def _in_onnxruntime(model: FrozenCNN, name: str) -> Embedder:
     try:
         import onnxruntime
     except ImportError:
-        raise RiceError(
-            "ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')"
-        ) from None
+        raise RiceError("ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')") from None
     example = torch.randint(
         0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -173,7 +176,5 @@ def _in_onnxruntime(model: FrozenCNN, name: str) -> Embedder:
         reference = model(example).numpy()
     difference = float(np.abs(embed(example.numpy()) - reference).max() / np.abs(reference).max())
     if not difference <= PARITY:
-        raise RiceError(
-            f"baseline.model: {name} in ONNX Runtime is off torch by {difference:.1e} (at most {PARITY})"
-        )
+        raise RiceError(f"baseline.model: {name} in ONNX Runtime is off torch by {difference:.1e} (at most {PARITY})")
     return embed
