@@ -138,8 +138,9 @@ def _kaggle_folder(dataset: str) -> Path:
     try:
         return Path(kagglehub.dataset_download(dataset))
     except Exception as error:  # kagglehub lets through whatever its HTTP client, zip reader or disk raises
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        # requests' account of a failed connection is a paragraph of its own machinery
+        lines = [] if "Connect" in type(error).__name__ else str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
         hint = "check the network, or download the zip by hand and set data.source to zip and data.path to it"
         raise RiceError(f"{dataset}: Kaggle could not be reached or refused ({reason}); {hint}", status=1) from None
 

@@ -193,7 +193,7 @@ def _outline(look: Look, random: np.random.Generator) -> np.ndarray:
     radius *= 1 + size @ np.cos(waves[:, None] * angle + phase[:, None])
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     # the germ sat beside one tip: where it broke off, that side is cut back to a step
-    start, depth, slope = random.normal(0.70, 0.06), random.uniform(0.5, 1.1), random.uniform(0.03, 0.08)
+    start, depth, slope = random.normal(0.70, 0.06), random.uniform(0.5, 1.0), random.uniform(0.03, 0.08)
     y = np.minimum(y, 1.1 - depth / (1 + np.exp((start - x) / slope)))
     y += random.normal(0, 0.1) * x**2
     y *= 1 + random.normal(0, 0.08) * x
