@@ -87,9 +87,7 @@ def default_model() -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise RiceError(
-        f"the model that ships is not here ({' or '.join(map(str, places))}); name one with --model"
-    )
+    raise RiceError(f"the model that ships is not here ({' or '.join(map(str, places))}); name one with --model")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,9 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             with open_sink(arguments.output, form, predictor.labels, top_k) as sink:
                 progress = _Progress(arguments.output is not None or not sys.stdout.isatty())
                 failed = 0
-                for result in predict(
-                    predictor, decode_all(expand(names), arguments.batch_size), arguments.batch_size
-                ):
+                for result in predict(predictor, decode_all(expand(names), arguments.batch_size), arguments.batch_size):
                     sink.write(result)
                     failed += result.error is not None
                     progress.step(failed)
@@ -182,7 +178,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         metavar="M",
-        help="checkpoint directory, .onnx, TensorRT .plan, triton://host:port/name (default: the shipped one)",
+        help="checkpoint directory, .onnx, .plan, triton://host:port/name (default: the one shipped)",
     )
     parser.add_argument("--format", choices=FORMATS, help="default: by --output's suffix, else table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of stdout")
@@ -196,12 +192,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="images per model call (default: %(default)s)",
     )
-    parser.add_argument(
-        "--threads", type=positive, metavar="N", help="CPU threads of the model (default: all cores)"
-    )
-    parser.add_argument(
-        "--null", "-0", action="store_true", help="the list on stdin is separated by NUL, not newline"
-    )
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the model (default: all cores)")
+    parser.add_argument("--null", "-0", action="store_true", help="the list on stdin is separated by NUL, not newline")
     return parser.parse_args(argv)
 
 

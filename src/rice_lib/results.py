@@ -88,9 +88,7 @@ class Sink:
         path = _printable(result.path)
         if result.error is not None:
             return f"{'error':{self._width}}          {path}: {result.error}\n"
-        told = "  ".join(
-            f"{name:{self._width}} {score:7.2%}" for name, score in result.best(self._top_k).items()
-        )
+        told = "  ".join(f"{name:{self._width}} {score:7.2%}" for name, score in result.best(self._top_k).items())
         return f"{told}  {path}\n"
 
     def _json(self, result: Result) -> str:

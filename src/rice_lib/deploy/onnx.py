@@ -78,9 +78,7 @@ def export(
         raise RiceError(f"{len(labels)} labels for a model of {classifier.model.config.num_labels} classes")
     model = _prepared(classifier, precision)
     # traced with two images: with one, the exporter would take the batch dimension for a constant
-    sample = torch.zeros(
-        2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8, device=next(model.parameters()).device
-    )
+    sample = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8, device=next(model.parameters()).device)
     with _quiet():
         program = torch.onnx.export(
             model,
@@ -153,7 +151,19 @@ def operator_counts(path: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _prepared(classifier: PixelClassifier, precision: Precision) -> PixelClassifier:
+class _CastFirst(nn.Module):
+    """The model behind a cast: TensorRT takes bytes as an input, but does nothing with them except cast
+    them."""
+
+    def __init__(self, classifier: PixelClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(images.float())
+
+
+def _prepared(classifier: PixelClassifier, precision: Precision) -> nn.Module:
     """A copy ready for the exporter.
 
     Attention is written out (MatMul, Softmax, MatMul): torch's fused one leaves per layer a check for rows
@@ -174,7 +184,7 @@ def _prepared(classifier: PixelClassifier, precision: Precision) -> PixelClassif
         model.model.half()
         vit.add_module("embeddings", embeddings)
         embeddings.register_forward_hook(lambda module, arguments, result: result.half())
-    return model
+    return _CastFirst(model)
 
 
 def _drop_traces(proto: onnx.ModelProto) -> None:
@@ -191,8 +201,7 @@ def _check_interface(proto: onnx.ModelProto, classes: int) -> None:
     """The promise of the module's first lines, kept or `RiceError`."""
     (image,), (logits,) = proto.graph.input, proto.graph.output
     shapes = {
-        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-        for value in (image, logits)
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in (image, logits)
     }
     wanted = {INPUT: [BATCH, IMAGE_SIZE, IMAGE_SIZE, 3], OUTPUT: [BATCH, classes]}
     types = (image.type.tensor_type.elem_type, logits.type.tensor_type.elem_type)

@@ -57,9 +57,7 @@ class Predictor(ABC):
             RiceError: the engine failed.
         """
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
-            raise ValueError(
-                f"expected uint8 [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], got {pixels.dtype} {pixels.shape}"
-            )
+            raise ValueError(f"expected uint8 [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], got {pixels.dtype} {pixels.shape}")
         if not len(pixels):
             return np.empty((0, len(self.labels)), np.float32)
         pixels = np.ascontiguousarray(pixels)
@@ -135,9 +133,7 @@ class OnnxPredictor(Predictor):
         exports."""
         ort = import_onnxruntime()
         options = ort.SessionOptions()
-        options.log_severity_level = (
-            3  # errors only: its warnings about constant folding mean nothing to a user
-        )
+        options.log_severity_level = 3  # errors only: its warnings about constant folding mean nothing to a user
         if threads is not None:
             options.intra_op_num_threads = threads
         wanted = ["CPUExecutionProvider"]
@@ -154,19 +150,16 @@ class OnnxPredictor(Predictor):
         self._input = _check_onnx_inputs(path, self._session)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.labels = parse_labels(metadata.get("labels"), f"{path}: the ONNX metadata")
+        self.precision = metadata.get("precision", "float32")
         width = self._session.get_outputs()[0].shape[-1]
         if width != len(self.labels):
-            raise RiceError(
-                f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again"
-            )
+            raise RiceError(f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again")
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
         try:
             return self._session.run(None, {self._input: pixels})[0]
         except Exception as error:
-            raise RiceError(
-                f"ONNX Runtime failed on a batch of {len(pixels)} ({_first_line(error)})", 1
-            ) from error
+            raise RiceError(f"ONNX Runtime failed on a batch of {len(pixels)} ({_first_line(error)})", 1) from error
 
 
 class CheckpointPredictor(Predictor):
@@ -202,9 +195,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise RiceError(
-            "ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')"
-        ) from None
+        raise RiceError("ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')") from None
     return onnxruntime
 
 
@@ -215,18 +206,14 @@ def parse_labels(text: str | None, where: str) -> tuple[str, ...]:
     except ValueError:
         labels = None
     if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
-        raise RiceError(
-            f"{where} holds no labels: not a model of this project (python -m rice_lib.export makes one)"
-        )
+        raise RiceError(f"{where} holds no labels: not a model of this project (python -m rice_lib.export makes one)")
     return tuple(labels)
 
 
 def _open_triton(url: str) -> Predictor:
     scheme, _, rest = url.partition("://")
     if scheme not in TRITON_PROTOCOLS:
-        raise RiceError(
-            f"{url}: unknown scheme; a server is triton://host:port/name or triton+grpc://host:port/name"
-        )
+        raise RiceError(f"{url}: unknown scheme; a server is triton://host:port/name or triton+grpc://host:port/name")
     address, _, model = rest.partition("/")
     if not address or not model:
         raise RiceError(f"{url}: write it as {scheme}://host:port/name")
