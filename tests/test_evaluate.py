@@ -30,9 +30,7 @@ def told() -> tuple[np.ndarray, np.ndarray]:
 
 def _examples(n: int) -> SimpleNamespace:
     labels = np.arange(n) % 5
-    return SimpleNamespace(
-        paths=[f"{VARIETIES[k]}/grain, ({i}).jpg" for i, k in enumerate(labels)], labels=labels
-    )
+    return SimpleNamespace(paths=[f"{VARIETIES[k]}/grain, ({i}).jpg" for i, k in enumerate(labels)], labels=labels)
 
 
 def _scores(predicted: np.ndarray) -> np.ndarray:

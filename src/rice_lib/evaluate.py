@@ -136,9 +136,7 @@ def compare(a: Predictions, b: Predictions) -> McNemar:
     """
     place = {path: row for row, path in enumerate(b.paths)}
     if len(place) != len(a.paths) or any(path not in place for path in a.paths):
-        raise RiceError(
-            "the two predictions files are about different images: McNemar's test needs the same ones"
-        )
+        raise RiceError("the two predictions files are about different images: McNemar's test needs the same ones")
     order = [place[path] for path in a.paths]
     return mcnemar(a.labels, a.predicted, b.predicted[order])
 
@@ -157,9 +155,7 @@ def _macro_f1(counts: np.ndarray, seed: int) -> Metric:
     n = int(counts.sum())
     value = float(_mean_f1(counts))
     if np.trace(counts) == n:
-        return Metric(
-            value, wilson(n, n)[0], 1.0, n=n, how="no error to resample: Wilson's interval of the accuracy"
-        )
+        return Metric(value, wilson(n, n)[0], 1.0, n=n, how="no error to resample: Wilson's interval of the accuracy")
     # resampling n images with replacement is one draw of the n-image multinomial over the matrix's cells
     rng = np.random.default_rng(seed)
     cells = rng.multinomial(n, counts.ravel() / n, size=RESAMPLES).reshape(-1, *counts.shape)
@@ -218,9 +214,7 @@ def read_predictions(path: Path) -> Predictions:
             scores=np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(VARIETIES)),
         )
     except FileNotFoundError:
-        raise RiceError(
-            f"{path}: no such predictions file; the notebook that trains the model writes it"
-        ) from None
+        raise RiceError(f"{path}: no such predictions file; the notebook that trains the model writes it") from None
     except (ValueError, KeyError, IndexError) as error:
         raise RiceError(f"{path}: not a predictions file ({error})") from None
 
@@ -332,8 +326,7 @@ def _table(what: Mapping[str, str], metrics: Mapping[str, Metric], counts: np.nd
         lines.append(f"{name:<18}{value:>9}   {interval:<18}{metric.n:>8,}")
     lines += ["", f"{'true, predicted:':<18}" + "".join(f"{name:>11}" for name in VARIETIES)]
     lines += [
-        f"{name:<18}" + "".join(f"{count:>11,}" for count in row)
-        for name, row in zip(VARIETIES, counts, strict=True)
+        f"{name:<18}" + "".join(f"{count:>11,}" for count in row) for name, row in zip(VARIETIES, counts, strict=True)
     ]
     return "\n".join(lines)
 

@@ -191,11 +191,21 @@ def image_grid(
 def mistakes(
     examples: ImageSource,
     predictions: PredictionTable,
+    *,
     limit: int = 15,
     names: Sequence[str] = VARIETIES,
     columns: int = 5,
+    subject: str = "",
 ) -> Figure:
     """The wrongly told images, the surest mistakes first; where there are none, the least certain right ones.
+
+    Args:
+        examples: the images.
+        predictions: a model's answers on them.
+        limit: show at most this many.
+        names: class names by number.
+        columns: images in a row.
+        subject: what the title begins with (the model, the split).
 
     Raises:
         RiceError: the predictions are not about these images, in this order.
@@ -211,6 +221,7 @@ def mistakes(
     else:
         shown = np.argsort(confidence, kind="stable")[: min(limit, columns)]
         title = f"No mistake in {len(predictions.labels):,} images; the least certain"
+    title = f"{subject}: {title[0].lower()}{title[1:]}" if subject else title
     titles = [
         f"{names[predictions.labels[i]]}\ntold {names[predictions.predicted[i]]} {confidence[i]:.2f}" for i in shown
     ]

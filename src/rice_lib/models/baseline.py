@@ -136,9 +136,7 @@ def open_task(run: Run, scheme: str) -> Task:
     Raises:
         RiceError: the split is not there, or a variety has no training image.
     """
-    train = thin(
-        open_examples(run.paths, scheme, "train"), run.params.baseline.max_train_images, run.params.seed
-    )
+    train = thin(open_examples(run.paths, scheme, "train"), run.params.baseline.max_train_images, run.params.seed)
     for number, name in enumerate(VARIETIES):
         if not (train.labels == number).any():
             raise RiceError(f"split {scheme}: no training image of {name}; the baseline needs every variety")
@@ -205,9 +203,7 @@ def fit(
                 f"baseline.regularisation_c: logistic regression did not converge in {ITERATIONS} steps at "
                 f"{regularisation_c:g}; try a smaller one"
             ) from None
-    return LinearClassifier(
-        scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, VARIETIES, about
-    )
+    return LinearClassifier(scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, VARIETIES, about)
 
 
 def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> Result:
