@@ -88,6 +88,37 @@ def usable(manifest: pd.DataFrame) -> pd.DataFrame:
     return manifest[manifest["status"] == OK]
 
 
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """By variety (rows; `no variety` for images outside the variety folders) and in all: images, usable ones, mean size
+    of a file (KB), groups of byte-identical files, and groups that are the same photograph but not the same bytes."""
+    names = table["label"].where(table["label"] != "", "no variety")
+    exact, near = duplicate_groups(table)
+    columns = {
+        "images": names.value_counts(),
+        "usable": names[table["status"] == OK].value_counts(),
+        "mean KB": table.groupby(names)["bytes"].mean() / 1000,
+        "exact duplicate groups": names[exact].value_counts(),
+        "near duplicate groups": names[near].value_counts(),
+    }
+    rows = [*VARIETIES, *(["no variety"] if (names == "no variety").any() else [])]
+    result = pd.DataFrame(columns).reindex(rows).fillna(0)
+    result.loc["all"] = result.sum()
+    result.loc["all", "mean KB"] = table["bytes"].mean() / 1000
+    return result.astype({name: int for name in columns if name != "mean KB"})
+
+
+def duplicate_groups(table: pd.DataFrame) -> tuple[list[int], list[int]]:
+    """First rows of the groups of several images: those all of the same bytes, and those with different ones."""
+    files = table.groupby("group")["sha256"].agg(["size", "nunique"])
+    several = files[files["size"] > 1]
+    return several.index[several["nunique"] == 1].tolist(), several.index[several["nunique"] > 1].tolist()
+
+
+def problems(table: pd.DataFrame) -> pd.DataFrame:
+    """The images that are not used: path and status."""
+    return table.loc[table["status"] != OK, ["path", "status"]].reset_index(drop=True)
+
+
 def manifest_hash(paths: Paths) -> str:
     """Hex sha256 of the manifest file: what splits and caches are bound to; raises RiceError where there is
     none."""

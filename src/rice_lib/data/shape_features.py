@@ -10,8 +10,10 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from rice_lib.data.decoding import DARKEST_GRAIN
+from rice_lib.data.manifest import usable
 
 FEATURE_NAMES = (
     "area",
@@ -45,6 +47,24 @@ def shape_features(pixels: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
     """
     rows = [_measure(image) for image in pixels]
     return np.array(rows, dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
+
+
+def measure(table: pd.DataFrame, pixels: np.ndarray, per_class: int, seed: int) -> pd.DataFrame:
+    """Features of at most `per_class` usable images of each variety, drawn by `seed`.
+
+    Args:
+        table: the manifest.
+        pixels: its cache, uint8 `[rows of the manifest, 224, 224, 3]`.
+        per_class: images of each variety.
+        seed: of the draw.
+
+    Returns:
+        path, label, number and the ten features, in the manifest's order.
+    """
+    good = usable(table)
+    drawn = good.sample(frac=1, random_state=seed).groupby("label").head(per_class).sort_index()
+    features = pd.DataFrame(shape_features(pixels[row] for row in drawn.index), columns=list(FEATURE_NAMES))
+    return pd.concat([drawn[["path", "label", "number"]].reset_index(drop=True), features], axis=1)
 
 
 def grain_mask(image: np.ndarray) -> np.ndarray:
