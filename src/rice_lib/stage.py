@@ -23,7 +23,7 @@ from rice_lib.run import Run
 _ENVIRONMENT = {
     # a kernelspec `python3` in the user's home may be another interpreter; this environment's own comes first
     "JUPYTER_PREFER_ENV_PATH": "1",
-    # warnings that every notebook would carry: the debugger's about frozen modules, tqdm's about missing widgets
+    # warnings that every notebook would carry: of frozen modules (the debugger), of missing widgets (tqdm)
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "PYTHONWARNINGS": "ignore:IProgress not found",
     # MLflow tells its database's migrations, and its makers what is called

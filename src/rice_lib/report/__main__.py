@@ -1,0 +1,29 @@
+"""`python -m rice_lib.report --profile smoke`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rice_lib.errors import run_command
+from rice_lib.params import load_params
+from rice_lib.paths import Paths
+from rice_lib.report.render import render
+from rice_lib.report.sources import write_sources
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rice_lib.report", description="Render the report of a profile whose notebooks have run."
+    )
+    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
+    options = parser.parse_args(arguments)
+    paths = Paths.of(load_params(options.profile).profile)
+    index = render(write_sources(paths), paths)
+    print(f"{paths.relative(index)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
