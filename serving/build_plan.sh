@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Build the TensorRT plan of a model in a Triton repository, with the TensorRT of the container that will serve it: a
+# plan runs only with the version, and on the kind of GPU, that built it. Meant to run inside the container:
+#
+#   docker compose -f serving/compose.yaml run --rm plan
+#
+#   build_plan.sh MODEL_FOLDER [ONNX]
+#
+# MODEL_FOLDER  <repository>/<model>, as `python -m rice_lib.serve up` and notebook 07 write it
+# ONNX          default MODEL_FOLDER/1/model.onnx; its types are the plan's, so give model_fp16.onnx for half precision
+#
+# Writes MODEL_FOLDER/1/model.plan and model.plan.json (GPU, TensorRT, CUDA driver, hash of the ONNX file).
+set -euo pipefail
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+[[ $# -ge 1 && $# -le 2 ]] || fail "usage: build_plan.sh MODEL_FOLDER [ONNX]"
+folder=$1
+onnx=${2:-$folder/1/model.onnx}
+config=$folder/configs/tensorrt.pbtxt
+
+[[ -f $config ]] || fail "$config: not there; write the model repository first"
+[[ -f $onnx ]] || fail "$onnx: no such model"
+[[ -w $folder/1 ]] || fail "$folder/1: this user ($(id -u)) cannot write there; set RICE_UID to the owner's number"
+trtexec=$(PATH="$PATH:/usr/src/tensorrt/bin" command -v trtexec) ||
+  fail "no trtexec in this image; set PLAN_IMAGE=nvcr.io/nvidia/tensorrt (the same release has the same TensorRT)"
+gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
+[[ -n $gpu ]] || fail "no GPU is visible in this container (NVIDIA Container Toolkit, deploy.resources)"
+
+max=$(sed -n 's/^max_batch_size: *\([0-9][0-9]*\).*/\1/p' "$config")
+[[ -n $max ]] || fail "$config: says no max_batch_size"
+middle=$(((max + 1) / 2))
+side=224x224x3
+
+scratch=$(mktemp -d "$folder/1/.plan.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+
+# --stronglyTyped: the types of the ONNX file, as TensorRT 11 always does and 10 must be told
+"$trtexec" --onnx="$onnx" --saveEngine="$scratch/model.plan" --stronglyTyped --skipInference \
+  --minShapes=images:1x$side --optShapes=images:"$middle"x$side --maxShapes=images:"$max"x$side |
+  tee "$scratch/log"
+[[ -s $scratch/model.plan ]] || fail "trtexec wrote no plan"
+
+version=$(sed -n 's/.*TensorRT\.trtexec \[TensorRT \(v[0-9]*\)\].*/\1/p' "$scratch/log" | head -n 1)
+cat > "$scratch/model.plan.json" <<JSON
+{
+  "gpu": "${gpu%%,*}",
+  "driver": "${gpu##*, }",
+  "tensorrt": "${version:-unknown}",
+  "onnx_sha256": "$(sha256sum "$onnx" | cut -d ' ' -f 1)",
+  "max_batch_size": $max
+}
+JSON
+mv "$scratch/model.plan.json" "$scratch/model.plan" "$folder/1/"
+echo "wrote $folder/1/model.plan: serve it with RICE_ENGINE=tensorrt"

@@ -1,0 +1,68 @@
+"""Triton's `onnxruntime` backend, Python-based, for machines that have only the pip wheel of the server.
+
+NVIDIA's container brings a C++ backend of this name; nvidia-pytriton's wheel does not. The server is given
+this one by `--backend-directory`, so a model repository that says `backend: "onnxruntime"` is served by both,
+unchanged. It runs in the serving environment, and imports nothing else of this project.
+"""
+
+import json
+import os
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
+"""How arrays cross to the server. Its own conversion was compiled for numpy 1 and hands on wrong numbers under numpy 2.
+DLPack goes past numpy's memory layout; but numpy 1 frees an array lent by DLPack under a wrong name, and then hangs."""
+
+
+class TritonPythonModel:
+    """One instance of a model: what Triton's Python backend calls."""
+
+    def initialize(self, args: dict) -> None:
+        """Load `<model>/<version>/model.onnx`.
+
+        Args:
+            args: strings from the server: `model_repository` (the model's own folder), `model_version` and
+                `model_config` (JSON). The parameters `intra_op_thread_count` and `inter_op_thread_count` mean
+                what they mean to NVIDIA's backend.
+        """
+        config = json.loads(args["model_config"])
+        filename = config.get("default_model_filename") or "model.onnx"
+        parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only: warnings about constant folding mean nothing here
+        options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 0))
+        options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
+        self.session = onnxruntime.InferenceSession(
+            os.path.join(args["model_repository"], args["model_version"], filename),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+
+    def execute(self, requests: list) -> list:
+        """Run the requests that the dynamic batcher collected as one batch; one response each, in order."""
+        columns = [[self._tensor(request, name) for request in requests] for name in self.inputs]
+        feed = {name: np.concatenate(column) for name, column in zip(self.inputs, columns, strict=True)}
+        try:
+            results = self.session.run(self.outputs, feed)
+        except Exception as error:  # every request of the batch is told; the instance lives on
+            failure = pb_utils.TritonError(f"ONNX Runtime: {error}")
+            return [pb_utils.InferenceResponse(error=failure) for _ in requests]
+        ends = np.cumsum([len(tensor) for tensor in columns[0]])[:-1]
+        parts = [np.split(result, ends) for result in results]
+        to_tensor = pb_utils.Tensor if NUMPY_1 else pb_utils.Tensor.from_dlpack
+        return [
+            pb_utils.InferenceResponse(
+                [to_tensor(name, part) for name, part in zip(self.outputs, response, strict=True)]
+            )
+            for response in zip(*parts, strict=True)
+        ]
+
+    @staticmethod
+    def _tensor(request: "pb_utils.InferenceRequest", name: str) -> np.ndarray:
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
+        return tensor.as_numpy() if NUMPY_1 else np.from_dlpack(tensor)
