@@ -58,7 +58,10 @@ def classify(path: str) -> ListedImage:
     found = _NUMBER.search(place.stem)
     number = int(found[1]) if found else None
     named = next((name for key, name in _BY_NAME.items() if place.stem.casefold().startswith(key)), "")
-    if not label:
+    if (written := path.encode("utf-8", "backslashreplace").decode()) != path:
+        # neither the manifest nor a split file could hold the name
+        path, status = written, "corrupt: the file's name is not UTF-8"
+    elif not label:
         status = "mislabelled: not in a variety's folder"
     elif named not in ("", label):
         status = f"mislabelled: the name says {named}, the folder {label}"

@@ -52,7 +52,7 @@ def build(run: Run) -> pd.DataFrame:
         groups = _groups(decoded, np.load(cache, mmap_mode="r"))
     table = _table(images, decoded, groups)
     with atomic_path(paths.manifest) as temporary:
-        table.to_csv(temporary, index=False, encoding="utf-8", errors="surrogateescape", lineterminator="\n")
+        table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
     write_json(paths.labels, label_metadata())
     write_json(paths.cache / "cache.json", {"manifest": manifest_hash(paths), "images": len(table)})
     return table
@@ -73,7 +73,6 @@ def read(paths: Paths) -> pd.DataFrame:
             keep_default_na=False,
             na_values={"number": [""]},
             encoding="utf-8",
-            encoding_errors="surrogateescape",
         )
     except (ValueError, pd.errors.ParserError) as error:
         reason = " ".join(str(error).split())
@@ -150,7 +149,7 @@ def _table(images: list[ListedImage], decoded: list[DecodedFile], groups: np.nda
             "height": [file.height for file in decoded],
             "group": groups,
             "status": [
-                file.status if file.status != OK else image.status for image, file in zip(images, decoded, strict=True)
+                image.status if image.status != OK else file.status for image, file in zip(images, decoded, strict=True)
             ],
         },
         columns=list(COLUMNS),

@@ -45,7 +45,7 @@ def make(run: Run) -> dict[str, pd.DataFrame]:
     for scheme, frame in splits.items():
         text = f"{_HEADER}{digest}\n" + frame.to_csv(index=False, lineterminator="\n")
         with atomic_path(run.paths.split(scheme)) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+            temporary.write_text(text, encoding="utf-8", newline="\n")
     return splits
 
 
@@ -60,7 +60,7 @@ def read(paths: Paths, scheme: str) -> pd.DataFrame:
     file = paths.split(scheme)
     if not file.is_file():
         raise RiceError(f"{file}: no such split; notebook 02_split writes it where the images allow it")
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+    with file.open(encoding="utf-8", newline="") as stream:
         first = stream.readline().rstrip("\n")
         if first != _HEADER + manifests.manifest_hash(paths):
             what = "made from another manifest" if first.startswith(_HEADER) else "not a split file"
