@@ -1,0 +1,288 @@
+"""The prediction command, run as people run it."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_support import tiny_onnx, write_grains
+
+from rice_lib import infer
+from rice_lib.deploy.predictors import open_predictor, probabilities
+from rice_lib.errors import RiceError
+from rice_lib.inputs import DECODERS, DecodedInput, decode_all, expand, read_list
+from rice_lib.labels import VARIETIES
+from rice_lib.preprocess import decode
+from rice_lib.results import Result
+
+
+def command(*arguments, **options):
+    """The command in a process of its own."""
+    line = [sys.executable, "-m", "rice_lib.infer", "--model", str(tiny_onnx()), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, timeout=120, check=False, **options)
+
+
+def records(capsys, *arguments, status=0):
+    """What the command says as JSON lines, in this process."""
+    assert infer.main([*map(str, arguments), "--model", str(tiny_onnx()), "--format", "jsonl"]) == status
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture
+def images(tmp_path) -> list[Path]:
+    return write_grains(tmp_path / "images", 7)
+
+
+def test_records_are_in_the_order_of_the_inputs_whatever_fails(images, tmp_path, capsys):
+    broken, text = tmp_path / "truncated.png", tmp_path / "page.jpg"
+    broken.write_bytes(images[0].read_bytes()[:300])
+    text.write_text("<html>")
+    order = [images[3], broken, images[0], tmp_path / "none.jpg", text, images[6]]
+    told = records(capsys, *order, "--batch-size", "2", status=1)
+    assert [record["path"] for record in told] == list(map(str, order))
+    assert [set(record) for record in told] == [
+        {"path", "error"} if place in (1, 3, 4) else {"path", "label", "confidence", "scores"} for place in range(6)
+    ]
+    assert told[3]["error"] == "no such file"
+
+
+def test_scores_are_the_models(images, capsys):
+    pixels = np.stack([decode(file) for file in images])
+    with open_predictor(tiny_onnx()) as model:
+        scores = probabilities(model.logits(pixels))
+    for record, expected in zip(records(capsys, *images, "--batch-size", "3"), scores, strict=True):
+        assert record["label"] == VARIETIES[int(expected.argmax())]
+        assert record["confidence"] == pytest.approx(expected.max(), abs=1e-5)
+        assert list(record["scores"].values()) == sorted(record["scores"].values(), reverse=True)
+        for name, score in zip(VARIETIES, expected, strict=True):
+            assert record["scores"][name] == pytest.approx(score, abs=1e-5)
+
+
+def test_top_k_keeps_the_likeliest(images, capsys):
+    (record,) = records(capsys, images[0], "--top-k", "2")
+    assert len(record["scores"]) == 2
+    assert next(iter(record["scores"])) == record["label"]
+
+
+def test_folders_are_walked_in_order_without_what_is_no_image(tmp_path, capsys):
+    for folder in ("b", "a/deep", "a"):
+        write_grains(tmp_path / "tree" / folder, 1)
+    (tmp_path / "tree" / "a" / "notes.txt").write_text("no")
+    write_grains(tmp_path / "tree" / ".hidden", 1)
+    (tmp_path / "tree" / "a" / "circle").symlink_to(tmp_path / "tree")
+    os.mkfifo(tmp_path / "tree" / "pipe.jpg")
+    told = records(capsys, tmp_path / "tree")
+    places = [Path(record["path"]).relative_to(tmp_path / "tree").parent.as_posix() for record in told]
+    assert places == ["a", "a/deep", "b"]
+
+
+def test_an_empty_folder_is_a_failed_input(tmp_path, capsys):
+    (record,) = records(capsys, tmp_path, status=1)
+    assert "holds no images" in record["error"]
+
+
+AWKWARD = ["with space.png", "new\nline.png", 'quo"te,.png', "süß.png", os.fsdecode(b"latin-\xe9.png"), "-dash.png"]
+
+
+def test_awkward_names_survive_every_format(images, tmp_path):
+    folder = tmp_path / "awkward"
+    folder.mkdir()
+    for name in AWKWARD:
+        (folder / name).write_bytes(images[0].read_bytes())
+    names = b"\0".join(os.fsencode(folder / name) for name in AWKWARD) + b"\0"
+    lines = command("-", "--null", "--format", "jsonl", input=names)
+    assert lines.returncode == 0
+    assert [json.loads(line)["path"] for line in lines.stdout.splitlines()] == [str(folder / n) for n in AWKWARD]
+    rows = command("-", "--null", "--format", "csv", input=names).stdout.decode("utf-8", "surrogateescape")
+    assert [row["path"] for row in csv.DictReader(io.StringIO(rows, newline=""))] == [str(folder / n) for n in AWKWARD]
+    table = command("-", "--null", input=names).stdout.splitlines()
+    assert len(table) == len(AWKWARD)
+    assert b"new\\nline.png" in table[1]
+    assert table[4].endswith(b"latin-\xe9.png")
+
+
+def test_a_list_on_stdin_with_newlines_and_windows_of_input(images):
+    names = "\n".join(map(str, images)).encode()
+    told = command("-", "--format", "jsonl", input=names)
+    assert [json.loads(line)["path"] for line in told.stdout.splitlines()] == list(map(str, images))
+
+
+def test_a_nul_list_read_as_lines_is_told_what_is_wrong(images):
+    told = command("-", "--format", "jsonl", input=b"\0".join(os.fsencode(file) for file in images))
+    assert told.returncode == 1
+    assert "--null" in json.loads(told.stdout)["error"]
+
+
+def test_csv_has_a_column_a_variety_and_one_for_errors(images, tmp_path, capsys):
+    infer.main([str(images[0]), str(tmp_path / "no.jpg"), "--model", str(tiny_onnx()), "--format", "csv"])
+    good, bad = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert list(good) == ["path", "label", "confidence", *VARIETIES, "error"]
+    assert sum(float(good[name]) for name in VARIETIES) == pytest.approx(1, abs=1e-5)
+    assert (good["error"], bad["label"], bad["error"]) == ("", "", "no such file")
+
+
+def test_table_is_for_people(images, tmp_path, capsys):
+    assert infer.main([str(images[0]), str(tmp_path / "no.jpg"), "--model", str(tiny_onnx())]) == 1
+    good, bad = capsys.readouterr().out.splitlines()
+    assert good.split()[0] in VARIETIES
+    assert good.endswith(f"%  {images[0]}")
+    assert bad.endswith(f"{tmp_path / 'no.jpg'}: no such file")
+    assert good.index(str(images[0])) == bad.index(str(tmp_path / "no.jpg"))
+
+
+def test_output_is_whole_or_has_another_name(images, tmp_path, capsys):
+    target = tmp_path / "told.csv"
+    assert infer.main([*map(str, images), "--model", str(tiny_onnx()), "--output", str(target)]) == 0
+    assert len(list(csv.reader(target.open()))) == 1 + len(images)
+    assert not capsys.readouterr().out
+    assert [file.name for file in tmp_path.glob("told*")] == ["told.csv"]
+
+
+def test_what_was_told_before_an_interruption_is_kept(images, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "told.jsonl"
+    target.write_text("an older run\n")
+
+    def interrupted(names):
+        yield from expand(list(names)[:2])
+        time.sleep(0.3)  # the two are told by now
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(infer, "expand", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        infer.main([*map(str, images), "--model", str(tiny_onnx()), "--output", str(target)])
+    partial = tmp_path / "told.jsonl.partial"
+    assert len(partial.read_text().splitlines()) == 2
+    assert target.read_text() == "an older run\n"
+    assert f"the 2 results so far are in {partial}" in capsys.readouterr().err
+    with pytest.raises(RiceError, match="interrupted run; move or delete it first"):
+        infer.main([str(images[0]), "--model", str(tiny_onnx()), "--output", str(target)])
+    assert len(partial.read_text().splitlines()) == 2
+
+
+def test_an_output_that_cannot_be_written_is_said_at_once(images, tmp_path):
+    with pytest.raises(RiceError, match="cannot be written"):
+        infer.main([str(images[0]), "--model", str(tiny_onnx()), "--output", str(tmp_path / "no" / "told.csv")])
+
+
+def test_a_list_that_comes_slowly_is_answered_as_it_comes(images):
+    line = [sys.executable, "-m", "rice_lib.infer", "-", "--model", str(tiny_onnx()), "--format", "jsonl"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        for file in images[:3]:
+            process.stdin.write(f"{file}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["path"] == str(file)
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+
+
+def test_interrupted_while_waiting_for_stdin_it_ends_quietly(images):
+    line = [sys.executable, "-m", "rice_lib.infer", "-", "--model", str(tiny_onnx()), "--format", "jsonl"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(f"{images[0]}\n".encode())
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read().decode().startswith("interrupted")
+
+
+def test_a_reader_that_goes_away_is_no_error(images):
+    line = f"{sys.executable} -m rice_lib.infer --model {tiny_onnx()} --batch-size 1 {images[0].parent} | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=120, check=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["x.jpg", "--format", "xml"], ["x.jpg", "--top-k", "0"]])
+def test_wrong_usage_is_status_2(arguments):
+    with pytest.raises(SystemExit) as caught:
+        infer.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_missing_model_is_one_line_and_status_2(images):
+    line = [sys.executable, "-m", "rice_lib.infer", str(images[0]), "--model", "none.onnx"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: none.onnx: no such model\n"
+
+
+def test_the_default_model_is_the_wheels_then_the_checkouts(tmp_path, monkeypatch):
+    package = tmp_path / "src" / "rice_lib"
+    monkeypatch.setattr(infer, "__file__", str(package / "infer.py"))
+    with pytest.raises(RiceError, match="name one with --model"):
+        infer.default_model()
+    for place in (tmp_path / "models", package / "_models"):
+        place.mkdir(parents=True)
+        (place / "rice-vit-tiny.onnx").touch()
+        assert infer.default_model() == place / "rice-vit-tiny.onnx"
+
+
+def test_onnx_prediction_imports_nothing_heavy(images):
+    code = (
+        "import sys; from rice_lib import infer; "
+        f"infer.main([{str(images[0])!r}, '--model', {str(tiny_onnx())!r}]); "
+        "heavy = {'torch', 'transformers', 'pandas', 'mlflow', 'pydantic', 'yaml', 'scipy', 'tqdm', 'onnx'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_batch_is_told_when_it_is_full_or_the_next_image_is_late():
+    class Model:
+        labels = ("a", "b")
+        batches: list[int] = []  # noqa: RUF012
+
+        def logits(self, pixels):
+            self.batches.append(len(pixels))
+            return np.zeros((len(pixels), 2), np.float32)
+
+    good, bad = DecodedInput("good", np.zeros((224, 224, 3), np.uint8)), DecodedInput("bad", error="why")
+    model = Model()
+    told = list(infer.predict(model, [good, bad, good, good, None, None, bad, good, None, good], batch_size=2))
+    assert [result.path for result in told] == ["good", "bad", "good", "good", "bad", "good", "good"]
+    assert model.batches == [2, 1, 1, 1]
+
+
+def test_files_are_decoded_at_most_two_batches_ahead(images):
+    asked = []
+
+    def names():
+        for number in range(100):
+            asked.append(number)
+            yield str(images[number % 7])
+
+    decoded = decode_all(names(), batch_size=3)
+    next(item for item in decoded if item is not None)
+    time.sleep(0.5)
+    assert len(asked) <= 2 * 3 + DECODERS
+    decoded.close()
+
+
+def test_read_list_puts_names_together_across_reads():
+    reader, writer = os.pipe()
+    os.write(writer, b"one\ntw")
+    names = read_list(reader)
+    assert next(names) == b"one"
+    os.write(writer, b"o\n\nthree")
+    os.close(writer)
+    assert list(names) == [b"two", b"three"]
+    os.close(reader)
+
+
+def test_a_result_rounds_its_scores():
+    result = Result("x", {"a": 1 / 3, "b": 2 / 3})
+    assert result.record(2) == {
+        "path": "x",
+        "label": "b",
+        "confidence": 0.666667,
+        "scores": {"b": 0.666667, "a": 0.333333},
+    }
