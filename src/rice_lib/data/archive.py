@@ -84,7 +84,7 @@ def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
     """
     written = 0
     with _open(images.file) as archive:
-        for place in tqdm(list(places), desc="unpack", unit="file", disable=None, mininterval=0.5):
+        for place in tqdm(list(places), desc="unpack", unit="file", delay=2, mininterval=1, leave=False):
             info, file = images.entries[place], target / place
             if _is_whole(file, info):
                 continue

@@ -62,7 +62,7 @@ def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[
     chunks = [(start, [str(file) for file in files[start : start + _CHUNK]]) for start in starts]
     workers = min(workers or cores(), len(chunks))
     found: list[DecodedFile] = []
-    with tqdm(total=len(files), desc="decode", unit="image", disable=None, mininterval=0.5) as progress:
+    with tqdm(total=len(files), desc="decode", unit="image", delay=2, mininterval=1, leave=False) as progress:
         for results in _run(chunks, cache, workers if len(files) >= POOL_FROM else 1):
             found += results
             progress.update(len(results))

@@ -121,7 +121,7 @@ def _download(params: DataParams, paths: Paths, seed: int) -> Path:
     }
     _begin(paths, about)
     chosen = thin(list_images(root), params.per_class, seed)
-    for image in tqdm(chosen, desc="copy", unit="file", disable=None, mininterval=0.5):
+    for image in tqdm(chosen, desc="copy", unit="file", delay=2, mininterval=1, leave=False):
         source, target = root / image.path, paths.images / image.path
         if not target.is_file() or target.stat().st_size != source.stat().st_size:
             with atomic_path(target) as temporary:

@@ -173,7 +173,7 @@ def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: in
 
 def _fill(sizes: np.ndarray, room: int, most: int) -> list[int]:
     """Positions of groups, the first ones that fit into `room` images, `most` at most; the smallest if none fits."""
-    taken = []
+    taken: list[int] = []
     for place, size in enumerate(sizes):
         if size <= room and len(taken) < most:
             taken.append(place)

@@ -127,7 +127,7 @@ def write_images(folder: Path, per_class: int, seed: int, workers: int | None = 
     wanted = [(variety, number) for variety in VARIETIES for number in range(1, per_class + 1)]
     missing = [(v, n) for v, n in wanted if not (folder / v / f"{v} ({n}).jpg").is_file()]
     tasks = [(folder, per_class, seed, missing[start : start + _CHUNK]) for start in range(0, len(missing), _CHUNK)]
-    with tqdm(total=len(missing), desc="generate", unit="image", disable=None, mininterval=0.5) as progress:
+    with tqdm(total=len(missing), desc="generate", unit="image", delay=2, mininterval=1, leave=False) as progress:
         for written in _run(tasks, (workers or cores()) if len(missing) >= POOL_FROM else 1):
             progress.update(written)
 
