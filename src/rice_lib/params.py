@@ -50,7 +50,7 @@ class SplitParams(_Section):
     validation_fraction: Fraction = 0.2
     """Of what the test split leaves."""
     session_after: Positive = 12000
-    """The `session` scheme tests on images numbered above this; 11,700 is about where Jasmine's second session begins."""
+    """The `session` scheme tests on images numbered above this; Jasmine's second session begins at about 11,700."""
 
 
 class BaselineParams(_Section):

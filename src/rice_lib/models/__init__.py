@@ -1,0 +1,1 @@
+"""The classifiers: the frozen-CNN baseline and the fine-tuned ViT."""

@@ -1,0 +1,297 @@
+"""Fine-tuning the ViT with transformers' `Trainer`: resumable, tracked, fed from the memory-mapped pixels.
+
+Bytes go to the model's device as they are and are normalised there, in whole batches. A run's checkpoints lie in a
+folder named by what the result depends on (parameters, split, seed), so a killed run goes on where it stopped, a
+changed one starts afresh, and a finished one leaves only its best weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import f1_score
+from torch.utils.data import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from rice_lib.data.loading import Examples, open_examples
+from rice_lib.files import sha256_file, write_json
+from rice_lib.labels import VARIETIES
+from rice_lib.models.augment import augment
+from rice_lib.models.vit import PROVENANCE_FILE, RiceViTForImageClassification, create_model, normalise
+from rice_lib.params import AugmentationParams
+from rice_lib.run import Run
+from rice_lib.tracking import mlflow_session, provenance
+
+HISTORY_FILE = "history.json"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run left: the checkpoint's folder, the Trainer's log (one record an event), and its cost."""
+
+    checkpoint: Path
+    history: list[dict[str, float]]
+    best_step: int
+    best_validation_loss: float
+    seconds: float
+    """Wall time of this process' part of the run, evaluation and saving included."""
+    images_per_second: float
+    """Training images of this process' part over that time."""
+    resumed_from: str | None
+    mlflow_run: str
+
+
+def train(run: Run, scheme: str) -> TrainResult:
+    """Fine-tune on one split scheme and leave the best weights (by validation loss) in `paths.checkpoint(scheme)`.
+
+    Goes on from the newest whole checkpoint of an interrupted run with the same parameters, split and seed.
+
+    Raises:
+        RiceError: the model cannot be loaded, or the split and pixels do not belong together.
+    """
+    parts = {part: open_examples(run.paths, scheme, part) for part in ("train", "validation")}
+    workplace = run.paths.training / f"{scheme}-{run_fingerprint(run, scheme)}"
+    workplace.mkdir(parents=True, exist_ok=True)
+    resume = newest_checkpoint(workplace)
+    set_seed(run.params.seed)
+    model = create_model(run.params.finetune, VARIETIES)
+    clock = _Clock()
+    with mlflow_session(run, f"04_vit_finetune/{scheme}", _read_run_id(workplace)) as mlflow_run:
+        (workplace / "mlflow_run").write_text(mlflow_run, encoding="utf-8")
+        trainer = RiceTrainer(
+            model=model,
+            args=training_arguments(run, workplace),
+            train_dataset=PixelDataset(parts["train"], run.params.finetune.augmentation),
+            eval_dataset=PixelDataset(parts["validation"]),
+            data_collator=collate,
+            compute_metrics=accuracy_and_f1,
+            callbacks=[
+                EarlyStoppingCallback(run.params.finetune.early_stopping_patience),
+                _LogToMlflow(),
+                clock,
+            ],
+        )
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    result = TrainResult(
+        checkpoint=run.paths.checkpoint(scheme),
+        history=trainer.state.log_history,
+        best_step=trainer.state.best_global_step or trainer.state.global_step,
+        best_validation_loss=float(trainer.state.best_metric or float("nan")),
+        seconds=clock.seconds,
+        images_per_second=clock.steps * run.params.finetune.batch_size / clock.seconds if clock.seconds else 0.0,
+        resumed_from=resume.name if resume else None,
+        mlflow_run=mlflow_run,
+    )
+    save_result(run, scheme, model, result)
+    shutil.rmtree(workplace)
+    return result
+
+
+def run_fingerprint(run: Run, scheme: str) -> str:
+    """16 hex digits that change with anything the result depends on: parameters, seed, or the split file."""
+    split = sha256_file(run.paths.split(scheme))[:8] if run.paths.split(scheme).is_file() else "nosplit"
+    finetune = run.params.finetune.model_copy(update={"schemes": ["random"]})
+    return f"{run.params.model_copy(update={'finetune': finetune}).fingerprint('seed', 'finetune')[:8]}{split}"
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written whole: the Trainer writes `trainer_state.json` last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    return next((p for p in found if _is_json(p / "trainer_state.json")), None)
+
+
+def training_arguments(run: Run, workplace: Path) -> TrainingArguments:
+    """The profile's settings in transformers' terms."""
+    settings = run.params.finetune
+    return TrainingArguments(
+        output_dir=str(workplace),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.eval_batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_ratio,
+        lr_scheduler_type=settings.scheduler,
+        label_smoothing_factor=settings.label_smoothing,
+        bf16=use_bfloat16(settings.precision),
+        torch_compile=settings.compile,
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=10,
+        seed=run.params.seed,
+        data_seed=run.params.seed,
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+
+
+def use_bfloat16(precision: str) -> bool:
+    """Whether to train in bfloat16: as told, or (`auto`) where the GPU computes in it natively."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+class PixelDataset(Dataset):
+    """Examples as a torch dataset that reads, and augments, a whole batch at a time (`__getitems__`)."""
+
+    def __init__(self, examples: Examples, augmentation: AugmentationParams | None = None) -> None:
+        self.examples = examples
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One image: uint8 `[224, 224, 3]` and its class number."""
+        batch = self.__getitems__([index])
+        return {name: tensor[0] for name, tensor in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A batch: uint8 `[N, 224, 224, 3]` and int64 `[N]`."""
+        chosen = np.asarray(indices)
+        pixels = self.examples.batch(chosen)
+        if self.augmentation is not None:
+            pixels = augment(pixels, self.augmentation)
+        return {
+            "pixel_values": torch.from_numpy(pixels),
+            "labels": torch.from_numpy(self.examples.labels[chosen]),
+        }
+
+
+def collate(batch: Any) -> dict[str, torch.Tensor]:
+    """`PixelDataset` hands over whole batches already."""
+    return batch
+
+
+class RiceTrainer(Trainer):
+    """A `Trainer` whose batches travel as bytes, a quarter of their size as floats, and are normalised on arrival.
+
+    It also loads its own checkpoints through `from_pretrained`, strictly: transformers 5 saves a ViT under older names
+    of its weights, and the `Trainer`'s own non-strict loading then passes over the whole encoder, on resuming and on
+    going back to the best epoch, with no more than a warning.
+    """
+
+    def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        ready = dict(super()._prepare_inputs(dict(inputs)))
+        ready["pixel_values"] = normalise(ready["pixel_values"])
+        return ready
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._load_weights(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._load_weights(self.state.best_model_checkpoint)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        weights = RiceViTForImageClassification.from_pretrained(checkpoint, local_files_only=True).state_dict()
+        self.accelerator.unwrap_model(self.model).load_state_dict(weights, strict=True)
+
+
+def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy and macro F1 of a validation pass."""
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    predicted = np.asarray(logits).argmax(-1)
+    labels = np.asarray(prediction.label_ids)
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "f1": float(f1_score(labels, predicted, average="macro")),
+    }
+
+
+def save_result(run: Run, scheme: str, model: RiceViTForImageClassification, result: TrainResult) -> None:
+    """Put weights, configuration, history and provenance in place of an older checkpoint, whole or not at all."""
+    target = result.checkpoint
+    fresh = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.save_pretrained(fresh)
+    write_json(fresh / HISTORY_FILE, result.history)
+    facts = {
+        **provenance(run),
+        "scheme": scheme,
+        "mlflow_run": result.mlflow_run,
+        "params_finetune": run.params.finetune.model_dump(mode="json"),
+        "seconds": result.seconds,
+        "images_per_second": result.images_per_second,
+        "resumed_from": result.resumed_from,
+    }
+    write_json(fresh / PROVENANCE_FILE, facts)
+    if target.exists():
+        shutil.rmtree(target)
+    fresh.rename(target)
+
+
+class _LogToMlflow(TrainerCallback):
+    """Every number the Trainer logs, with its step, to the active MLflow run."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Log what is a number."""
+        import mlflow
+
+        numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        mlflow.log_metrics(numbers, step=state.global_step)
+
+
+class _Clock(TrainerCallback):
+    """Wall time and optimizer steps of this process."""
+
+    def __init__(self) -> None:
+        self.started = self.seconds = 0.0
+        self.steps = 0
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count."""
+        self.steps += 1
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self.seconds = time.perf_counter() - self.started
+
+
+def _read_run_id(workplace: Path) -> str | None:
+    file = workplace / "mlflow_run"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
