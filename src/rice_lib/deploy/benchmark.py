@@ -1,0 +1,257 @@
+"""The same images through every engine, each in a process of its own, and what came of it as one tidy table.
+
+A process of its own per engine (`rice_lib.deploy.benchmark_worker`) keeps thread pools and memory apart, so that the
+figures are those of a program that uses that engine alone; a time limit ends a compiler that does not come to an end.
+What cannot be measured here is a row all the same, with the reason in `note`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from rice_lib.deploy.cuda import find_gpu
+from rice_lib.deploy.onnx import FILE_NAMES, Precision
+from rice_lib.deploy.tensorrt import BatchProfile, build_engine, import_tensorrt
+from rice_lib.errors import RiceError
+from rice_lib.files import read_json, write_json
+from rice_lib.params import BenchmarkParams
+from rice_lib.tracking import Metric
+
+COMPILE_LIMIT_S = 90.0
+"""Beyond its measurements, how long torch.compile may take. Its code is built anew on every machine."""
+
+START_LIMIT_S = 120.0
+"""Beyond its measurements, how long any other engine may take to start."""
+
+REFERENCE = "torch_eager"
+"""The engine that the others are compared with."""
+
+COLUMNS = (
+    "engine",
+    "device",
+    "batch",
+    "images_per_s",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "calls",
+    "matmul_share",
+    "labels_equal",
+    "max_abs_difference",
+    "load_s",
+    "peak_rss_mb",
+    "gpu_mb",
+    "note",
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run the model."""
+
+    name: str
+    """As in the metrics: `onnx_float32`."""
+    spec: str
+    """What `open_predictor` opens."""
+    precision: str = "float32"
+    compiled: bool = False
+    """Through torch.compile (a checkpoint only)."""
+    obstacle: str | None = None
+    """Why it cannot be measured here; None where it can."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured."""
+
+    table: pd.DataFrame
+    """A row per engine and batch size, columns `COLUMNS`. Latencies in ms; `matmul_share` is the arithmetic done per
+    second as a share of what a plain matrix product reaches here at the same precision; `labels_equal` the share of
+    images told as torch eager tells them; `peak_rss_mb` the whole process's (MB = 10^6 bytes)."""
+    flops_per_image: float
+    """Floating-point operations (a multiply-add is two) of the model's matrix products, as torch counts them."""
+    matmul_flops: dict[str, float]
+    """Measured floating-point operations a second of a large matrix product, by precision."""
+    threads: int
+
+    def metrics(self) -> dict[str, Metric]:
+        """For `record`: `benchmark/<engine>/b<batch>/images_per_s`, `p50_ms`, `p99_ms`, and more by engine."""
+        found = {"benchmark/flops_per_image": Metric(self.flops_per_image, how="torch's counter: matrix products")}
+        for precision, rate in self.matmul_flops.items():
+            found[f"benchmark/matmul/{precision}/gflops"] = Metric(rate / 1e9, unit="GFLOP/s", how="best of 10")
+        for row in self.table.to_dict("records"):
+            where = f"benchmark/{row['engine']}"
+            point = f"{where}/b{row['batch']}"
+            how = row["note"] or f"{row['calls']} calls, {self.threads} threads, {row['device']}"
+            for name, unit in (("images_per_s", "images/s"), ("p50_ms", "ms"), ("p99_ms", "ms")):
+                found[f"{point}/{name}"] = Metric(_number(row[name]), unit=unit, how=how)
+            for name, unit in (("labels_equal", ""), ("max_abs_difference", ""), ("peak_rss_mb", "MB")):
+                found[f"{where}/{name}"] = Metric(_number(row[name]), unit=unit, how=row["note"])
+        return found
+
+
+def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
+    """Every engine, in the order of the table.
+
+    Args:
+        checkpoint: the checkpoint directory.
+        onnx: folder of the exports of notebook 05.
+        engines: folder of the TensorRT plans, which need not exist.
+    """
+    found = [
+        Engine(REFERENCE, str(checkpoint)),
+        Engine("torch_compiled", str(checkpoint), compiled=True),
+    ]
+    found += [Engine(f"onnx_{precision}", str(onnx / name), precision) for precision, name in FILE_NAMES.items()]
+    obstacle = tensorrt_obstacle()
+    for precision, name in FILE_NAMES.items():
+        plan = engines / Path(name).with_suffix(".plan")
+        found.append(Engine(f"tensorrt_{precision}", str(plan), precision, obstacle=obstacle))
+    return found
+
+
+def build_plans(engines: Sequence[Engine], onnx: Path, batch_sizes: Sequence[int]) -> pd.DataFrame:
+    """Build the plan of every TensorRT engine that can run here; a row an engine: built or why not.
+
+    Args:
+        engines: of `list_engines`.
+        onnx: folder of the exports.
+        batch_sizes: the plans take 1 to the largest, tuned for the middle one.
+    """
+    ordered = sorted(batch_sizes)
+    profile = BatchProfile(1, ordered[len(ordered) // 2], ordered[-1])
+    rows = []
+    for engine in engines:
+        if not engine.name.startswith("tensorrt"):
+            continue
+        row = {"engine": engine.name, "plan": Path(engine.spec).name, "built": engine.obstacle is None}
+        if engine.obstacle is None:
+            source = onnx / FILE_NAMES[cast(Precision, engine.precision)]
+            manifest = build_engine(
+                source, Path(engine.spec), profile, timing_cache=Path(engine.spec).with_name("timing.cache")
+            )
+            assert manifest.gpu is not None
+            note = f"TensorRT {manifest.tensorrt} on {manifest.gpu.name}, batches 1 to {profile.max}"
+        else:
+            note = f"not built here: {engine.obstacle}"
+        rows.append({**row, "note": note})
+    return pd.DataFrame(rows)
+
+
+def tensorrt_obstacle() -> str | None:
+    """Why TensorRT cannot run here; None where it can."""
+    try:
+        import_tensorrt()
+    except RiceError as error:
+        return str(error)
+    return None if find_gpu() else "no GPU here"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkParams) -> Benchmark:
+    """Measure engines on the same images, one after another.
+
+    Args:
+        engines: the first must be torch eager, which the others are compared with.
+        pixels: uint8 `[N, 224, 224, 3]`.
+        settings: batch sizes, repeats and limits.
+
+    Raises:
+        RiceError: the first engine could not be measured.
+    """
+    threads = usable_cores()
+    with tempfile.TemporaryDirectory(prefix="rice-benchmark-") as folder:
+        images = Path(folder) / "pixels.npy"
+        np.save(images, pixels)
+        results = {
+            engine.name: _run(engine, images, settings, threads, reference=number == 0)
+            for number, engine in enumerate(tqdm(engines, desc="engines", unit="engine", file=sys.stderr))
+        }
+        reference = results[engines[0].name]
+        if "logits" not in reference:
+            raise RiceError(f"{engines[0].name} could not be measured: {reference['note']}", status=1)
+    rows = [
+        _row(engine, batch, results[engine.name], reference) for engine in engines for batch in settings.batch_sizes
+    ]
+    return Benchmark(
+        pd.DataFrame(rows, columns=list(COLUMNS)), reference["flops_per_image"], reference["matmul_flops"], threads
+    )
+
+
+def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, reference: bool) -> dict[str, Any]:
+    """What an engine's worker found, and why not more (`note`, empty where all went well)."""
+    if engine.obstacle:
+        return {"note": f"not measured here: {engine.obstacle}", "points": {}}
+    output = images.parent / engine.name
+    output.mkdir()
+    job = {
+        "engine": asdict(engine),
+        "pixels": str(images),
+        "output": str(output),
+        "threads": threads,
+        "reference": reference,
+        "settings": settings.model_dump(),
+    }
+    write_json(output / "job.json", job)
+    allowance = COMPILE_LIMIT_S if engine.compiled else START_LIMIT_S
+    # a point may go past its seconds by the five calls it always makes, and there is one pass for the agreement
+    limit = allowance + len(settings.batch_sizes) * (settings.seconds_per_point + 30) + len(np.load(images, "r")) / 5
+    command = [sys.executable, "-m", "rice_lib.deploy.benchmark_worker", str(output / "job.json")]
+    note = ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        if done.returncode:
+            last = next(iter(reversed(done.stderr.strip().splitlines())), f"exit status {done.returncode}")
+            note = f"not measured here: {last.removeprefix('error: ')[:300]}"
+    except subprocess.TimeoutExpired:
+        note = f"not measured here: stopped after {limit:.0f} s"
+    found: dict[str, Any] = {"points": {}}
+    if (output / "result.json").is_file():
+        found = read_json(output / "result.json")
+    if (output / "logits.npy").is_file():
+        found["logits"] = np.load(output / "logits.npy")
+    return {**found, "note": note}
+
+
+def _row(engine: Engine, batch: int, result: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"engine": engine.name, "batch": batch, "note": "", "device": result.get("device")}
+    row |= {name: result.get(name) for name in ("load_s", "peak_rss_mb", "gpu_mb")}
+    if "logits" in result:
+        ours, theirs = reference["logits"], result["logits"]
+        row["labels_equal"] = float((ours.argmax(1) == theirs.argmax(1)).mean())
+        row["max_abs_difference"] = float(np.abs(ours - theirs).max())
+    seconds = result["points"].get(str(batch))
+    if seconds is None:
+        return {**row, "note": result["note"] or "not measured here: the engine takes no batch of this size"}
+    rate = batch * len(seconds) / sum(seconds)
+    p50, p90, p99 = np.percentile(np.array(seconds) * 1e3, [50, 90, 99])
+    peak = reference["matmul_flops"].get(engine.precision)
+    share = rate * reference["flops_per_image"] / peak if peak else None
+    return {
+        **row,
+        "images_per_s": rate,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "calls": len(seconds),
+        "matmul_share": share,
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)
