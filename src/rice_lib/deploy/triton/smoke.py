@@ -182,7 +182,7 @@ class SmokeTest:
                 rows.append(
                     (
                         what,
-                        protocol,
+                        NAMES[protocol],
                         status,
                         message.removeprefix("[request id: <id_unknown>] ").split(". ")[0],
                     )
@@ -208,7 +208,9 @@ class SmokeTest:
                 named = [label for _, _, label in ranking]
                 if named != [self._reference.labels[number] for number in expected[image]]:
                     raise BrokenPromiseError(f"{protocol}: image {image} is ranked {named}, unlike its logits")
-                rows.append((protocol, image, ", ".join(f"{label} ({score:.3f})" for score, _, label in ranking)))
+                rows.append(
+                    (NAMES[protocol], image, ", ".join(f"{label} ({score:.3f})" for score, _, label in ranking))
+                )
         return pd.DataFrame(rows, columns=["protocol", "random image", f"best {count} (logit)"])
 
     def latency(self) -> pd.DataFrame:
