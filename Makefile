@@ -73,7 +73,7 @@ lock:  ## pin anew what requirements.lock and requirements-serve.lock pin
 	compile() { UV_CUSTOM_COMPILE_COMMAND="make lock" "$$uv/bin/uv" pip compile --quiet --universal \
 		--python-version 3.11 --upgrade "$$@"; } && \
 	compile --extra cpu --extra serve --extra train --extra dev pyproject.toml --output-file requirements.lock && \
-	compile requirements-serve.in --output-file requirements-serve.lock
+	compile requirements-serve.in --override requirements-serve-override.txt --output-file requirements-serve.lock
 
 clean:  ## remove the environments and caches; data, models and reports stay
 	@rm -rf .venv .venv-serve .pytest_cache .ruff_cache .mypy_cache .hypothesis .dvc/tmp

@@ -33,8 +33,6 @@ def restore(run: Run) -> bool:
         decoded = decode_all([root / path for path in table["path"]], cache, params.data.workers)
         for path, expected, file in zip(table["path"], table["sha256"], decoded, strict=True):
             if file.sha256 != expected:
-                raise RiceError(
-                    f"{root / path}: not the image in {paths.manifest.name}; run notebook 01_eda again"
-                )
+                raise RiceError(f"{root / path}: not the image in {paths.manifest.name}; run notebook 01_eda again")
     write_json(paths.cache / "cache.json", {"manifest": manifest_hash(paths), "images": len(table)})
     return True
