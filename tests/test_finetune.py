@@ -122,18 +122,18 @@ def kill_after_first_epoch(run):
     """Train in another process and kill it outright as soon as it has saved a whole checkpoint."""
     program = f"""
         from rice_lib.models import finetune
-from rice_lib.models.vit import load_checkpoint
         from rice_lib.paths import Paths
         from rice_lib.run import Run
         from pathlib import Path
         opened = Run.open("tiny", **{SETTINGS!r})
         finetune.train(Run(opened.params, Paths(Path({str(run.paths.root)!r}), "tiny")), "random")
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=subprocess.DEVNULL)
+    log = (run.paths.root / "training.log").open("w+")
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=log)
     workplace = run.paths.training / f"random-{finetune.run_fingerprint(run, 'random')}"
     deadline = time.monotonic() + 300
     while finetune.newest_checkpoint(workplace) is None:
-        assert process.poll() is None, "training ended before it could be killed"
+        assert process.poll() is None, (run.paths.root / "training.log").read_text()[-2000:]
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
