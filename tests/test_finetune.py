@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_unbroken_one(rea
     whole = elsewhere(ready, tmp_path / "whole")
     result = finetune.train(whole, "random")
     assert result.resumed_from is None
-    assert not list(whole.paths.training.iterdir()), "a finished run leaves no training checkpoints"
+    assert not list(whole.paths.training.rglob("checkpoint-*")), "a finished scheme leaves no training checkpoints"
 
     broken = elsewhere(ready, tmp_path / "broken")
     kill_after_first_epoch(broken)
@@ -95,6 +96,18 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_unbroken_one(rea
     facts = json.loads((broken.paths.checkpoint("random") / "provenance.json").read_text())
     assert facts["scheme"] == "random"
     assert facts["mlflow_run"] == result.mlflow_run
+
+
+def test_a_finished_scheme_is_not_trained_again_until_the_run_is_forgotten(ready, tmp_path, monkeypatch):
+    run = elsewhere(ready, tmp_path)
+    first = finetune.train(run, "random")
+    shutil.rmtree(run.paths.checkpoint("random"))  # as DVC does before it runs a stage again
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "RiceTrainer", None)
+        assert finetune.train(run, "random") == first
+    assert load_checkpoint(run.paths.checkpoint("random")).config.foreground_patches == 64
+    finetune.forget(run)
+    assert not run.paths.training.exists()
 
 
 def test_the_best_epoch_is_what_is_kept_whole(ready, tmp_path, monkeypatch):

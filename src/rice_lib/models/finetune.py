@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from rice_lib.data.loading import Examples, open_examples
-from rice_lib.files import sha256_file, write_json
+from rice_lib.files import read_json, sha256_file, write_json, write_text
 from rice_lib.labels import VARIETIES
 from rice_lib.models.augment import augment
 from rice_lib.models.vit import PROVENANCE_FILE, RiceViTForImageClassification, create_model, normalise
@@ -40,20 +40,20 @@ from rice_lib.run import Run
 from rice_lib.tracking import mlflow_session, provenance
 
 HISTORY_FILE = "history.json"
+RUN_ID_FILE = "mlflow_run"
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run left: the checkpoint's folder, the Trainer's log (one record an event), and its cost."""
+    """What a training run left: the Trainer's log (one record an event), and its cost."""
 
-    checkpoint: Path
     history: list[dict[str, float]]
     best_step: int
     best_validation_loss: float
     seconds: float
-    """Wall time of this process' part of the run, evaluation and saving included."""
+    """Wall time of the last process' part of the run, evaluation and saving included."""
     images_per_second: float
-    """Training images of this process' part over that time."""
+    """Training images of that part over that time."""
     resumed_from: str | None
     mlflow_run: str
 
@@ -61,20 +61,46 @@ class TrainResult:
 def train(run: Run, scheme: str) -> TrainResult:
     """Fine-tune on one split scheme and leave the best weights (by validation loss) in `paths.checkpoint(scheme)`.
 
-    Goes on from the newest whole checkpoint of an interrupted run with the same parameters, split and seed.
+    Goes on from the newest whole checkpoint of an interrupted run with the same parameters, split and seed; where that
+    run had finished this scheme, its result is taken as it is. `forget` ends the run.
 
     Raises:
         RiceError: the model cannot be loaded, or the split and pixels do not belong together.
     """
-    parts = {part: open_examples(run.paths, scheme, part) for part in ("train", "validation")}
     workplace = run.paths.training / f"{scheme}-{run_fingerprint(run, scheme)}"
-    workplace.mkdir(parents=True, exist_ok=True)
+    finished = workplace / "finished"
+    if not finished.is_dir():
+        workplace.mkdir(parents=True, exist_ok=True)
+        _train(run, scheme, workplace, finished)
+        for checkpoint in workplace.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    target = run.paths.checkpoint(scheme)
+    shutil.rmtree(target, ignore_errors=True)
+    _copy_whole(finished, target)
+    return read_result(target)
+
+
+def forget(run: Run) -> None:
+    """End a run: remove its training checkpoints and finished schemes, so that the next run trains anew."""
+    shutil.rmtree(run.paths.training, ignore_errors=True)
+
+
+def read_result(checkpoint: Path) -> TrainResult:
+    """How a checkpoint was trained, from the files beside its weights."""
+    facts = read_json(checkpoint / PROVENANCE_FILE)
+    own = {field.name: facts[field.name] for field in fields(TrainResult) if field.name != "history"}
+    return TrainResult(history=read_json(checkpoint / HISTORY_FILE), **own)
+
+
+def _train(run: Run, scheme: str, workplace: Path, finished: Path) -> None:
+    """Train in `workplace` and leave weights, history and provenance in `finished`, whole or not at all."""
+    parts = {part: open_examples(run.paths, scheme, part) for part in ("train", "validation")}
     resume = newest_checkpoint(workplace)
     set_seed(run.params.seed)
     model = create_model(run.params.finetune, VARIETIES)
     clock = _Clock()
     with mlflow_session(run, f"04_vit_finetune/{scheme}", _read_run_id(workplace)) as mlflow_run:
-        (workplace / "mlflow_run").write_text(mlflow_run, encoding="utf-8")
+        write_text(workplace / RUN_ID_FILE, mlflow_run)
         trainer = RiceTrainer(
             model=model,
             args=training_arguments(run, workplace),
@@ -89,19 +115,17 @@ def train(run: Run, scheme: str) -> TrainResult:
             ],
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    assert trainer.state.best_metric is not None  # every epoch is evaluated
     result = TrainResult(
-        checkpoint=run.paths.checkpoint(scheme),
         history=trainer.state.log_history,
         best_step=trainer.state.best_global_step or trainer.state.global_step,
-        best_validation_loss=float(trainer.state.best_metric or float("nan")),
+        best_validation_loss=float(trainer.state.best_metric),
         seconds=clock.seconds,
-        images_per_second=clock.steps * run.params.finetune.batch_size / clock.seconds if clock.seconds else 0.0,
+        images_per_second=clock.steps * run.params.finetune.batch_size / clock.seconds,
         resumed_from=resume.name if resume else None,
         mlflow_run=mlflow_run,
     )
-    save_result(run, scheme, model, result)
-    shutil.rmtree(workplace)
-    return result
+    _save_result(run, scheme, model, result, finished)
 
 
 def run_fingerprint(run: Run, scheme: str) -> str:
@@ -224,25 +248,23 @@ def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-def save_result(run: Run, scheme: str, model: RiceViTForImageClassification, result: TrainResult) -> None:
-    """Put weights, configuration, history and provenance in place of an older checkpoint, whole or not at all."""
-    target = result.checkpoint
+def _save_result(
+    run: Run, scheme: str, model: RiceViTForImageClassification, result: TrainResult, target: Path
+) -> None:
     fresh = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh)
-    write_json(fresh / HISTORY_FILE, result.history)
-    facts = {
-        **provenance(run),
-        "scheme": scheme,
-        "mlflow_run": result.mlflow_run,
-        "params_finetune": run.params.finetune.model_dump(mode="json"),
-        "seconds": result.seconds,
-        "images_per_second": result.images_per_second,
-        "resumed_from": result.resumed_from,
-    }
-    write_json(fresh / PROVENANCE_FILE, facts)
-    if target.exists():
-        shutil.rmtree(target)
+    own = asdict(result)
+    write_json(fresh / HISTORY_FILE, own.pop("history"))
+    settings = run.params.finetune.model_dump(mode="json")
+    write_json(fresh / PROVENANCE_FILE, {**provenance(run), "scheme": scheme, "finetune": settings, **own})
+    fresh.rename(target)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    fresh = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(source, fresh)
     fresh.rename(target)
 
 
@@ -285,7 +307,7 @@ class _Clock(TrainerCallback):
 
 
 def _read_run_id(workplace: Path) -> str | None:
-    file = workplace / "mlflow_run"
+    file = workplace / RUN_ID_FILE
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
