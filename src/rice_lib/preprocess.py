@@ -74,7 +74,9 @@ def open_image(source: bytes | str | Path) -> Image.Image:
     except BadImageError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever their format's parser happens to raise
-        raise BadImageError(f"the image is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+        raise BadImageError(
+            f"the image is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from None
 
 
 def to_square(image: Image.Image, size: int = IMAGE_SIZE) -> Image.Image:

@@ -21,7 +21,16 @@ from rice_lib.files import read_json, sha256_file, write_json
 from rice_lib.paths import Paths
 from rice_lib.run import Run
 
-VERSIONED_PACKAGES = ("torch", "transformers", "timm", "scikit-learn", "numpy", "pillow", "onnxruntime", "tensorrt")
+VERSIONED_PACKAGES = (
+    "torch",
+    "transformers",
+    "timm",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "tensorrt",
+)
 
 
 @dataclass(frozen=True)
