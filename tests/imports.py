@@ -18,7 +18,7 @@ def module_file(name: str) -> Path | None:
     """The file of a module of the library; None for what is none."""
     place = SOURCE.joinpath(*name.split("."))
     for file in (place.with_suffix(".py"), place / "__init__.py"):
-        if name.split(".")[0] == "rice_lib" and file.is_file():
+        if name.split(".", maxsplit=1)[0] == "rice_lib" and file.is_file():
             return file
     return None
 

@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml: what they depend on, and what a change runs again (with the real dvc and stand-in notebooks)."""
+"""The stages of dvc.yaml: what they depend on, and what a change runs again (the real dvc, stand-in notebooks)."""
 
 from __future__ import annotations
 

@@ -171,6 +171,7 @@ def _write_page(name: str, paths: Paths) -> Page:
             # progress bars and libraries' warnings: the executed notebook in notebooks/ keeps them
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     figures = _figures(notebook)
+    _describe_images(notebook, title)
     front_matter = nbformat.v4.new_raw_cell(f"---\n{_yaml({'title': title})}---", id="front-matter")
     notebook.cells.insert(0, front_matter)
     target = paths.report / "pages" / f"{name}.ipynb"
@@ -196,12 +197,26 @@ def _figures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        names = _FIGURE.findall(cell.source)
-        images = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
-        found |= {name: base64.b64decode(image) for name, image in zip(names, images, strict=False)}
+        if cell.cell_type == "code":
+            names = _FIGURE.findall(cell.source)
+            found |= {
+                name: base64.b64decode(output.data["image/png"])
+                for name, output in zip(names, _images(cell), strict=False)
+            }
     return found
+
+
+def _describe_images(notebook: nbformat.NotebookNode, title: str) -> None:
+    """Give every image an alternative text: the name of the figure, else the page's title."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            names = [_caption(name) for name in _FIGURE.findall(cell.source)]
+            for k, output in enumerate(_images(cell)):
+                output.metadata.setdefault("image/png", {})["alt"] = names[k] if k < len(names) else title
+
+
+def _images(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for output in cell.outputs if "image/png" in output.get("data", {})]
 
 
 def _project(paths: Paths, pages: set[str]) -> str:

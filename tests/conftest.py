@@ -1,0 +1,61 @@
+"""What every test module shares: real images only where they are named, and the tiny profile executed once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rice_lib.paths import NOTEBOOKS, Paths
+from rice_lib.tracking import Metric, read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on real images run where RICE_DATA names some; the tests that take long come last."""
+    if not os.environ.get("RICE_DATA"):
+        skip = pytest.mark.skip(reason="RICE_DATA names no real images")
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(skip)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A checkout in which the seven notebooks ran under the profile `tiny`."""
+
+    root: Path
+    paths: Paths
+
+    def metrics(self, notebook: str) -> dict[str, Metric]:
+        """What a notebook recorded."""
+        return read_metrics(self.paths, notebook)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The seven notebooks, executed in order on the tiny profile, in a checkout of their own: about two minutes."""
+    root = tmp_path_factory.mktemp("pipeline")
+    for name in ("notebooks", "params"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (root / "reports").mkdir()
+    for name in ("_quarto.yml", "reports/index.qmd", "reports/styles.css"):
+        shutil.copy(ROOT / name, root / name)
+    environment = {**os.environ, "RICE_ROOT": str(root)}
+    environment.setdefault("RICE_SERVE_ENV", str(ROOT / ".venv-serve"))
+    environment.pop("RICE_DATA", None)
+    for notebook in NOTEBOOKS:
+        command = [sys.executable, "-m", "rice_lib.stage", notebook, "--profile", "tiny"]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{notebook} failed\n{done.stdout}\n{done.stderr}"
+    return Pipeline(root, Paths(root, "tiny"))
