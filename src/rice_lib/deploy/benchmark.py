@@ -8,9 +8,11 @@ What cannot be measured here is a row all the same, with the reason in `note`.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,10 +31,13 @@ from rice_lib.params import BenchmarkParams
 from rice_lib.tracking import Metric
 
 COMPILE_LIMIT_S = 90.0
-"""Beyond its measurements, how long torch.compile may take. Its code is built anew on every machine."""
+"""How long torch.compile may take until its first answers: its code is built anew on every machine."""
 
 START_LIMIT_S = 120.0
-"""Beyond its measurements, how long any other engine may take to start."""
+"""How long any other engine may take until then."""
+
+POINT_LIMIT_S = 30.0
+"""How far a point may go past its seconds: it makes five calls however long each takes."""
 
 REFERENCE = "torch_eager"
 """The engine that the others are compared with."""
@@ -208,24 +213,42 @@ def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, 
         "settings": settings.model_dump(),
     }
     write_json(output / "job.json", job)
-    allowance = COMPILE_LIMIT_S if engine.compiled else START_LIMIT_S
-    # a point may go past its seconds by the five calls it always makes, and there is one pass for the agreement
-    limit = allowance + len(settings.batch_sizes) * (settings.seconds_per_point + 30) + len(np.load(images, "r")) / 5
-    command = [sys.executable, "-m", "rice_lib.deploy.benchmark_worker", str(output / "job.json")]
-    note = ""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-        if done.returncode:
-            last = next(iter(reversed(done.stderr.strip().splitlines())), f"exit status {done.returncode}")
-            note = f"not measured here: {last.removeprefix('error: ')[:300]}"
-    except subprocess.TimeoutExpired:
-        note = f"not measured here: stopped after {limit:.0f} s"
+    # all images are told once for the agreement: five a second is less than any engine of use does
+    start_limit = (COMPILE_LIMIT_S if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
+    limit = start_limit + len(settings.batch_sizes) * (settings.seconds_per_point + POINT_LIMIT_S)
+    note = _supervise(output, start_limit, limit)
     found: dict[str, Any] = {"points": {}}
     if (output / "result.json").is_file():
         found = read_json(output / "result.json")
     if (output / "logits.npy").is_file():
         found["logits"] = np.load(output / "logits.npy")
     return {**found, "note": note}
+
+
+def _supervise(output: Path, start_limit: float, limit: float) -> str:
+    """Run the worker on `output`'s job to its end or a limit; why it did not come to its end, or nothing."""
+    errors = output / "stderr.txt"
+    with errors.open("wb") as stderr:
+        command = [sys.executable, "-m", "rice_lib.deploy.benchmark_worker", str(output / "job.json")]
+        # a session of its own, so that the compilers that torch starts end with it
+        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+        begun = time.monotonic()
+        try:
+            while worker.poll() is None:
+                elapsed = time.monotonic() - begun
+                if elapsed > start_limit and not (output / "logits.npy").is_file():
+                    return f"not measured here: gave no answers within {start_limit:.0f} s"
+                if elapsed > limit:
+                    return f"not measured here: stopped after {limit:.0f} s"
+                time.sleep(0.02)
+        finally:
+            if worker.returncode is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+    if worker.returncode:
+        lines = errors.read_text(errors="replace").strip().splitlines() or [f"exit status {worker.returncode}"]
+        return f"not measured here: {lines[-1].removeprefix('error: ')[:300]}"
+    return ""
 
 
 def _row(engine: Engine, batch: int, result: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ result is written again after each batch size, so that a run that is ended keeps
 from __future__ import annotations
 
 import copy
-import resource
 import sys
 import time
 from pathlib import Path
@@ -49,7 +48,7 @@ def measure(job: dict[str, Any]) -> None:
         for size in settings["batch_sizes"]:
             if size <= predictor.max_batch:
                 result["points"][str(size)] = time_calls(predictor, _batch(pixels, size), settings)
-            result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+            result["peak_rss_mb"] = peak_rss_mb()
             gpu_now = _gpu_bytes()
             result["gpu_mb"] = None if gpu_now is None or gpu_before is None else (gpu_now - gpu_before) / 1e6
             write_json(output / "result.json", result)
@@ -58,6 +57,18 @@ def measure(job: dict[str, Any]) -> None:
             result["flops_per_image"] = count_flops(predictor)
             result["matmul_flops"] = matmul_rates()
             write_json(output / "result.json", result)
+
+
+def peak_rss_mb() -> float | None:
+    """Largest resident memory of this process so far, in 10^6 bytes; None where there is no `/proc`.
+
+    Not `ru_maxrss`: a process inherits that of the one that started it, here a notebook's.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def time_calls(predictor: Predictor, pixels: np.ndarray, settings: dict[str, Any]) -> list[float]:
