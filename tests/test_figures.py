@@ -63,10 +63,10 @@ def test_mistakes_shows_the_surest_first(told: SimpleNamespace) -> None:
     images = _Images()
     fig = figures.mistakes(images, told)
     assert images.asked.tolist() == [8, 3]
-    assert fig.axes[0].get_title() == "Jasmine\ntold Arborio 0.96"
+    assert fig.axes[0].get_title() == "Jasmine, told\nArborio 0.96"
     assert fig.get_suptitle() == "2 of 30 images told wrongly"
     assert figures.mistakes(images, told, limit=1).get_suptitle().endswith("the surest 1")
-    assert figures.mistakes(images, told, subject="cnn").get_suptitle() == "cnn: 2 of 30 images told wrongly"
+    assert figures.mistakes(images, told, subject="cnn").get_suptitle() == "cnn\n2 of 30 images told wrongly"
 
 
 def test_no_mistake_shows_the_least_certain(told: SimpleNamespace) -> None:

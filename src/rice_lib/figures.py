@@ -205,7 +205,7 @@ def mistakes(
         limit: show at most this many.
         names: class names by number.
         columns: images in a row.
-        subject: what the title begins with (the model, the split).
+        subject: first line of the title (the model, the split).
 
     Raises:
         RiceError: the predictions are not about these images, in this order.
@@ -221,9 +221,9 @@ def mistakes(
     else:
         shown = np.argsort(confidence, kind="stable")[: min(limit, columns)]
         title = f"No mistake in {len(predictions.labels):,} images; the least certain"
-    title = f"{subject}: {title[0].lower()}{title[1:]}" if subject else title
+    title = f"{subject}\n{title}" if subject else title
     titles = [
-        f"{names[predictions.labels[i]]}\ntold {names[predictions.predicted[i]]} {confidence[i]:.2f}" for i in shown
+        f"{names[predictions.labels[i]]}, told\n{names[predictions.predicted[i]]} {confidence[i]:.2f}" for i in shown
     ]
     return image_grid(examples.batch(shown), titles, columns, title)
 

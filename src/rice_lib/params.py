@@ -119,7 +119,8 @@ class FinetuneParams(_Section):
 class ExportParams(_Section):
     """ONNX."""
 
-    opset: Annotated[int, Field(ge=17, le=23)] = 18
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    """From 20 on, Gelu is one operator, which ONNX Runtime fuses with its bias."""
     parity_images: Positive = 16
     """N of the parity check at batches 1, 3 and N, on test images."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
@@ -135,6 +136,8 @@ class BenchmarkParams(_Section):
     warmup: Annotated[int, Field(ge=0)] = 3
     images: Positive = 256
     """Test images on which the engines' labels are compared."""
+    compile_limit_s: Annotated[float, Field(gt=0)] = 120.0
+    """How long torch.compile may take until its first answers: its code is built anew on every machine."""
     seconds_per_point: Annotated[float, Field(gt=0)] = 2.0
     """A measured point stops at `repeats` or at this many seconds, whichever is first, but never below 5 calls."""
 

@@ -96,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--profile", default="smoke", help="whose model and parameters (default: smoke)")
         if name == "up":
-            command.add_argument(
-                "--model", type=Path, metavar="M.onnx", help="default: the profile's own export"
-            )
+            command.add_argument("--model", type=Path, metavar="M.onnx", help="default: the profile's own export")
             command.add_argument(
                 "--port",
                 type=int,

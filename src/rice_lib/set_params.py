@@ -69,9 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rice_lib.set_params",
         description="Write parameters into params/<profile>.yaml, checked first.",
     )
-    parser.add_argument(
-        "--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)"
-    )
+    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
     parser.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
     set_params(options.profile, options.assignments)

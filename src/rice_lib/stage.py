@@ -128,13 +128,9 @@ def _restore_pixels(run: Run) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rice_lib.stage", description="Run one notebook under a profile."
-    )
+    parser = argparse.ArgumentParser(prog="python -m rice_lib.stage", description="Run one notebook under a profile.")
     parser.add_argument("notebook", help=f"one of {', '.join(NOTEBOOKS)}")
-    parser.add_argument(
-        "--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)"
-    )
+    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
     parser.add_argument(
         "--set",
         action="append",

@@ -30,11 +30,8 @@ from rice_lib.files import read_json, write_json
 from rice_lib.params import BenchmarkParams
 from rice_lib.tracking import Metric
 
-COMPILE_LIMIT_S = 90.0
-"""How long torch.compile may take until its first answers: its code is built anew on every machine."""
-
 START_LIMIT_S = 120.0
-"""How long any other engine may take until then."""
+"""How long an engine that compiles nothing may take until its first answers."""
 
 POINT_LIMIT_S = 30.0
 """How far a point may go past its seconds: it makes five calls however long each takes."""
@@ -214,7 +211,7 @@ def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, 
     }
     write_json(output / "job.json", job)
     # all images are told once for the agreement: five a second is less than any engine of use does
-    start_limit = (COMPILE_LIMIT_S if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
+    start_limit = (settings.compile_limit_s if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
     limit = start_limit + len(settings.batch_sizes) * (settings.seconds_per_point + POINT_LIMIT_S)
     note = _supervise(output, start_limit, limit)
     found: dict[str, Any] = {"points": {}}

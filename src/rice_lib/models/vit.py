@@ -20,12 +20,15 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.modeling_vit import ViTEmbeddings
+from transformers.utils import logging
 
 from rice_lib.errors import RiceError
 from rice_lib.params import FinetuneParams
 from rice_lib.preprocess import IMAGE_SIZE, NORMALISE_MEAN, NORMALISE_STD
 
 PROVENANCE_FILE = "provenance.json"
+
+logging.disable_progress_bar()  # "Loading weights" bars last milliseconds, and stay in a notebook for good
 
 
 class RiceViTConfig(ViTConfig):
