@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help venv serve-env report set test lint format lab push lock clean check-python
+.PHONY: help venv serve-env report set test lint format lab push lock clean check-profile check-python
 
 ## PYTHON=python3.12     the interpreter that the environments are made with, 3.11 to 3.13 (default: python3)
 PYTHON ?= python3
@@ -40,8 +40,8 @@ venv: $(ENV)  ## make .venv and install what requirements.lock pins, and the pro
 
 serve-env: .venv-serve/.installed  ## make .venv-serve, which holds Triton (apart from .venv: it needs numpy 1)
 
-report: $(ENV) .venv-serve/.installed .dvc/scm-checked $(if $(SET),set)  ## run what changed of the seven notebooks and render reports/PROFILE/site/index.html
-	@test -f params/$(PROFILE).yaml || python -m rice_lib.set_params --profile "$(PROFILE)"
+report: check-profile $(ENV) .venv-serve/.installed .dvc/scm-checked $(if $(SET),set)  ## run what changed of the seven notebooks and render reports/PROFILE/site/index.html
+	@python -m rice_lib.set_params --profile "$(PROFILE)"
 	@dvc repro --pull report@$(PROFILE)
 	@echo "The report: reports/$(PROFILE)/site/index.html"
 
@@ -78,6 +78,11 @@ lock:  ## pin anew what requirements.lock and requirements-serve.lock pin
 clean:  ## remove the environments and caches; data, models and reports stay
 	@rm -rf .venv .venv-serve .pytest_cache .ruff_cache .mypy_cache .hypothesis .dvc/tmp
 	@find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+check-profile:
+	@test -f "params/$(PROFILE).yaml" || { \
+		echo "error: params/$(PROFILE).yaml: no such profile; there are: $(basename $(notdir $(wildcard params/*.yaml)))" >&2; \
+		exit 2; }
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
