@@ -50,7 +50,8 @@ class SplitParams(_Section):
     validation_fraction: Fraction = 0.2
     """Of what the test split leaves."""
     session_after: Positive = 12000
-    """The `session` scheme tests on images numbered above this; Jasmine's second session begins at about 11,700."""
+    """The `session` scheme tests on images numbered above this. Jasmine's second session begins at about 11,700: 12,000
+    leaves some of it in training, as a few labelled images of a new session would be; 11,600 holds it out whole."""
 
 
 class BaselineParams(_Section):
