@@ -162,6 +162,7 @@ def test_summary_says_what_it_is_about_first_and_that_quarto_is_missing(site):
     body = text[text.index("<main>") :]
     assert body.index("Rendered by nbconvert") < body.index("<h1>")
     assert body.index("Generated images, not photographs") < body.index("Five varieties")
+    assert "1,200 images." in body[: body.index("Five varieties")]
     assert "report:" not in body
     assert "{=html}" not in body
 

@@ -123,7 +123,9 @@ def _images_banner(results: Results) -> str:
         lines.append((f"The notebooks ran at different commits: {escape(', '.join(commits))}.", "plain"))
     if results.missing:
         lines.append((f"Not run yet: {', '.join(results.missing)}.", "loud"))
-    profile = f' <span class="profile">Profile <code>{escape(results.profile)}</code>.</span>'
+    images = next((metric.value for _, name, metric in results.metrics() if name == "images" and metric.value), None)
+    counted = f" {images:,.0f} images." if images else ""
+    profile = f'{counted} <span class="profile">Profile <code>{escape(results.profile)}</code>.</span>'
     return "\n".join(
         f'<div class="banner {kind}">{text}{profile if k == 0 else ""}</div>' for k, (text, kind) in enumerate(lines)
     )

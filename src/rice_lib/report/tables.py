@@ -77,7 +77,7 @@ def headline(results: Results) -> str:
         counts = [NONE if m is None or m.n is None else f"{m.n:,}" for m in (score.random, score.session)]
         rows.append(
             f'<tr><td class="measure">{MEASURES[score.measure]}</td>'
-            f"{value_cell(score.random)}{value_cell(score.session)}"
+            f"{value_cell(_without_unit(score.random))}{value_cell(_without_unit(score.session))}"
             f'<td class="number">{" / ".join(counts)}</td>{_origin_cells(score.recorded, results.profile)}</tr>'
         )
         previous = score.model
