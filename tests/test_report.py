@@ -46,6 +46,7 @@ METRICS = {
         "benchmark/torch_eager/b1/p50_ms": Metric(19.1, unit="ms"),
         "benchmark/torch_eager/b8/images_per_s": Metric(71.0, unit="images/s"),
         "benchmark/tensorrt_float16/b1/images_per_s": Metric(None, how="not measured here: no NVIDIA GPU"),
+        "benchmark/tensorrt_float16/b8/p50_ms": Metric(None, how="not measured here: no NVIDIA GPU"),
         "benchmark/torch_eager/peak_rss_mb": Metric(812.4, unit="MB"),
     },
     "07_triton_smoke": {"serve/ready_s": Metric(2.1, unit="s", how="start to model ready")},
@@ -178,8 +179,11 @@ def test_headline_has_each_number_with_its_interval_and_origin(site):
 def test_what_was_not_measured_is_told(site):
     text = (site / "index.html").read_text()
     table = text[text.index('id="not-measured"') :]
-    assert "not measured here: no NVIDIA GPU" in table
-    assert "not measured here: no image numbers" in table
+    assert "tensorrt_float16: 2 numbers" in table
+    assert "no NVIDIA GPU" in table
+    assert "no image numbers" in table
+    speed = text[text.index('id="speed"') : text.index('id="serving"')]
+    assert "not measured here: no NVIDIA GPU" in speed
 
 
 def test_text_of_metrics_is_escaped(site):

@@ -103,6 +103,14 @@ def benchmark(results: Results) -> str:
             f'{_row_start(engine != previous)}<th>{escape(name)}</th><td class="number">{batch}</td>{cells}</tr>'
         )
         previous = engine
+    absent = {
+        engine: next(m.how for m in row.values() if m.value is None)
+        for (engine, _), row in points.items()
+        if not any(other == engine for other, _ in measured)
+    }
+    for engine, why in absent.items():
+        cell = f'<td class="how none" colspan="{len(measures) + 1}">{escape(why)}</td>'
+        rows.append(f"{_row_start(True)}<th>{escape(engine.replace('_', ' '))}</th>{cell}</tr>")
     head = ["engine", "batch", *(_measure_name(measure, unit) for measure, unit in measures.items())]
     return _table(head, rows, numbers=len(head) - 1) if rows else _nothing("Nothing was benchmarked.")
 
@@ -111,7 +119,8 @@ def metric_list(results: Results, notebook: str) -> str:
     """Every measured number of one notebook, but for the benchmark's points, which have a table of their own."""
     rows = [
         f"<tr><td>{escape(name)}</td>{value_cell(metric)}"
-        f'<td class="number">{NONE if metric.n is None else f"{metric.n:,}"}</td><td>{escape(metric.how)}</td></tr>'
+        f'<td class="number">{NONE if metric.n is None else f"{metric.n:,}"}</td>'
+        f'<td class="how">{escape(metric.how)}</td></tr>'
         for recorded, name, metric in results.metrics()
         if recorded.notebook == notebook and metric.value is not None and not _POINT.fullmatch(name)
     ]
@@ -120,11 +129,19 @@ def metric_list(results: Results, notebook: str) -> str:
 
 def not_measured(results: Results) -> str:
     """What this machine could not measure, and why; and the notebooks that have not run."""
-    rows = [
-        f"<tr><td>{escape(name)}</td><td>{page_link(recorded.notebook)}</td><td>{escape(metric.how)}</td></tr>"
-        for recorded, name, metric in results.metrics()
-        if metric.value is None
-    ]
+    together: dict[tuple[str, str, str], list[str]] = {}
+    for recorded, name, metric in results.metrics():
+        if metric.value is None:
+            # an engine that is not there lacks all its numbers for one reason: one row, not one a number
+            subject = "/".join(name.split("/")[:2])
+            together.setdefault((recorded.notebook, subject, metric.how), []).append(name)
+    rows = []
+    for (notebook, subject, how), names in together.items():
+        what = names[0] if len(names) == 1 else f"{subject}: {len(names)} numbers"
+        reason = how.removeprefix("not measured here: ")
+        rows.append(
+            f'<tr><td>{escape(what)}</td><td>{page_link(notebook)}</td><td class="how">{escape(reason)}</td></tr>'
+        )
     rows += [
         f"<tr><td>everything in it</td><td>{escape(notebook)}</td><td>this notebook has not run</td></tr>"
         for notebook in results.missing
