@@ -97,6 +97,7 @@ def test_parse_overrides():
         "data": {"path": "/x=y.zip"},
     }
     assert parse_overrides(["benchmark.batch_sizes=[1, 2]"]) == {"benchmark": {"batch_sizes": [1, 2]}}
+    assert parse_overrides(["finetune.learning_rate=1e-4"]) == {"finetune": {"learning_rate": 1e-4}}
 
 
 @pytest.mark.parametrize("assignment", ["finetune.epochs", "=1", "a.b=[1"])

@@ -7,6 +7,7 @@ key and the nearest right one.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -223,10 +224,19 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
         for parent in parents:
             place = place.setdefault(parent, {})
         try:
-            place[leaf] = yaml.safe_load(text)
+            place[leaf] = _read_value(text)
         except yaml.YAMLError:
             raise RiceError(f"--set {assignment}: the value is not valid YAML") from None
     return nested
+
+
+def _read_value(text: str) -> Any:
+    """A value as YAML 1.2 has it: YAML 1.1, which PyYAML reads, takes 1e-4 for a string."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Paths:
 
     def predictions(self, model: str, scheme: str) -> Path:
         """A model's predictions on the test images of a scheme (CSV: path, label, predicted, one score a variety)."""
-        return self.report / "predictions" / f"{model}_{scheme}.csv"
+        return self.report / "predictions" / model / f"{scheme}.csv"
 
     # shared by all profiles
     @property
