@@ -78,10 +78,18 @@ def test_executed_notebook_and_metrics_are_outputs(notebook):
     outputs = outputs_of(stage_of(notebook))
     assert paths.relative(paths.notebook(notebook)) in outputs
     assert stage_of(notebook)["metrics"] == [paths.relative(paths.metrics(notebook))]
+    shown = [paths.relative(paths.notebook(notebook)), paths.relative(paths.metrics(notebook))]
     report = PIPELINE["stages"]["report"]["deps"]
-    assert {str(out).replace("smoke", "${item.profile}", 1) for out in outputs if out.startswith("reports/")} <= {
-        *report
-    }
+    assert {path.replace("smoke", "${item.profile}", 1) for path in shown} <= {*report}
+
+
+def test_predictions_that_a_later_notebook_reads_are_outputs_and_its_dependencies():
+    paths = Paths(ROOT, "smoke")
+    for model, notebook in (("cnn", "03_baseline"), ("shape", "03_baseline"), ("vit", "04_vit_finetune")):
+        folder = paths.relative(paths.predictions(model, "random").parent)
+        assert folder in outputs_of(stage_of(notebook))
+        if model != "vit":
+            assert folder in stage_of("04_vit_finetune")["deps"]
 
 
 def test_resumable_training_and_pixel_cache_are_no_outputs():
