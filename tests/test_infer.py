@@ -184,7 +184,11 @@ def test_a_list_that_comes_slowly_is_answered_as_it_comes(images):
 
 def test_interrupted_while_waiting_for_stdin_it_ends_quietly(images):
     line = [sys.executable, "-m", "rice_lib.infer", "-", "--model", str(tiny_onnx()), "--format", "jsonl"]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # started in the background of a shell, the tests ignore SIGINT, and a child would inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(line, **pipes) as process:
+        signal.signal(signal.SIGINT, before)
         process.stdin.write(f"{images[0]}\n".encode())
         process.stdin.flush()
         assert process.stdout.readline()
