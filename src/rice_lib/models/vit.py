@@ -10,7 +10,6 @@ with an export.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from transformers.models.vit.modeling_vit import ViTEmbeddings
 from transformers.utils import logging
 
 from rice_lib.errors import RiceError
+from rice_lib.files import read_json
 from rice_lib.params import FinetuneParams
 from rice_lib.preprocess import IMAGE_SIZE, NORMALISE_MEAN, NORMALISE_STD
 
@@ -166,7 +166,7 @@ def load_pixel_classifier(directory: Path) -> PixelClassifier:
 def read_provenance(directory: Path) -> dict[str, Any]:
     """What made a checkpoint, as notebook 04 wrote it beside the weights; empty where nothing was written."""
     file = directory / PROVENANCE_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTForImageClassification:
