@@ -7,6 +7,7 @@ exit status; anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -20,12 +21,19 @@ class RiceError(Exception):
 
 
 def run_command(main: Callable[[], int]) -> None:
-    """Run a command's `main`, turning `RiceError` and Ctrl-C into one line on stderr and an exit status."""
+    """Run a command's `main`, turning `RiceError` and Ctrl-C into one line on stderr and an exit status.
+
+    Where whoever reads the output has gone (`| head`), the command ends as quietly as others do.
+    """
     try:
         status = main()
+        sys.stdout.flush()
     except RiceError as error:
         print(f"error: {error}", file=sys.stderr)
         status = error.status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141  # 128 + SIGPIPE
     except KeyboardInterrupt:
         print("interrupted: what was written so far is complete", file=sys.stderr)
         status = 130

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from rice_lib.data.duplicates import HASH_LENGTH, perceptual_hash, thumbnail
 from rice_lib.data.listing import OK
 from rice_lib.errors import RiceError
+from rice_lib.machine import cores
 from rice_lib.preprocess import IMAGE_SIZE, BadImageError, open_image, to_square
 
 DARKEST_GRAIN = 40
@@ -43,11 +44,6 @@ class DecodedFile:
     height: int
     status: str
     hash: np.ndarray
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[DecodedFile]:

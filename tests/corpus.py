@@ -1,0 +1,398 @@
+"""Every kind of file that a person may hand to the prediction command, good and bad, each with what must come of it.
+
+`write_corpus` fills a folder; `sample_images` are the valid files of each format that the fuzzing starts from;
+`rgb_profile` and `cmyk_profile` make colour profiles whose effect is known.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+
+Transpose = Image.Transpose
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file, and what is to come of it: told with these notes, or failed for a reason that `error` matches."""
+
+    path: str
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def drawn(width: int, height: int) -> np.ndarray:
+    """A grain on black with fine texture: uint8 `[height, width, 3]`, of whole numbers alone, the same everywhere."""
+    rows, columns = np.mgrid[:height, :width].astype(np.int64)
+    across = (2 * columns - width) * 5 + (2 * rows - height) * 2
+    along = (2 * rows - height) * 5 - (2 * columns - width) * 2
+    grain = across**2 * 4 + along**2 < (2 * min(width, height)) ** 2 * 4
+    texture = (rows * 7919 + columns * 104729 + rows * columns * 31) % 61
+    colour = np.stack([180 + texture, 175 + texture, 190 + texture], axis=-1)
+    ground = np.stack([texture // 8, texture // 9, texture // 7], axis=-1)
+    return np.where(grain[..., None], colour, ground).astype(np.uint8)
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    """An image file's bytes."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+@cache
+def ordinary() -> dict[str, bytes]:
+    """8-bit JPEG and PNG files without anything special: what the image contract may never change for."""
+    colour = Image.fromarray(drawn(250, 250))
+    wide = Image.fromarray(drawn(640, 427))
+    return {
+        "jpeg.jpg": encoded(colour, "JPEG"),
+        "best.jpg": encoded(colour, "JPEG", quality=95, subsampling=0),
+        "progressive.jpg": encoded(colour, "JPEG", progressive=True),
+        "grey.jpg": encoded(colour.convert("L"), "JPEG"),
+        "wide.jpg": encoded(wide, "JPEG"),
+        "tall.jpg": encoded(wide.transpose(Transpose.ROTATE_90), "JPEG", quality=90),
+        "rgb.png": encoded(colour, "PNG"),
+        "grey.png": encoded(colour.convert("L"), "PNG"),
+        "palette.png": encoded(colour.quantize(64, dither=Image.Dither.NONE), "PNG"),
+        "exact.png": encoded(Image.fromarray(drawn(224, 224)), "PNG"),
+        "small.png": encoded(Image.fromarray(drawn(50, 81)), "PNG"),
+        "strip.png": encoded(Image.fromarray(drawn(3000, 20)), "PNG"),
+        "narrow.png": encoded(Image.fromarray(drawn(7, 2777)), "PNG"),
+        "large.png": encoded(Image.fromarray(drawn(1501, 2203)), "PNG"),
+        "wide224.png": encoded(Image.fromarray(drawn(224, 100)), "PNG"),
+    }
+
+
+def exif(orientation: int) -> bytes:
+    """EXIF data that says which way up the image is."""
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+def _icc(space: bytes, kind: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile (ICC.1:2001, version 2.4) of these tags."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)  # D50
+    tags = {b"wtpt": white, b"cprt": b"text\0\0\0\0none\0", **tags}
+    table, body = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        table += struct.pack(">4sII", name, start + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    size = start + len(body)
+    header = struct.pack(">I4xI4s4s4s12x4s24x", size, 0x02400000, kind, space, connection, b"acsp")
+    header += struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + body
+
+
+def rgb_profile(matrix: np.ndarray, gamma: float) -> bytes:
+    """A profile of an RGB space: linear light to XYZ (D50) by `matrix` `[3, 3]`, one gamma for all channels."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(gamma * 256))
+    tags = {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    for name, column in zip((b"r", b"g", b"b"), matrix.T, strict=True):
+        tags[name + b"XYZ"] = b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in column))
+    return _icc(b"RGB ", b"mntr", b"XYZ ", tags)
+
+
+def grey_profile(gamma: float) -> bytes:
+    """A profile of a grey space."""
+    return _icc(b"GRAY", b"mntr", b"XYZ ", {b"kTRC": b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(gamma * 256))})
+
+
+def cmyk_profile() -> bytes:
+    """A profile of a press whose cyan ink is orange: a table of 2 nodes a channel (ICC.1:2001, 6.5.9, `lut8Type`)."""
+    nodes = np.indices((2, 2, 2, 2)).reshape(4, -1).T  # the first channel, cyan, varies slowest
+    lightness = 255 * (1 - nodes[:, 3]) * (1 - nodes[:, :3].sum(1) / 4)
+    orange = nodes[:, 0] * (1 - nodes[:, 3])
+    table = np.stack([lightness, 128 + 50 * orange, 128 + 60 * orange], axis=1).round().astype(np.uint8)
+    ramp = bytes(range(256))
+    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + ramp * 4 + table.tobytes() + ramp * 3
+    return _icc(b"CMYK", b"prtr", b"Lab ", {b"A2B0": lut})
+
+
+def srgb_profile() -> bytes:
+    """sRGB, as LittleCMS writes it."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes, *extra: bytes, packed: bool = False) -> bytes:
+    """A PNG put together by hand: `rows` with a filter byte each (`packed`: already compressed), `extra` chunks."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    data = rows if packed else zlib.compress(rows)
+    chunks = (png_chunk(b"IHDR", header), *extra, png_chunk(b"IDAT", data), png_chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk with its checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def tiff(width: int, height: int, bits: int, pixels: bytes, *, white_is_zero: bool = False) -> bytes:
+    """An uncompressed grey TIFF put together by hand (TIFF 6.0): 12 or 16 bits, as Pillow cannot write it."""
+    tags = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, 0 if white_is_zero else 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, len(pixels)),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, v) for tag, kind, v in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4)
+
+
+@cache
+def sample_images() -> dict[str, bytes]:
+    """A small valid file of every format, and of its main variants."""
+    colour = Image.fromarray(drawn(48, 40))
+    moving = [colour, colour.rotate(20), colour.rotate(40)]
+    animated = {"save_all": True, "append_images": moving[1:]}
+    clear = colour.convert("RGBA")
+    clear.putalpha(colour.convert("L"))
+    deep = Image.fromarray(drawn(48, 40)[..., 0].astype(np.uint16) * 257)
+    files = {
+        "plain.jpg": encoded(colour, "JPEG"),
+        "progressive.jpg": encoded(colour, "JPEG", progressive=True),
+        "cmyk.jpg": encoded(colour.convert("CMYK"), "JPEG"),
+        "exif.jpg": encoded(colour, "JPEG", exif=exif(6)),
+        "profile.jpg": encoded(colour, "JPEG", icc_profile=rgb_profile(ADOBE_RGB, 2.2)),
+        "plain.png": encoded(colour, "PNG"),
+        "palette.png": encoded(colour.quantize(16), "PNG", transparency=3),
+        "deep.png": encoded(deep, "PNG"),
+        "clear.png": encoded(clear, "PNG"),
+        "animated.png": encoded(colour, "PNG", **animated),
+        "plain.gif": encoded(colour, "GIF"),
+        "animated.gif": encoded(colour, "GIF", **animated),
+        "plain.bmp": encoded(colour, "BMP"),
+        "palette.bmp": encoded(colour.quantize(16), "BMP"),
+        "plain.tif": encoded(colour, "TIFF"),
+        "lzw.tif": encoded(colour, "TIFF", compression="tiff_lzw"),
+        "jpeg.tif": encoded(colour, "TIFF", compression="jpeg"),
+        "deflate.tif": encoded(colour, "TIFF", compression="tiff_adobe_deflate"),
+        "fax.tif": encoded(colour.convert("1"), "TIFF", compression="group4"),
+        "pages.tif": encoded(colour, "TIFF", **animated),
+        "big.tif": encoded(colour, "TIFF", big_tiff=True),
+        "deep.tif": encoded(deep, "TIFF"),
+        "plain.ppm": encoded(colour, "PPM"),
+        "plain.pgm": encoded(deep, "PPM"),
+        "text.ppm": b"P3 2 2 9\n" + b"9 0 0 0 9 0 0 0 9 9 9 9\n",
+        "plain.webp": encoded(colour, "WEBP"),
+        "lossless.webp": encoded(clear, "WEBP", lossless=True),
+        "animated.webp": encoded(colour, "WEBP", **animated),
+    }
+    for name, form, options in (("plain.jp2", "JPEG2000", {}), ("plain.avif", "AVIF", {"speed": 10})):
+        try:
+            files[name] = encoded(colour, form, **options)
+        except (KeyError, OSError):  # this build of Pillow has no such format
+            continue
+    return files
+
+
+ADOBE_RGB = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
+"""Adobe RGB (1998) to XYZ, adapted to D50."""
+
+
+@cache
+def foreign_files() -> dict[str, tuple[bytes, str]]:
+    """Files that are no image we read: bytes, and what the reason must match."""
+    page = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>no</body></html>"
+    grain = encoded(Image.fromarray(drawn(250, 250)), "JPEG")
+    picture = encoded(Image.fromarray(drawn(250, 250)), "PNG")
+    return {
+        "empty.jpg": (b"", "^the file is empty$"),
+        "truncated.jpg": (grain[: len(grain) // 2], "truncated"),
+        "truncated.png": (picture[: len(picture) // 2], "truncated"),
+        "header only.jpg": (grain[:20], "truncated|damaged"),
+        "two bytes.jpg": (grain[:2], "too short"),
+        "zeros.jpg": (bytes(10_000), "nothing but zero bytes"),
+        "page.jpg": (page, "^an HTML page, not an image$"),
+        "page with a mark.jpg": (b"\xef\xbb\xbf \n" + page, "^an HTML page, not an image$"),
+        "error.jpg": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
+        "text.jpg": (b"this is no image\n" * 50, "^a text file, not an image$"),
+        "unicode.jpg": ("Reis, s\u00fc\u00df \u7c73\n".encode() * 50, "^a text file, not an image$"),
+        "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer"),
+        "paper.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "^a PDF document, not an image$"),
+        "drawing.svg": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not supported"),
+        "photo.heic": (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50),
+            "^HEIC is not supported; convert it to JPEG$",
+        ),
+        "film.mp4": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(50), "a video"),
+        "film.mov": (b"\0\0\0\x14ftypqt  \0\0\0\0qt  " + bytes(50), "a video"),
+        "film.mkv": (b"\x1a\x45\xdf\xa3" + bytes(50), "a video"),
+        "film.avi": (b"RIFF\x10\0\0\0AVI LIST" + bytes(50), "a video"),
+        "sound.wav": (b"RIFF\x10\0\0\0WAVEfmt " + bytes(50), "a sound file"),
+        "archive.zip": (b"PK\3\4\x14\0\0\0" + bytes(50), "a zip archive"),
+        "archive.tar.gz": (b"\x1f\x8b\x08\0" + bytes(50), "a gzip archive"),
+        "canon.cr2": (b"II*\0\x10\0\0\0CR\x02\0" + bytes(50), "RAW"),
+        "canon.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50), "RAW"),
+        "adobe.dng": (_dng(), "RAW"),
+        "layers.psd": (b"8BPS\0\1" + bytes(50), "PSD is not supported"),
+        "new.jxl": (b"\xff\x0a" + bytes(50), "JPEG XL is not supported"),
+        "noise.jpg": (np.random.default_rng(3).bytes(5000), "format that can be read"),
+        "program.jpg": (b"\x7fELF\2\1\1" + bytes(50), "a program"),
+    }
+
+
+def _dng() -> bytes:
+    """A RAW file: a TIFF whose first image is a preview."""
+    return encoded(Image.fromarray(drawn(48, 40)), "TIFF", tiffinfo={50706: b"\1\4\0\0"})
+
+
+@cache
+def bombs() -> dict[str, tuple[bytes, str]]:
+    """Small files that would fill the memory, or take minutes."""
+    gif = encoded(Image.new("P", (4, 4)), "GIF")
+    inside = gif.index(b",") + 5
+    zeros = zlib.compress(bytes(40_000_000), 9)
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zeros)
+    profile = png_chunk(b"iCCP", b"icc\0\0" + zeros)
+    scan = progressive_scan()
+    webp = encoded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)
+    vp8x = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff\x3f\0\xff\x3f\0"
+    webp = b"RIFF" + struct.pack("<I", len(webp) - 8 + len(vp8x)) + b"WEBP" + vp8x + webp[12:]
+    return {
+        "30000 x 30000.png": (png(30_000, 30_000, 8, 2, zeros, packed=True), r"too large \(30,000 x 30,000 pixels\)"),
+        "100000 x 10.png": (png(100_000, 10, 8, 0, bytes(10 * 100_001)), r"too large \(100,000 x 10 pixels\)"),
+        "10 x 100000.png": (png(10, 100_000, 8, 0, bytes(11 * 100_000)), r"too large \(10 x 100,000 pixels\)"),
+        "40 x 65535.gif": (gif[:6] + b"\x28\0\xff\xff" + gif[10:], r"too large \(40 x 65,535 pixels\)"),
+        "65500 x 65500.jpg": (_resized_jpeg(65_500, 65_500), r"too large \(65,500 x 65,500 pixels\)"),
+        "bomb.gif": (gif[:6] + b"\xff\xff\xff\xff" + gif[10:], "too large"),
+        "frame.gif": (gif[:inside] + b"\xff\xff\xff\xff" + gif[inside + 4 :], "too large"),
+        "bomb.tif": (tiff(2**16 - 1, 2**16 - 1, 16, bytes(64)), "too large"),
+        "bomb.bmp": (_resized_bmp(60_000, 60_000), "too large"),
+        "bomb.ppm": (b"P6 60000 60000 255\n" + bytes(100), "too large"),
+        "slow.ppm": (b"P6 9000 9000 254\n" + bytes(100), "slow form"),
+        "bomb.webp": (webp, "too large|damaged"),
+        "ztxt.png": (png(4, 4, 8, 0, bytes(20), text), "decompression bomb"),
+        "iccp.png": (png(4, 4, 8, 0, bytes(20), profile), "decompression bomb"),
+        "scans.jpg": (scan, "made to be slow"),
+    }
+
+
+def _resized_jpeg(width: int, height: int) -> bytes:
+    data = bytearray(encoded(Image.new("RGB", (16, 16)), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def _resized_bmp(width: int, height: int) -> bytes:
+    data = bytearray(encoded(Image.new("RGB", (16, 16)), "BMP"))
+    data[18:26] = struct.pack("<II", width, height)
+    return bytes(data)
+
+
+def progressive_scan(scans: int = 3000) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    data = encoded(Image.fromarray(drawn(250, 250)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + data[-2:]
+
+
+@cache
+def good_files() -> dict[str, tuple[bytes, tuple[str, ...]]]:
+    """Files that are told: bytes, and the notes that must come with them."""
+    colour = Image.fromarray(drawn(250, 250))
+    frames = {"animated.png": 3, "animated.gif": 3, "pages.tif": 3, "animated.webp": 3}
+    good: dict[str, tuple[bytes, tuple[str, ...]]] = {
+        name: (data, (f"first of {frames[name]} frames",) if name in frames else ())
+        for name, data in (sample_images() | ordinary()).items()
+    }
+    depth = encoded(colour, "MPO", save_all=True, append_images=[colour.resize((60, 60))])
+    broken = {"icc_profile": b"this is no profile" * 20}
+    return good | {
+        "1 x 1.png": (encoded(Image.new("RGB", (1, 1), "white"), "PNG"), ()),
+        "1 x 1.gif": (encoded(Image.new("P", (1, 1)), "GIF"), ()),
+        "16000 x 10.png": (encoded(Image.new("L", (16_000, 10), 200), "PNG"), ()),
+        "10 x 16000.png": (encoded(Image.new("L", (10, 16_000), 200), "PNG"), ()),
+        "telephone.jpg": (depth, ()),
+        "a png.jpg": (encoded(colour, "PNG"), ()),
+        "no suffix": (encoded(colour, "JPEG"), ()),
+        "broken profile.jpg": (encoded(colour, "JPEG", **broken), ("colour profile ignored (damaged)",)),
+        "press profile.jpg": (
+            encoded(colour, "JPEG", icc_profile=cmyk_profile()),
+            ("colour profile ignored (made for another kind of image)",),
+        ),
+        "float.tif": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), ("pixels read as 0 to 1",)),
+    }
+
+
+NAMES = [
+    "with space.jpg",
+    "new\nline.jpg",
+    "tab\tand\x1b[31mred.jpg",
+    "s\u00fc\u00df \u7c73 \U0001f33e.jpg",
+    os.fsdecode(b"latin-\xe9\xff.jpg"),
+    "-dash.jpg",
+    "--output.jpg",
+    "quo\"te's,;.jpg",
+    "n" * 251 + ".jpg",
+]
+"""Names that files may have on Linux."""
+
+
+def write_corpus(folder: Path) -> list[Case]:
+    """Write all of it; good and bad in turn, in the order of the list."""
+    folder.mkdir(parents=True)
+    good = [Case(_write(folder / name, data), notes=notes) for name, (data, notes) in good_files().items()]
+    grain = encoded(Image.fromarray(drawn(250, 250)), "JPEG")
+    (folder / "names").mkdir()
+    good += [Case(_write(folder / "names" / name, grain)) for name in NAMES]
+    bad = [Case(_write(folder / name, data), why) for name, (data, why) in (foreign_files() | bombs()).items()]
+    bad += _special(folder, grain)
+    mixed: list[Case] = []
+    for k in range(max(len(good), len(bad))):
+        mixed += good[k : k + 1] + bad[k : k + 1]
+    return mixed
+
+
+def _write(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def _special(folder: Path, grain: bytes) -> list[Case]:
+    """What is no ordinary file, or cannot be read."""
+    os.mkfifo(folder / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as bound:
+        here = os.open(folder, os.O_RDONLY)  # a socket's name has a limit of a hundred bytes
+        bound.bind(f"/proc/self/fd/{here}/socket.jpg")
+        os.close(here)
+    (folder / "a.jpg").symlink_to("b.jpg")
+    (folder / "b.jpg").symlink_to("a.jpg")
+    (folder / "dangling.jpg").symlink_to("nowhere.jpg")
+    with (folder / "huge.jpg").open("wb") as huge:
+        huge.write(grain)
+        huge.truncate(600 * 2**20)  # sparse: takes no room
+    cases = [
+        Case(str(folder / "pipe.jpg"), "^is a named pipe, not a file$"),
+        Case(str(folder / "socket.jpg"), "^is a socket, not a file$"),
+        Case("/dev/zero", "^is a device, not a file$"),
+        Case(str(folder / "a.jpg"), "too many levels of symbolic links"),
+        Case(str(folder / "dangling.jpg"), "^a link to a file that is not there$"),
+        Case(str(folder / "gone.jpg"), "^no such file$"),
+        Case(str(folder / "page.jpg" / "inside.jpg"), "^no such file"),
+        Case(str(folder / ("n" * 300)), "file name too long"),
+        Case(str(folder / "huge.jpg"), "too large to be one image"),
+    ]
+    if os.geteuid() != 0:  # root reads everything
+        (folder / "secret.jpg").write_bytes(grain)
+        (folder / "secret.jpg").chmod(0)
+        cases.append(Case(str(folder / "secret.jpg"), "permission denied"))
+    return cases
