@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
 from rice_lib import evaluate
+from rice_lib.decision import LOOK, Cluster, Decision, Refusal
 from rice_lib.errors import RiceError
 from rice_lib.labels import VARIETIES
 
@@ -176,6 +177,7 @@ class _Predictor:
 
     labels = tuple(reversed(VARIETIES))
     name = "fake"
+    decision: Decision | None = None
 
     def __enter__(self) -> "_Predictor":
         return self
@@ -209,6 +211,8 @@ def test_command_prints_a_table_and_writes_json(command, capsys, tmp_path) -> No
     printed = capsys.readouterr().out
     assert "accuracy            0.95238" in printed
     assert "split test" in printed
+    assert "ece  " in printed
+    assert "the model carries no rule of refusal" in printed
     found = json.loads(output.read_text())
     assert found["metrics"]["errors"]["value"] == 1
     assert found["wrong"] == [
@@ -221,6 +225,42 @@ def test_command_prints_a_table_and_writes_json(command, capsys, tmp_path) -> No
     ]
     assert np.array(found["confusion"]["counts"])[0, 3] == 1
     assert evaluate.read_predictions(predictions).predicted[0] == 3
+
+
+def test_command_compares_two_models_on_the_same_images(command, capsys, tmp_path, monkeypatch) -> None:
+    from rice_lib.deploy import predictors
+
+    class Other(_Predictor):
+        """Wrong on all of Basmati."""
+
+        def logits(self, pixels: np.ndarray) -> np.ndarray:
+            return super().logits(np.where(pixels == 1, 2, pixels))
+
+    monkeypatch.setattr(predictors, "open_predictor", lambda spec: Other() if spec == "other" else _Predictor())
+    output = tmp_path / "f.json"
+    assert command(["--model", "m", "--against", "other", "--profile", "tiny", "--output", str(output)]) == 0
+    against = json.loads(output.read_text())["against"]
+    # both are wrong on image 0; the other on Basmati's four besides
+    assert (against["errors"], against["only_a_wrong"], against["only_b_wrong"]) == (5, 0, 4)
+    assert against["p_value"] == pytest.approx(2 / 2**4)
+    assert "only the other on 4; McNemar's exact p = 0.125" in capsys.readouterr().out
+
+
+def test_command_applies_the_models_decision(command, capsys, tmp_path, monkeypatch) -> None:
+    # the rule takes the logits in the model's own order, and 4 x 4 pixels hold no grain
+    cluster = Cluster(np.zeros(len(LOOK)), np.eye(len(LOOK)))
+    limits = {"area": (0.1, 1.0), "rim": (0.0, 1.0), "objects": (1.0, 1.0), "solidity": (0.0, 1.0), "fill": (0.0, 1.0)}
+    decision = Decision(2.0, Refusal(limits, [[cluster]] * 5, 1.0))
+    monkeypatch.setattr(_Predictor, "decision", decision)
+    output = tmp_path / "f.json"
+    assert command(["--model", "m", "--profile", "tiny", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["metrics"]["refused"]["value"] == 1
+    calibrated = float(np.exp(5) / (np.exp(5) + 4))  # 10 / 2
+    assert found["wrong"][0]["confidence"] == pytest.approx(calibrated, abs=1e-6)
+    # 20 of 21 right, all told with that confidence
+    assert found["metrics"]["ece"]["value"] == pytest.approx(abs(20 / 21 - calibrated), abs=1e-6)
+    assert "refused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

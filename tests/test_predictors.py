@@ -9,7 +9,7 @@ import pytest
 from model_support import grains, tiny_checkpoint, tiny_onnx
 
 from rice_lib.deploy import predictors
-from rice_lib.deploy.predictors import MAX_BATCH, Predictor, open_predictor, probabilities
+from rice_lib.deploy.predictors import LEAST_SHARE, MAX_BATCH, OnnxPredictor, Predictor, open_predictor, probabilities
 from rice_lib.errors import RiceError
 from rice_lib.labels import VARIETIES
 
@@ -163,3 +163,13 @@ def test_labels_are_a_json_list_of_names():
     for text in (None, "", "[]", "{}", "[1]", "a,b"):
         with pytest.raises(RiceError, match="x holds no labels"):
             predictors.parse_labels(text, "x")
+
+
+@pytest.mark.parametrize("count", [15, 16, 37])
+def test_a_large_batch_is_shared_among_the_cores_and_told_the_same(count):
+    pixels = grains(count)
+    with OnnxPredictor(tiny_onnx(), threads=1) as one, OnnxPredictor(tiny_onnx(), threads=3) as three:
+        np.testing.assert_array_equal(three.logits(pixels), one.logits(pixels))
+        # from twice the least share on, not before
+        assert (three._share._session is not None) == (count >= 2 * LEAST_SHARE)
+        assert one._share._session is None

@@ -36,6 +36,17 @@ def test_all_patches_give_the_dense_model_whatever_their_order():
     torch.testing.assert_close(every(pixel_values=pixels).logits, dense(pixel_values=pixels).logits, atol=1e-5, rtol=0)
 
 
+def test_the_last_layer_of_the_class_token_alone_learns_as_the_whole_layer_does():
+    dense, every = small_model(), small_model(foreground_patches=196)
+    every.load_state_dict(dense.state_dict())
+    pixels, labels = vit.normalise(torch.from_numpy(grains())), torch.tensor([0, 1, 2])
+    for model in (dense, every):
+        model(pixel_values=pixels, labels=labels).loss.backward()
+    learnt = dict(every.named_parameters())
+    for name, weight in dense.named_parameters():
+        torch.testing.assert_close(learnt[name].grad, weight.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
 def test_the_foreground_model_does_not_look_at_what_it_leaves_out():
     model = vit.PixelClassifier(small_model(foreground_patches=40))
     images = grains(1)

@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy import stats
 
+from rice_lib.arguments import positive
 from rice_lib.data.split import PARTS, SCHEMES
 from rice_lib.errors import RiceError, run_command
 from rice_lib.files import atomic_path, write_json
 from rice_lib.labels import LABEL_TO_ID, VARIETIES
+from rice_lib.reliability import expected_calibration_error
 from rice_lib.tracking import Metric
 
 if TYPE_CHECKING:
     from rice_lib.data.loading import Examples
     from rice_lib.deploy.predictors import Predictor
 
+PROG = "python -m rice_lib.evaluate"
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 """Bootstrap resamples; the ends of a 95 % interval then rest on 50 resamples each."""
@@ -219,32 +222,70 @@ def read_predictions(path: Path) -> Predictions:
         raise RiceError(f"{path}: not a predictions file ({error})") from None
 
 
-def predict(predictor: Predictor, examples: Examples, batch_size: int) -> np.ndarray:
-    """A model's probabilities, float64 `[n, 5]`, columns in the order of `VARIETIES`; shows progress.
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of images, its decision applied; of a model without one, as it is."""
+
+    logits: np.ndarray
+    """float32 `[n, 5]`, columns in the order of `VARIETIES`."""
+    scores: np.ndarray
+    """Probabilities, float64 `[n, 5]`: calibrated where the model carries a decision."""
+    reasons: list[str | None] | None
+    """Why an image is refused, None where it is told; None as a whole where the model has no rule of refusal."""
+
+    def refused(self) -> Metric:
+        """The share of the images that are refused, with Wilson's interval."""
+        if self.reasons is None:
+            return Metric(None, n=0, how="the model carries no rule of refusal")
+        count, n = sum(reason is not None for reason in self.reasons), len(self.reasons)
+        return Metric(count / n, *wilson(count, n), n=n, how="Wilson")
+
+
+def label_columns(predictor: Predictor) -> np.ndarray:
+    """For each of `VARIETIES` its place among the model's logits.
+
+    Raises:
+        RiceError: the model's labels are not the five varieties.
+    """
+    if sorted(predictor.labels) != sorted(VARIETIES):
+        raise RiceError(f"{predictor.name}: tells {', '.join(predictor.labels)}, not {', '.join(VARIETIES)}")
+    return np.array([predictor.labels.index(name) for name in VARIETIES])
+
+
+def ask(predictor: Predictor, examples: Examples, batch_size: int) -> Answers:
+    """What a model says of images; shows progress.
 
     Raises:
         RiceError: the model's labels are not the five varieties.
     """
     from tqdm import tqdm
 
-    from rice_lib.deploy.predictors import probabilities
+    from rice_lib.decision import Decision
 
-    if sorted(predictor.labels) != sorted(VARIETIES):
-        raise RiceError(f"{predictor.name}: tells {', '.join(predictor.labels)}, not {', '.join(VARIETIES)}")
-    columns = [predictor.labels.index(name) for name in VARIETIES]
-    scores = np.empty((len(examples), len(VARIETIES)))
+    columns = label_columns(predictor)
+    decision = predictor.decision or Decision()
+    logits = np.empty((len(examples), len(VARIETIES)), np.float32)
+    reasons: list[str | None] = []
     with tqdm(total=len(examples), unit="image", desc=predictor.name, delay=1) as bar:
         for start in range(0, len(examples), batch_size):
             rows = np.arange(start, min(start + batch_size, len(examples)))
-            logits = predictor.logits(examples.batch(rows))
-            scores[rows] = probabilities(logits[:, columns])
+            pixels = examples.batch(rows)
+            found = predictor.logits(pixels)
+            logits[rows] = found[:, columns]
+            if decision.refusal is not None:
+                reasons += decision.reasons(found, np.stack([decision.measure(image) for image in pixels]))
             bar.update(len(rows))
-    return scores
+    return Answers(logits, decision.probabilities(logits), reasons if decision.refusal is not None else None)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def predict(predictor: Predictor, examples: Examples, batch_size: int) -> np.ndarray:
+    """The `scores` of `ask` alone."""
+    return ask(predictor, examples, batch_size).scores
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """The command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser(prog).parse_args(arguments)
     _check_choice("--split", options.split, PARTS)
     _check_choice("--scheme", options.scheme, SCHEMES)
 
@@ -258,8 +299,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         examples = open_examples(run.paths, options.scheme, options.split)
         if len(examples) == 0:
             raise RiceError(f"split {options.scheme}/{options.split}: holds no image")
-        scores = predict(predictor, examples, options.batch_size)
+        answers = ask(predictor, examples, options.batch_size)
+    scores = answers.scores
+    against = _against(options, examples, scores.argmax(axis=1)) if options.against else None
     metrics = classification_metrics(examples.labels, scores.argmax(axis=1), run.params.seed)
+    metrics["ece"] = expected_calibration_error(examples.labels, scores, run.params.seed)
+    metrics["refused"] = answers.refused()
     counts = confusion_counts(examples.labels, scores.argmax(axis=1))
     what = {
         "model": options.model,
@@ -268,6 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "split": options.split,
     }
     print(_table(what, metrics, counts))
+    if against:
+        print(_comparison(options.model, against))
     if options.predictions:
         write_predictions(options.predictions, examples, scores)
     if options.output:
@@ -278,35 +325,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "metrics": {name: asdict(metric) for name, metric in metrics.items()},
                 "confusion": {"labels": VARIETIES, "counts": counts.tolist()},
                 "wrong": _wrong(examples, scores),
+                **({"against": against} if against else {}),
                 "provenance": provenance(run),
             },
         )
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rice_lib.evaluate", description="Measure a model on the images of a split."
+def _against(options: argparse.Namespace, examples: Examples, predicted: np.ndarray) -> dict[str, Any]:
+    """The other model's errors on the same images, and McNemar's test."""
+    from rice_lib.deploy.predictors import open_predictor
+
+    with open_predictor(options.against) as predictor:
+        theirs = predict(predictor, examples, options.batch_size).argmax(axis=1)
+    wrong = int((theirs != examples.labels).sum())
+    return {"model": options.against, "errors": wrong, **asdict(mcnemar(examples.labels, predicted, theirs))}
+
+
+def _comparison(model: str, against: Mapping[str, Any]) -> str:
+    return (
+        f"\nagainst {against['model']}, which tells {against['errors']:,} wrongly: only {model} is wrong on "
+        f"{against['only_a_wrong']:,} images, only the other on {against['only_b_wrong']:,}; "
+        f"McNemar's exact p = {against['p_value']:.3g}"
     )
-    parser.add_argument(
+
+
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command's arguments."""
+    command = argparse.ArgumentParser(prog=prog, description="Measure a model on the images of a split.")
+    command.add_argument(
         "--model",
         required=True,
         help="checkpoint directory, .onnx, TensorRT plan, or triton://host:port/name",
     )
-    parser.add_argument("--split", default="test", help=f"{', '.join(PARTS)} (default: test)")
-    parser.add_argument("--scheme", default="random", help=f"{', '.join(SCHEMES)} (default: random)")
-    parser.add_argument("--profile", default="smoke", help="whose images (default: smoke)")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="images a call (default: 32)")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures here too")
-    parser.add_argument("--predictions", type=Path, metavar="FILE.csv", help="write each image's answer here")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
+    command.add_argument("--split", default="test", help=f"{', '.join(PARTS)} (default: test)")
+    command.add_argument("--scheme", default="random", help=f"{', '.join(SCHEMES)} (default: random)")
+    command.add_argument("--profile", default="smoke", help="whose images (default: smoke)")
+    command.add_argument("--batch-size", type=positive, default=32, help="images a call (default: 32)")
+    command.add_argument("--against", metavar="M", help="another model on the same images, by McNemar's test")
+    command.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures here too")
+    command.add_argument("--predictions", type=Path, metavar="FILE.csv", help="write each image's answer here")
+    return command
 
 
 def _check_choice(option: str, value: str, known: Sequence[str]) -> None:

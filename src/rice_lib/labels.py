@@ -8,3 +8,7 @@ VARIETIES: tuple[str, ...] = ("Arborio", "Basmati", "Ipsala", "Jasmine", "Karaca
 """Class names; the index is the class number (alphabetical, as in the reference project's `labels2id`)."""
 
 LABEL_TO_ID: dict[str, int] = {name: number for number, name in enumerate(VARIETIES)}
+
+COLOURS: tuple[str, ...] = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7")
+"""A colour for each, in figures and on trays: Okabe and Ito's colour-blind safe set (jfly.uni-koeln.de/color), without
+pale ones."""

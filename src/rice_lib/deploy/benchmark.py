@@ -27,6 +27,7 @@ from rice_lib.deploy.onnx import FILE_NAMES, Precision
 from rice_lib.deploy.tensorrt import BatchProfile, build_engine, import_tensorrt
 from rice_lib.errors import RiceError
 from rice_lib.files import read_json, write_json
+from rice_lib.machine import cores
 from rice_lib.params import BenchmarkParams
 from rice_lib.tracking import Metric
 
@@ -160,11 +161,6 @@ def tensorrt_obstacle() -> str | None:
     return None if find_gpu() else "no GPU here"
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkParams) -> Benchmark:
     """Measure engines on the same images, one after another.
 
@@ -176,7 +172,7 @@ def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkPa
     Raises:
         RiceError: the first engine could not be measured.
     """
-    threads = usable_cores()
+    threads = cores()
     with tempfile.TemporaryDirectory(prefix="rice-benchmark-") as folder:
         images = Path(folder) / "pixels.npy"
         np.save(images, pixels)

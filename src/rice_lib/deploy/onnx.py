@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from rice_lib import __version__
+from rice_lib.decision import KEY, Decision
 from rice_lib.deploy.predictors import OnnxPredictor
 from rice_lib.errors import RiceError
 from rice_lib.files import atomic_path
@@ -57,6 +58,7 @@ def export(
     labels: Sequence[str],
     metadata: Mapping[str, Any] | None = None,
     opset: int = 20,
+    decision: Decision | None = None,
 ) -> Path:
     """Write a model as ONNX (atomically).
 
@@ -70,6 +72,7 @@ def export(
         labels: class names in the order of the logits.
         metadata: provenance, kept as JSON under the key `provenance`.
         opset: ONNX operator set. From 20 on, GELU is one operator, which ONNX Runtime fuses.
+        decision: how the logits are read, kept as JSON under the key `decision`; None where none was measured.
 
     Raises:
         RiceError: the labels do not fit, or the exporter fixed the batch size.
@@ -102,6 +105,7 @@ def export(
             "labels": json.dumps(list(labels)),
             "precision": precision,
             "provenance": json.dumps({**about, **(metadata or {})}, sort_keys=True),
+            **({} if decision is None else {KEY: decision.to_json()}),
         },
     )
     onnx.checker.check_model(proto)

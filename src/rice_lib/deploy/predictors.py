@@ -11,18 +11,25 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 
+from rice_lib import decision as decisions
+from rice_lib.decision import Decision
 from rice_lib.errors import RiceError
+from rice_lib.machine import cores
 from rice_lib.preprocess import IMAGE_SIZE
 
 MAX_BATCH = 256
 """Images given to a model in one call where neither the model nor the caller says less: bounds memory, and is
 beyond the batch where throughput stops growing on every engine measured."""
+
+LEAST_SHARE = 8
+"""Images of a batch that make a core's own share worth while: below, one core alone is less than fully used."""
 
 TRITON_PROTOCOLS: dict[str, Literal["http", "grpc"]] = {"triton": "http", "triton+grpc": "grpc"}
 """URL scheme to the protocol that it means."""
@@ -42,6 +49,8 @@ class Predictor(ABC):
     """Class names in the order of the logits, from the model's own metadata."""
     max_batch: int
     """Most images of one call to the engine."""
+    decision: Decision | None = None
+    """How the logits are read, from the model's own metadata; None where it carries nothing of the kind."""
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits of images under the image contract (`rice_lib.preprocess`).
@@ -121,27 +130,27 @@ def open_predictor(spec: str | Path, threads: int | None = None, max_batch: int 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis: float64, rows sum to 1."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+    return Decision().probabilities(logits)
 
 
 class OnnxPredictor(Predictor):
-    """ONNX Runtime: CUDA where the session really got it, else the CPU."""
+    """ONNX Runtime: CUDA where the session really got it, else the CPU.
+
+    On a CPU a large batch is cut into one share a core, each computed by a thread of its own: no core waits for
+    another within the graph, and the cores are free for decoding in between (ONNX Runtime's own threads spin). A
+    small batch is computed by all cores together, which answers sooner.
+    """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load the model; raises `RiceError` where the file is damaged or not one of this project's
         exports."""
         ort = import_onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: its warnings about constant folding mean nothing to a user
-        if threads is not None:
-            options.intra_op_num_threads = threads
         wanted = ["CPUExecutionProvider"]
         if "CUDAExecutionProvider" in ort.get_available_providers():
             ort.preload_dlls()  # finds the CUDA libraries that pip installed beside onnxruntime-gpu or torch
             wanted.insert(0, "CUDAExecutionProvider")
         try:
-            self._session = ort.InferenceSession(path, options, providers=wanted)
+            self._session = ort.InferenceSession(path, _session_options(ort, threads), providers=wanted)
         except Exception as error:  # onnxruntime raises a class of its own for each of its status codes
             raise RiceError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)})") from None
         # a listed provider may have failed to start: the session's own list is the one that is true
@@ -154,12 +163,51 @@ class OnnxPredictor(Predictor):
         width = self._session.get_outputs()[0].shape[-1]
         if width != len(self.labels):
             raise RiceError(f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again")
+        self.decision = parse_decision(metadata.get(decisions.KEY), f"{path}: the ONNX metadata", self.labels)
+
+        on_cpu = self._session.get_providers()[0] == "CPUExecutionProvider"
+        self._cores = (threads or cores()) if on_cpu else 1
+        self._share = _Share(path)
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
+        shares = min(self._cores, len(pixels) // LEAST_SHARE)
         try:
-            return self._session.run(None, {self._input: pixels})[0]
+            if shares < 2:
+                return self._session.run(None, {self._input: pixels})[0]
+            return self._share.run(self._input, np.array_split(pixels, shares))
         except Exception as error:
             raise RiceError(f"ONNX Runtime failed on a batch of {len(pixels)} ({_first_line(error)})", 1) from error
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._share.close()
+
+
+class _Share:
+    """A second session of the same model for shares of large batches, made when the first of these comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session: Any = None
+        self._pool: Any = None
+
+    def run(self, name: str, shares: list[np.ndarray]) -> np.ndarray:
+        """Logits of all shares, in order; each is computed on one core."""
+        if self._session is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            ort = import_onnxruntime()
+            self._session = ort.InferenceSession(
+                self._path, _session_options(ort, threads=1), providers=["CPUExecutionProvider"]
+            )
+            self._pool = ThreadPoolExecutor(thread_name_prefix="onnxruntime")
+        told = self._pool.map(lambda share: self._session.run(None, {name: share})[0], shares)
+        return np.concatenate(list(told))
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 class CheckpointPredictor(Predictor):
@@ -182,12 +230,21 @@ class CheckpointPredictor(Predictor):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_pixel_classifier(directory).to(self._device)
         self.labels = tuple(self.model.labels)
+        self.decision = read_decision(directory, self.labels)
         self.name = f"torch/{self._device.type.upper()}"
         self.max_batch = MAX_BATCH
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
         with self._torch.inference_mode():
             return self.model(self._torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+
+
+def _session_options(ort: Any, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: its warnings about constant folding mean nothing to a user
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def import_onnxruntime() -> Any:
@@ -208,6 +265,24 @@ def parse_labels(text: str | None, where: str) -> tuple[str, ...]:
     if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
         raise RiceError(f"{where} holds no labels: not a model of this project (python -m rice_lib.export makes one)")
     return tuple(labels)
+
+
+def parse_decision(text: str | None, where: str, labels: Sequence[str]) -> Decision | None:
+    """The decision that a model's metadata holds; None where it holds none (a model of before there were any).
+
+    Raises:
+        RiceError: naming `where`: it is damaged, or belongs to a model of another number of labels.
+    """
+    return Decision.from_json(text, where, len(labels)) if text else None
+
+
+def read_decision(checkpoint: Path, labels: Sequence[str]) -> Decision | None:
+    """The decision beside a checkpoint's weights, as `parse_decision`."""
+    file = checkpoint / decisions.FILE
+    try:
+        return parse_decision(file.read_text(encoding="utf-8"), str(file), labels) if file.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RiceError(f"{file}: cannot be read ({_first_line(error)})") from None
 
 
 def _open_triton(url: str) -> Predictor:

@@ -59,6 +59,8 @@ class EngineManifest:
     """Of the ONNX file: `float32` or `float16`."""
     profile: BatchProfile
     labels: tuple[str, ...]
+    decision: str | None = None
+    """How the logits are read (`Decision.to_json`), as the ONNX file carries it; None where it carries none."""
 
     @classmethod
     def read(cls, plan: Path) -> EngineManifest:
@@ -133,6 +135,7 @@ def build_engine(
         raise RiceError("TensorRT builds for the GPU at hand, and there is none here (or no cuda-bindings to find it)")
     with OnnxPredictor(onnx_path) as model:  # proves that the file is one of ours before minutes go into it
         labels, precision = model.labels, model.precision
+        decision = None if model.decision is None else model.decision.to_json()
     serialized = _build(trt, onnx_path, profile, workspace_mb, timing_cache)
     with atomic_path(plan) as temporary:
         temporary.write_bytes(serialized)
@@ -146,6 +149,7 @@ def build_engine(
         precision=precision,
         profile=profile,
         labels=labels,
+        decision=decision,
     )
     manifest.write(plan)
     return manifest

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from rice_lib.deploy.cuda import Cuda
-from rice_lib.deploy.predictors import Predictor
-from rice_lib.deploy.tensorrt import EngineManifest, check_manifest, import_tensorrt, make_logger
+from rice_lib.deploy.predictors import Predictor, parse_decision
+from rice_lib.deploy.tensorrt import EngineManifest, check_manifest, import_tensorrt, make_logger, manifest_file
 from rice_lib.errors import RiceError
 from rice_lib.preprocess import IMAGE_SIZE
 
@@ -39,6 +39,7 @@ class TensorRTPredictor(Predictor):
         modes = {self._engine.get_tensor_mode(name): name for name in names}
         self._input, self._output = modes[trt.TensorIOMode.INPUT], modes[trt.TensorIOMode.OUTPUT]
         self.labels, self.max_batch = manifest.labels, manifest.profile.max
+        self.decision = parse_decision(manifest.decision, str(manifest_file(plan)), manifest.labels)
         self._min_batch = manifest.profile.min
         self.name = f"{manifest.flavour}/GPU"
         self._stream = self._cuda.stream()

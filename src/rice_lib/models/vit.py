@@ -3,7 +3,7 @@
 Four fifths of every rice photograph is black ground. With `foreground_patches` K in its configuration the model embeds
 and attends to the K brightest patches only; each keeps its own position embedding, so the weights file is that of the
 dense model and either form loads the other's. The choice is made inside the graph (TopK and Gather), so it travels
-with an export.
+with an export. Nor does that form compute what nobody reads: its last layer works out the class token alone.
 
 `PixelClassifier` puts the normalisation in front: bytes in, logits out. It is what is evaluated, exported and served.
 """
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
-from transformers.models.vit.modeling_vit import ViTEmbeddings
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, ViTLayer, eager_attention_forward
 from transformers.utils import logging
 
 from rice_lib.errors import RiceError
@@ -80,6 +81,41 @@ def brightest(patches: torch.Tensor, keep: int) -> torch.Tensor:
     return torch.topk(level * 256 - number, keep, dim=1).indices
 
 
+class ClassTokenAttention(ViTAttention):
+    """Self-attention of the class token alone: one row of queries, every token's keys and values."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float `[N, tokens, hidden_size]` to `[N, 1, hidden_size]`, and the attention `[N, heads, 1, tokens]`."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        query = self._heads(self.q_proj(hidden_states[:, :1]))
+        key, value = self._heads(self.k_proj(hidden_states)), self._heads(self.v_proj(hidden_states))
+        dropout = self.attention_dropout if self.training else 0.0
+        # an image's patches are never masked: what is handed in is a mask of zeros, with a row for every token
+        mixed, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(mixed.reshape(*query.shape[:1], 1, -1)), weights
+
+    def _heads(self, values: torch.Tensor) -> torch.Tensor:
+        return values.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class ClassTokenLayer(ViTLayer):
+    """A last encoder layer for a classifier, which reads the class token only; the weights of an ordinary layer."""
+
+    def __init__(self, config: RiceViTConfig) -> None:
+        super().__init__(config)
+        self.attention = ClassTokenAttention(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Float `[N, tokens, hidden_size]` to `[N, 1, hidden_size]`: the first row of what `ViTLayer` gives."""
+        mixed, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        token = hidden_states[:, :1] + self.dropout(mixed)
+        return token + self.dropout(self.mlp(self.layernorm_after(token)))
+
+
 class RiceViTForImageClassification(ViTForImageClassification):
     """`ViTForImageClassification` that honours `foreground_patches`."""
 
@@ -89,6 +125,7 @@ class RiceViTForImageClassification(ViTForImageClassification):
         super().__init__(config)
         if config.foreground_patches is not None:
             self.vit.embeddings = ForegroundEmbeddings(config)
+            self.vit.layers[-1] = ClassTokenLayer(config)
             self.post_init()
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from rice_lib.deploy.predictors import Predictor, parse_labels
+from rice_lib.decision import KEY
+from rice_lib.deploy.predictors import Predictor, parse_decision, parse_labels
 from rice_lib.errors import RiceError
 from rice_lib.preprocess import IMAGE_SIZE
 
@@ -50,8 +51,9 @@ class TritonPredictor(Predictor):
             config = self.config()
             self._input, self._output = _check_config(config, f"{model} on {url}")
             self.max_batch = int(config["max_batch_size"])
-            labels = config.get("parameters", {}).get("labels", {}).get("string_value")
-            self.labels = parse_labels(labels, f"the configuration of {model} on {url}")
+            parameters, where = config.get("parameters", {}), f"the configuration of {model} on {url}"
+            self.labels = parse_labels(parameters.get("labels", {}).get("string_value"), where)
+            self.decision = parse_decision(parameters.get(KEY, {}).get("string_value"), where, self.labels)
         except BaseException:
             self.close()
             raise

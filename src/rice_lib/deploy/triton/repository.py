@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from rice_lib.decision import KEY, Decision
 from rice_lib.deploy.predictors import open_predictor
 from rice_lib.errors import RiceError
 from rice_lib.preprocess import IMAGE_SIZE
@@ -36,7 +37,13 @@ LABELS_FILE = "labels.txt"
 VERSION = 1
 
 
-def model_config(name: str, labels: Sequence[str], max_batch_size: int, engine: Engine = "onnxruntime") -> str:
+def model_config(
+    name: str,
+    labels: Sequence[str],
+    max_batch_size: int,
+    engine: Engine = "onnxruntime",
+    decision: Decision | None = None,
+) -> str:
     """The text of a `config.pbtxt`.
 
     Args:
@@ -44,10 +51,11 @@ def model_config(name: str, labels: Sequence[str], max_batch_size: int, engine: 
         labels: class names in the order of the logits.
         max_batch_size: most images of one request, and of one batch that the server puts together.
         engine: `onnxruntime` serves `model.onnx`, `tensorrt` serves `model.plan`.
+        decision: how the logits are read; None where the model carries none.
 
     Returns:
         A `ModelConfig` in protobuf's text format: input `images` uint8 `[224, 224, 3]`, output `logits`
-        float32 `[len(labels)]`, dynamic batching, and the parameter `labels`, a JSON list.
+        float32 `[len(labels)]`, dynamic batching, and the parameters `labels`, a JSON list, and `decision`.
 
     Raises:
         RiceError: tritonclient is not installed.
@@ -72,6 +80,8 @@ def model_config(name: str, labels: Sequence[str], max_batch_size: int, engine: 
     # held up.
     config.dynamic_batching.SetInParent()
     config.parameters["labels"].string_value = json.dumps(list(labels))
+    if decision is not None:
+        config.parameters[KEY].string_value = decision.to_json()
     return text_format.MessageToString(config, use_short_repeated_primitives=True)
 
 
@@ -81,7 +91,7 @@ def write_repository(model: Path, repository: Path, name: str, max_batch_size: i
     A plan that was built from the earlier model goes with it.
 
     Args:
-        model: an ONNX file of this project; its labels are taken from its metadata.
+        model: an ONNX file of this project; its labels and its decision are taken from its metadata.
         repository: the repository's folder; made where it is missing, other models in it are left alone.
         name: the model's name on the server.
         max_batch_size: most images of one request.
@@ -97,7 +107,7 @@ def write_repository(model: Path, repository: Path, name: str, max_batch_size: i
     if model.suffix != ".onnx":
         raise RiceError(f"{model}: the server takes an .onnx file (a plan is built from it by serving/build_plan.sh)")
     with open_predictor(model, threads=1) as predictor:
-        labels = predictor.labels
+        labels, decision = predictor.labels, predictor.decision
     target = repository / name
     # beside the repository, not in it: a server that starts just now must not see half a model
     staged = repository.with_name(f".{repository.name}.{os.getpid()}.tmp")
@@ -108,7 +118,7 @@ def write_repository(model: Path, repository: Path, name: str, max_batch_size: i
         shutil.copyfile(model, staged / str(VERSION) / "model.onnx")
         (staged / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         for engine, file in CONFIG_FILES.items():
-            text = model_config(name, labels, max_batch_size, engine)
+            text = model_config(name, labels, max_batch_size, engine, decision)
             (staged / file).write_text(text, encoding="utf-8")
         repository.mkdir(parents=True, exist_ok=True)
         if target.exists():
