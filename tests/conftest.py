@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rice_lib.paths import NOTEBOOKS, Paths
 from rice_lib.tracking import Metric, read_metrics
@@ -18,6 +19,10 @@ ROOT = Path(__file__).parents[1]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# the same examples in every run: a test fails for everyone or for no one; HYPOTHESIS_PROFILE=default looks further
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

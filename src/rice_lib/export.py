@@ -16,19 +16,21 @@ from rice_lib.deploy.tensorrt import FLAVOURS, WORKSPACE_MB, BatchProfile, build
 from rice_lib.errors import RiceError, run_command
 from rice_lib.inputs import decode_all, expand
 
+PROG = "python -m rice_lib.export"
 PARITY_TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
 """Largest difference of a logit from torch that is let pass: the defaults of the parameters' `export`
 section."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """The command; returns its exit status."""
-    arguments = _parse(argv)
+    arguments = parser(prog).parse_args(argv)
     return int(arguments.act(arguments))
 
 
 def _onnx(arguments: argparse.Namespace) -> int:
     from rice_lib.deploy.onnx import check_parity, export
+    from rice_lib.deploy.predictors import read_decision
     from rice_lib.models.vit import load_pixel_classifier, read_provenance
 
     classifier = load_pixel_classifier(arguments.checkpoint)
@@ -40,6 +42,7 @@ def _onnx(arguments: argparse.Namespace) -> int:
         labels=classifier.labels,
         metadata=read_provenance(arguments.checkpoint),
         opset=arguments.opset,
+        decision=read_decision(arguments.checkpoint, classifier.labels),
     )
     print(f"{arguments.output}: {arguments.precision}, {arguments.output.stat().st_size / 1e6:.1f} MB")
     if pixels is None:
@@ -82,9 +85,10 @@ def _pixels(images: list[Path] | None) -> np.ndarray | None:
     return np.stack(pixels)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m rice_lib.export", description="Make a model ready to be served.")
-    commands = parser.add_subparsers(required=True, metavar="onnx|tensorrt")
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command's arguments."""
+    whole = argparse.ArgumentParser(prog=prog, description="Make a model ready to be served.")
+    commands = whole.add_subparsers(required=True, metavar="onnx|tensorrt")
 
     onnx = commands.add_parser("onnx", help="a checkpoint directory to one .onnx file")
     onnx.add_argument("checkpoint", type=Path, help="directory with config.json and model.safetensors")
@@ -102,7 +106,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     tensorrt.add_argument("--workspace-mb", type=int, default=WORKSPACE_MB, help="default: %(default)s")
     tensorrt.add_argument("--timing-cache", type=Path, metavar="FILE", help="makes the next build faster")
     tensorrt.set_defaults(act=_tensorrt)
-    return parser.parse_args(argv)
+    return whole
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from rice_lib.deploy.triton.repository import write_repository
 from rice_lib.errors import RiceError, run_command
 from rice_lib.run import Run
 
+PROG = "python -m rice_lib.serve"
 DEFAULT_PORT = 8000
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run one of the commands; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser(prog).parse_args(arguments)
     run = Run.open(options.profile)
     return {"up": _up, "down": _down, "status": _status}[options.command](run, options)
 
@@ -85,9 +86,10 @@ def _describe(server: life.RunningServer) -> None:
         print(f"  {name:8}{value}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rice_lib.serve", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="up|down|status")
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command's arguments."""
+    whole = argparse.ArgumentParser(prog=prog, description=__doc__.partition(": `")[0] + ".")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="up|down|status")
     for name, text in (
         ("up", "write the repository, start the server, wait until it is ready"),
         ("down", "stop it and clear what it made; fine where none runs"),
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
                 help="HTTP; gRPC and metrics are the next two (default: 8000)",
             )
             command.add_argument("--timeout", type=float, metavar="S", help="seconds to wait until ready")
-    return parser
+    return whole
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rice_lib.params import Params, load_params, parse_overrides
 from rice_lib.paths import NOTEBOOKS, Paths
 from rice_lib.run import Run
 
+PROG = "python -m rice_lib.stage"
 _ENVIRONMENT = {
     # a kernelspec `python3` in the user's home may be another interpreter; this environment's own comes first
     "JUPYTER_PREFER_ENV_PATH": "1",
@@ -126,21 +127,26 @@ def _restore_pixels(run: Run) -> None:
     restore(run)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m rice_lib.stage", description="Run one notebook under a profile.")
-    parser.add_argument("notebook", help=f"one of {', '.join(NOTEBOOKS)}")
-    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
-    parser.add_argument(
+    options = parser(prog).parse_args(arguments)
+    run_stage(options.notebook, options.profile, parse_overrides(options.set))
+    return 0
+
+
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command's arguments."""
+    command = argparse.ArgumentParser(prog=prog, description="Run one notebook under a profile.")
+    command.add_argument("notebook", help=f"one of {', '.join(NOTEBOOKS)}")
+    command.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
+    command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="override a parameter; may be repeated",
     )
-    options = parser.parse_args(arguments)
-    run_stage(options.notebook, options.profile, parse_overrides(options.set))
-    return 0
+    return command
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rice_lib.files import read_json, sha256_file, write_json
+from rice_lib.machine import cores
 from rice_lib.paths import Paths
 from rice_lib.run import Run
 
@@ -127,8 +128,13 @@ def provenance(run: Run) -> dict[str, Any]:
         "data": sha256_file(manifest)[:16] if manifest.is_file() else None,
         "source": run.params.data.source,
         "hardware": hardware(),
-        "versions": {name: v for name in ("python", *VERSIONED_PACKAGES) if (v := _version(name))},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Python and those of `VERSIONED_PACKAGES` that are installed, with their versions."""
+    return {name: v for name in ("python", *VERSIONED_PACKAGES) if (v := _version(name))}
 
 
 def commit(root: Path) -> str:
@@ -142,8 +148,7 @@ def commit(root: Path) -> str:
 
 def hardware() -> str:
     """The machine in a line: the GPU where torch sees one, and the CPU with its usable cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cpu = f"{_cpu_model()}, {cores} cores"
+    cpu = f"{_cpu_model()}, {cores()} cores"
     try:
         import torch
     except ImportError:
