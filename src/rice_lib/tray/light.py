@@ -1,0 +1,54 @@
+"""The light on a tray, read off the grains themselves, and taken back to that of the training images.
+
+A photograph of white paper is exposed for the paper, and grains on it come out dull; a lamp at one side makes half of
+a tray darker than the other. The varieties differ in brightness too (means of 205 to 237 grey levels), so the light is
+corrected only as far as the grains lie outside what the training images show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from rice_lib.tray.find import Grain, mask_of
+
+BRIGHTNESS = (203.0, 236.0)
+"""Grey levels of the dullest and the brightest variety: means over the training grains of Karacadag and Ipsala."""
+
+PLANE_FROM = 20
+"""Fewer grains than this say what the light is, but not how it falls off: chance mixes bright and dull varieties."""
+
+
+def gains(image: np.ndarray, grains: Sequence[Grain]) -> np.ndarray:
+    """What each grain's pixels are to be multiplied by: float64 `[len(grains)]`.
+
+    Args:
+        image: the tray, uint8 RGB `[H, W, 3]`.
+        grains: those found on it; at least one.
+    """
+    levels = np.log([_brightness(image, grain) for grain in grains])
+    places = np.array([grain.centre for grain in grains]) / max(image.shape[:2])
+    light = np.full(len(grains), np.median(levels))
+    if len(grains) >= PLANE_FROM:
+        terms = np.column_stack([np.ones(len(grains)), places - places.mean(axis=0)])
+        light = terms @ _robust(terms, levels)
+    return np.exp(np.clip(light, *np.log(BRIGHTNESS)) - light)
+
+
+def _brightness(image: np.ndarray, grain: Grain) -> float:
+    """Mean of all channels over the grain, grey levels."""
+    mask, (x, y) = mask_of(grain.outline)
+    mean = cv2.mean(image[y : y + mask.shape[0], x : x + mask.shape[1]], mask)
+    return max(1.0, sum(mean[:3]) / 3)
+
+
+def _robust(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Least absolute deviations by iterated least squares: a stone or a coin does not tilt the plane."""
+    weight = np.ones(len(values))
+    for _ in range(10):
+        root = np.sqrt(weight)
+        coefficients = np.linalg.lstsq(terms * root[:, None], values * root, rcond=None)[0]
+        weight = 1 / np.maximum(np.abs(values - terms @ coefficients), 0.02)
+    return coefficients

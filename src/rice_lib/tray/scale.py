@@ -1,0 +1,136 @@
+"""How large a tray's grains are for the model: pixels of a training file to one pixel of the tray.
+
+Why the scale must be known: the varieties differ in size more than in anything else. Karacadag at 1.3 times its size
+looks like Arborio, Arborio at 1.4 times like Ipsala, Jasmine at 1.3 times like Basmati, so a photograph from another
+distance is told wrongly, and confidently. Without a word about it a tray is taken to have the training images' scale,
+and a warning says when its grains fit no variety at it.
+
+Why millimetres give two scales: the training set was photographed at two. Its paper names neither. But the two
+sessions of Jasmine, one variety, differ by the same factor in length (1.36) and in width (1.34), and no one scale fits
+the published sizes of the five varieties: at Arborio's, Ipsala would be 4.3 mm wide and Basmati 9.6 mm long. A grain of
+known size is therefore shown to the model at both scales, and a variety is told at a scale of its own alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rice_lib.preprocess import BadImageError
+from rice_lib.tray.find import Grain
+
+NEAR_MM = 0.0365
+"""Millimetres a pixel of the training files of Basmati, Ipsala and the second session of Jasmine.
+
+Not published: from the axes measured on training files of that session of Jasmine (198 x 62.5 px) and the 7.5 x 2.2 mm
+of the jasmine class in "Production of Quality Rice in South Eastern Australia" (RIRDC, chapter 13; the Rice CRC's
+"Size and Weight" page): 0.0379 by length, 0.0352 by width. Uncertain by about 10 %."""
+
+FAR_MM = 0.048
+"""Millimetres a pixel of the training files of Arborio, Karacadag and the first session of Jasmine.
+
+The same source: Arborio, 6.3 x 3.3 mm and 137 x 70.2 px, gives 0.0459 and 0.0470; Jasmine, 145 x 46.6 px, gives 0.0516
+and 0.0472; the geometric mean of the four is 0.0479. Uncertain by about 10 %: other samples, and those measured were
+brown, not milled."""
+
+NEAR = ("Basmati", "Ipsala", "Jasmine")
+FAR = ("Arborio", "Jasmine", "Karacadag")
+
+AXES = {
+    "Arborio": ((137.2, 70.2),),
+    "Basmati": ((203.5, 47.4),),
+    "Ipsala": ((196.6, 91.9),),
+    "Jasmine": ((145.3, 46.6), (198.2, 62.5)),
+    "Karacadag": ((114.2, 71.9),),
+}
+"""Major and minor axis in pixels of a training file, one pair a session: medians of 300 training grains a variety
+(means of the two sessions of Jasmine)."""
+
+FITS = 0.12
+"""A grain within so much of a variety's axes (root mean square of the two logarithms) fits it: two standard deviations
+of the training grains' axes, which spread by 5 to 8 %."""
+
+ROUND = 0.9
+"""Width over length, and area over that of the ellipse, of a round object at least."""
+
+LARGER = 1.5
+"""A reference object has this many times the area of the typical grain at least."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One scale at which grains are shown to the model."""
+
+    factor: float
+    """Pixels of a training file to one of the tray."""
+    varieties: tuple[str, ...] | None
+    """Those photographed at this scale, which alone are told at it; None: all."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scale of one tray."""
+
+    views: tuple[View, ...]
+    mm_per_pixel: float | None = None
+    """Of the tray, where it is known."""
+
+
+TRAINING = Scale((View(1.0, None),))
+"""One pixel of the tray is one of a training file."""
+
+
+def known(mm_per_pixel: float) -> Scale:
+    """The scale of a tray whose pixels have a known size in millimetres."""
+    return Scale((View(mm_per_pixel / FAR_MM, FAR), View(mm_per_pixel / NEAR_MM, NEAR)), mm_per_pixel)
+
+
+def find_reference(grains: Sequence[Grain]) -> Grain:
+    """The largest round object among the things on a tray.
+
+    Raises:
+        BadImageError: there is none.
+    """
+    typical = float(np.median([grain.area for grain in grains]))
+    candidates = [grain for grain in grains if _is_round(grain) and grain.area >= LARGER * typical]
+    if not candidates:
+        raise BadImageError(
+            "no round reference object: lay a coin or a disc, larger than the grains and touching none, into the "
+            "picture, or give --mm-per-pixel"
+        )
+    return max(candidates, key=lambda grain: grain.area)
+
+
+def by_reference(reference: Grain, diameter_mm: float) -> Scale:
+    """The scale of a tray on which a round object of known diameter lies."""
+    return known(diameter_mm / float(np.sqrt(4 * reference.area / np.pi)))
+
+
+def misfit(grains: Sequence[Grain], scale: Scale) -> float | None:
+    """How many times too large the grains are for the scale; None where at least half fit a variety."""
+    sizes = np.log([(grain.length, grain.width) for grain in grains])
+    axes = np.log([axes / view.factor for view in scale.views for axes in _axes(view)])
+
+    def distances(times: float) -> np.ndarray:
+        apart = sizes[:, None, :] - axes - np.log(times)
+        return np.sqrt((apart**2).mean(axis=2)).min(axis=1)
+
+    if np.median(distances(1.0)) <= FITS:
+        return None
+    tried = np.geomspace(0.1, 10, 231)
+    return float(tried[np.argmin([np.minimum(distances(times), 0.5).mean() for times in tried])])
+
+
+def _axes(view: View) -> list[np.ndarray]:
+    """Axes of the varieties that are told at a view; its factor picks the session where a variety has two."""
+    if view.varieties is None:
+        return [np.array(pair) for pairs in AXES.values() for pair in pairs]
+    last = view.varieties == NEAR
+    return [np.array(AXES[name][-1 if last else 0]) for name in view.varieties]
+
+
+def _is_round(grain: Grain) -> bool:
+    ellipse = np.pi / 4 * grain.length * grain.width
+    return grain.width / grain.length >= ROUND and 2 - ROUND >= grain.area / ellipse >= ROUND
