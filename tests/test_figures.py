@@ -13,6 +13,7 @@ from PIL import Image
 from rice_lib import figures
 from rice_lib.errors import RiceError
 from rice_lib.labels import VARIETIES
+from rice_lib.reliability import reliability
 from rice_lib.tracking import Metric
 
 
@@ -88,6 +89,18 @@ def test_intervals_says_what_was_not_measured() -> None:
     assert "0.9900" in _texts(fig)
 
 
+def test_reliability_has_a_column_a_reading_with_its_bins() -> None:
+    # two of four images told with 0.9 are right; 0.9 lies in the 14th of 15 bins
+    scores = np.tile([0.9, 0.1], (4, 1))
+    found = reliability(np.array([0, 0, 1, 1]), scores)
+    fig = figures.reliability({"before": found, "after": found})
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["before\nECE 0.4000", "after\nECE 0.4000"]
+    (bar,) = fig.axes[0].patches
+    assert (bar.get_x(), bar.get_height()) == (pytest.approx(13 / 15), 0.5)
+    (count,) = fig.axes[2].patches
+    assert count.get_height() == 4
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -96,7 +109,7 @@ def test_intervals_says_what_was_not_measured() -> None:
         lambda: figures.learning_curves(
             [{"epoch": 0.5, "loss": 1.0}, {"epoch": 1, "eval_loss": 0.5, "eval_accuracy": 0.9}]
         ),
-        lambda: figures.reliability(np.array([0, 1, 2]), np.eye(5)[[0, 1, 1]]),
+        lambda: figures.reliability({"before": reliability(np.array([0, 1, 2]), np.eye(5)[[0, 1, 1]])}),
         lambda: figures.weights(np.arange(10.0).reshape(5, 2), ["area", "aspect"]),
         lambda: figures.distributions(
             pd.DataFrame({"label": np.repeat(VARIETIES, 9), "area": np.arange(45.0)}), ["area"]
