@@ -72,7 +72,7 @@ lock:  ## pin anew what requirements.lock and requirements-serve.lock pin
 	$(PYTHON) -m venv "$$uv" && "$$uv/bin/pip" install --quiet uv && \
 	compile() { UV_CUSTOM_COMPILE_COMMAND="make lock" "$$uv/bin/uv" pip compile --quiet --universal \
 		--python-version 3.11 --upgrade "$$@"; } && \
-	compile --extra cpu --extra serve --extra train --extra dev pyproject.toml --output-file requirements.lock && \
+	compile --extra cpu --extra bulk --extra grains --extra explain --extra serve --extra train --extra dev pyproject.toml --output-file requirements.lock && \
 	compile requirements-serve.in --override requirements-serve-override.txt --output-file requirements-serve.lock
 
 clean:  ## remove the environments and caches; data, models and reports stay
