@@ -73,7 +73,9 @@ lock:  ## pin anew what requirements.lock and requirements-serve.lock pin
 	compile() { UV_CUSTOM_COMPILE_COMMAND="make lock" "$$uv/bin/uv" pip compile --quiet --universal \
 		--python-version 3.11 --upgrade "$$@"; } && \
 	compile --extra cpu --extra bulk --extra grains --extra explain --extra serve --extra train --extra dev pyproject.toml --output-file requirements.lock && \
-	compile requirements-serve.in --override requirements-serve-override.txt --output-file requirements-serve.lock
+	grep -E '^(onnxruntime|pillow|tritonclient)==' requirements.lock > "$$uv/same.txt" && \
+	compile requirements-serve.in --no-annotate --constraint "$$uv/same.txt" \
+		--override requirements-serve-override.txt --output-file requirements-serve.lock
 
 clean:  ## remove the environments and caches; data, models and reports stay
 	@rm -rf .venv .venv-serve .pytest_cache .ruff_cache .mypy_cache .hypothesis .dvc/tmp

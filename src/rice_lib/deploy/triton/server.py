@@ -216,6 +216,8 @@ def _command(
         str(environment.binary),
         f"--model-repository={repository.resolve()}",
         f"--backend-directory={(state_dir / BACKENDS).resolve()}",
+        "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
+        "--load-model=*",
         *(f"--{what}-address={HOST}" for what in ("http", "grpc", "metrics")),
         f"--http-port={port}",
         f"--grpc-port={port + 1}",
