@@ -1,9 +1,13 @@
-"""The configurations of the four models that serve one classifier, as Triton's `config.pbtxt` texts.
+"""The configurations of the models that serve one classifier, as Triton's `config.pbtxt` texts.
 
-    rice         the classifier: pixels under the image contract to logits, by ONNX Runtime or TensorRT
-    rice_decode  bytes of files to pixels          (Python, `models/decode.py`)
-    rice_tell    logits to variety and confidence  (Python, `models/tell.py`)
-    rice_bytes   the ensemble of these: bytes of files in, varieties out
+    rice            pixels under the image contract to logits
+    rice_bytes      bytes of files to varieties
+    rice_v1         version 1's classifier, by ONNX Runtime or TensorRT
+    rice_v1_decode  version 1's way from bytes to pixels          (Python, `models/decode.py`)
+    rice_v1_tell    version 1's way from logits to varieties      (Python, `models/tell.py`)
+
+The first two are what clients ask: ensembles that hold nothing and say which version answers. A version's own models
+have names of their own, because Triton takes an ensemble down while a model that it is made of is loaded anew.
 
 The fields are Triton's:
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
@@ -44,50 +48,41 @@ MAX_QUEUE = 256
 
 @dataclass(frozen=True)
 class Names:
-    """The four models' names, made of the classifier's."""
+    """The models' names, made of the one that clients ask for logits."""
 
     classifier: str
 
     @property
-    def decode(self) -> str:
-        """Files to pixels."""
-        return f"{self.classifier}_decode"
-
-    @property
-    def tell(self) -> str:
-        """Logits to varieties."""
-        return f"{self.classifier}_tell"
-
-    @property
     def ensemble(self) -> str:
-        """Files to varieties."""
+        """What clients ask with the bytes of files."""
         return f"{self.classifier}_bytes"
 
     @property
-    def steps(self) -> tuple[str, str, str]:
-        """The models that the ensemble is made of, in order."""
-        return self.decode, self.classifier, self.tell
+    def public(self) -> tuple[str, str]:
+        """What clients ask."""
+        return self.classifier, self.ensemble
+
+    def steps(self, version: int) -> tuple[str, str, str]:
+        """A version's own models: files to pixels, pixels to logits, logits to varieties."""
+        own = f"{self.classifier}_v{version}"
+        return f"{own}_decode", own, f"{own}_tell"
 
 
 @dataclass(frozen=True)
 class Served:
-    """What the configurations say of the model that is served."""
+    """What the configurations say of a version."""
 
+    version: int
     labels: Sequence[str]
     decision: Decision | None
     max_batch: int
     """Most images of one request, and of one batch that the server puts together."""
     instances: int
     """Of each model, on a CPU: one a core, each with one thread, so that none waits for another."""
-    version: int
-    """The one that answers."""
-    loaded: tuple[int, ...]
-    """Those that are loaded; more than the one that answers while a switch is under way."""
 
 
 def classifier_config(name: str, served: Served, engine: Engine = "onnxruntime") -> str:
-    """Input `images` uint8 `[224, 224, 3]`, output `logits` float32 `[classes]`; parameters `labels` (a JSON list),
-    `decision` and `version`, by which clients know how to read the logits and whose they are.
+    """Input `images` uint8 `[224, 224, 3]`, output `logits` float32 `[classes]`.
 
     Raises:
         RiceError: tritonclient is not installed.
@@ -98,8 +93,7 @@ def classifier_config(name: str, served: Served, engine: Engine = "onnxruntime")
         config.platform, config.default_model_filename = "tensorrt_plan", "model.plan"
     else:
         config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
-    config.input.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3])
-    config.output.add(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(served.labels)], label_filename=LABELS_FILE)
+    _logits(config, served)
     if engine == "onnxruntime":
         config.instance_group.add(count=served.instances, kind=pb.ModelInstanceGroup.KIND_CPU)
         # ONNX Runtime's own threads spin: two instances with a thread each are faster than one with two
@@ -111,9 +105,6 @@ def classifier_config(name: str, served: Served, engine: Engine = "onnxruntime")
         warmup.inputs[INPUT].CopyFrom(
             pb.ModelWarmup.Input(data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3], random_data=True)
         )
-    config.parameters["labels"].string_value = json.dumps(list(served.labels))
-    if served.decision is not None:
-        config.parameters[KEY].string_value = served.decision.to_json()
     return _text(config)
 
 
@@ -143,23 +134,29 @@ def tell_config(name: str, served: Served) -> str:
     return _text(config)
 
 
-def ensemble_config(names: Names, served: Served) -> str:
-    """Input `file` BYTES `[1]`; outputs `ANSWERS`. Every step is of the version that answers."""
+def pixels_config(names: Names, served: Served) -> str:
+    """The classifier under the name that clients ask: input `images`, output `logits`.
+
+    The parameters `labels` (a JSON list), `decision` and `version` say how the logits are read and whose they are.
+    """
+    config = _ensemble(names.classifier, served)
+    _logits(config, served)
+    _step(config, names.steps(served.version)[1], (INPUT,), (OUTPUT,))
+    if served.decision is not None:
+        config.parameters[KEY].string_value = served.decision.to_json()
+    return _text(config)
+
+
+def bytes_config(names: Names, served: Served) -> str:
+    """The whole way: input `file` BYTES `[1]`, outputs `ANSWERS`."""
     pb = _protobuf()
-    config = _common(names.ensemble, served, queue=False)
-    config.platform = "ensemble"
+    config = _ensemble(names.ensemble, served)
     config.input.add(name=FILE, data_type=pb.TYPE_STRING, dims=[1])
     _answers(config, served, ANSWERS)
-    tensors: list[tuple[str, Sequence[str], Sequence[str]]] = [
-        (names.decode, (FILE,), (INPUT, "measures", "notes", "error")),
-        (names.classifier, (INPUT,), (OUTPUT,)),
-        (names.tell, (OUTPUT, "measures", "notes", "error"), TOLD),
-    ]
-    for model, inputs, outputs in tensors:
-        step = config.ensemble_scheduling.step.add(model_name=model, model_version=served.version)
-        step.input_map.update({tensor: tensor for tensor in inputs})
-        step.output_map.update({tensor: tensor for tensor in outputs})
-    config.parameters["labels"].string_value = json.dumps(list(served.labels))
+    decode, classify, tell = names.steps(served.version)
+    _step(config, decode, (FILE,), (INPUT, "measures", "notes", "error"))
+    _step(config, classify, (INPUT,), (OUTPUT,))
+    _step(config, tell, (OUTPUT, "measures", "notes", "error"), TOLD)
     return _text(config)
 
 
@@ -181,13 +178,10 @@ def _protobuf() -> Any:
     return model_config_pb2
 
 
-def _common(name: str, served: Served, queue: bool = True) -> Any:
+def _common(name: str, served: Served) -> Any:
     config = _protobuf().ModelConfig(name=name, max_batch_size=served.max_batch)
-    config.version_policy.specific.versions.extend(served.loaded)
-    config.parameters["version"].string_value = str(served.version)
-    if queue:
-        # no delay: requests that wait while a batch is computed are merged, and a lone one is never held up
-        config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUE
+    # no delay: requests that wait while a batch is computed are merged, and a lone one is never held up
+    config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUE
     return config
 
 
@@ -196,6 +190,26 @@ def _python(name: str, served: Served, instances: int) -> Any:
     config.backend = "python"
     config.instance_group.add(count=instances, kind=_protobuf().ModelInstanceGroup.KIND_CPU)
     return config
+
+
+def _ensemble(name: str, served: Served) -> Any:
+    config = _protobuf().ModelConfig(name=name, platform="ensemble", max_batch_size=served.max_batch)
+    config.version_policy.specific.versions.append(served.version)
+    config.parameters["labels"].string_value = json.dumps(list(served.labels))
+    config.parameters["version"].string_value = str(served.version)
+    return config
+
+
+def _step(config: Any, model: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    step = config.ensemble_scheduling.step.add(model_name=model, model_version=-1)
+    step.input_map.update({tensor: tensor for tensor in inputs})
+    step.output_map.update({tensor: tensor for tensor in outputs})
+
+
+def _logits(config: Any, served: Served) -> None:
+    pb = _protobuf()
+    config.input.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3])
+    config.output.add(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(served.labels)], label_filename=LABELS_FILE)
 
 
 def _answers(config: Any, served: Served, names: Sequence[str]) -> None:

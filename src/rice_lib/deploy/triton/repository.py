@@ -1,30 +1,32 @@
 """Triton's model repository: one folder that serves on a laptop and, unchanged, in NVIDIA's container.
 
-    <repository>/rice/config.pbtxt          ONNX Runtime on a CPU: what a server takes by itself
-    <repository>/rice/configs/gpu.pbtxt     ONNX Runtime on a GPU: taken by `--model-config-name=gpu`
-    <repository>/rice/configs/tensorrt.pbtxt    a TensorRT plan, in the same way
-    <repository>/rice/labels.txt            class names for Triton's classification extension
-    <repository>/rice/1/model.onnx          and model.plan, once serving/build_plan.sh has built it
-    <repository>/rice/1/version.json        what the version is: written last, so a version that has it is whole
-    <repository>/rice_decode/1/             the image contract's code
-    <repository>/rice_tell/1/               the decision's code, and the decision
-    <repository>/rice_bytes/                the ensemble of the three: files in, varieties out
+    <repository>/rice/                      what clients ask with pixels: an ensemble of version 1's classifier
+    <repository>/rice_bytes/                what clients ask with files: an ensemble of all of version 1's models
+    <repository>/rice_v1/config.pbtxt       the classifier, ONNX Runtime on a CPU: what a server takes by itself
+    <repository>/rice_v1/configs/gpu.pbtxt  ONNX Runtime on a GPU: taken by `--model-config-name=gpu`
+    <repository>/rice_v1/configs/tensorrt.pbtxt     a TensorRT plan, in the same way
+    <repository>/rice_v1/labels.txt         class names for Triton's classification extension
+    <repository>/rice_v1/1/model.onnx       and model.plan, once serving/build_plan.sh has built it
+    <repository>/rice_v1/version.json       what the version is: written last, so a version that has it is whole
+    <repository>/rice_v1_decode/1/          the image contract's code
+    <repository>/rice_v1_tell/1/            the decision's code, and the decision
 
 The configurations have the same names, inputs, outputs and labels, so a client cannot tell them apart. Versions are
-kept: a new one is written beside those that are there (`Repository.add`), and `Repository.switch` has it answer. The
-configurations themselves say which version that is.
+kept: a new one is written beside those that are there (`Repository.add`) and never touched again; `Repository.switch`
+has it answer, by writing the two ensembles anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,7 +37,7 @@ import rice_lib
 from rice_lib.decision import Decision
 from rice_lib.deploy.predictors import open_predictor
 from rice_lib.deploy.triton import config as configs
-from rice_lib.deploy.triton.config import ENGINES, LABELS_FILE, WARMUP_FILE, Engine, Names, Served
+from rice_lib.deploy.triton.config import LABELS_FILE, WARMUP_FILE, Engine, Names, Served
 from rice_lib.errors import RiceError
 from rice_lib.files import locked, read_json, sha256_file, write_json, write_text
 from rice_lib.machine import cores
@@ -62,20 +64,28 @@ class Version:
 
     version: int
     onnx_sha256: str
+    plan_sha256: str | None
     source: str
     """The file that it was made of, as it was named."""
     created: str
     """UTC, ISO 8601."""
     replaces: int | None
     """The version that answered when this one was made: what a rollback goes back to."""
+    engine: Engine
     max_batch: int
     instances: int
-    rice_lib: str
-    """Version of this library, whose code decodes."""
+    code_sha256: str
+    """Of the code that decodes and decides."""
+
+    def same(self, other: Version) -> bool:
+        """Whether both serve the same model with the same settings."""
+        return replace(self, version=0, source="", created="", replaces=None) == replace(
+            other, version=0, source="", created="", replaces=None
+        )
 
 
 class Repository:
-    """A model repository's folder, and the set of models in it that serve one classifier."""
+    """A model repository's folder, and the models in it that serve one classifier."""
 
     def __init__(self, folder: Path, name: str = "rice") -> None:
         """Name a repository, there or not.
@@ -88,15 +98,14 @@ class Repository:
         self.folder = folder
         self.names = Names(name)
 
-    @property
-    def classifier(self) -> Path:
-        """The classifier's own folder."""
-        return self.folder / self.names.classifier
+    def classifier(self, version: int) -> Path:
+        """The folder of a version's classifier."""
+        return self.folder / self.names.steps(version)[1]
 
     def versions(self) -> dict[int, Version]:
         """Every whole version by its number, oldest first."""
         found = {}
-        for file in self.classifier.glob(f"*/{VERSION_FILE}"):
+        for file in self.folder.glob(f"{self.names.classifier}_v*/{VERSION_FILE}"):
             try:
                 version = Version(**read_json(file))
             except (OSError, ValueError, TypeError):
@@ -106,7 +115,7 @@ class Repository:
 
     def active(self) -> Version | None:
         """The version that answers; None where there is none."""
-        file = self.classifier / CONFIG_FILES["onnxruntime"]
+        file = self.folder / self.names.ensemble / CONFIG_FILES["onnxruntime"]
         try:
             config = configs.read_config(file.read_text(encoding="utf-8"))
             return self.versions().get(int(config.parameters["version"].string_value))
@@ -115,18 +124,22 @@ class Repository:
         except ValueError:
             raise RiceError(f"{file}: damaged; delete {self.folder} and build it anew (serve build)") from None
 
-    def engine(self) -> Engine:
-        """What `config.pbtxt` has the classifier computed by."""
-        text = (self.classifier / CONFIG_FILES["onnxruntime"]).read_text(encoding="utf-8")
-        return "tensorrt" if configs.read_config(text).platform == "tensorrt_plan" else "onnxruntime"
-
-    def add(self, model: Path, max_batch: int, instances: int | None = None) -> Version:
+    def add(
+        self,
+        model: Path,
+        max_batch: int,
+        instances: int | None = None,
+        engine: Engine = "onnxruntime",
+        plan: Path | None = None,
+    ) -> Version:
         """Write a model as a new version, whole or not at all; nothing else is touched, and it does not answer yet.
 
         Args:
             model: an ONNX file of this project; its labels and its decision are taken from its metadata.
             max_batch: most images of one request.
             instances: of each model on a CPU; None is one a core.
+            engine: what `config.pbtxt` has the classifier computed by.
+            plan: a TensorRT plan of the model, put beside it.
 
         Returns:
             the version; the one that answers, where that is the same model and the same settings.
@@ -138,57 +151,69 @@ class Repository:
             raise RiceError(f"{model}: the server takes an .onnx file (a plan is built of it: serving/build_plan.sh)")
         with open_predictor(model, threads=1) as predictor:
             labels, decision = predictor.labels, predictor.decision
-        with self._building():
-            active, known = self.active(), self.versions()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder, f"{self.folder}: another build is under way"):
+            active = self.active()
             made = Version(
-                version=max([*known, *self._numbers()], default=0) + 1,
+                version=self._next(),
                 onnx_sha256=sha256_file(model),
+                plan_sha256=sha256_file(plan) if plan else None,
                 source=str(model),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 replaces=active.version if active else None,
+                engine=engine,
                 max_batch=max_batch,
                 instances=instances or cores(),
-                rice_lib=rice_lib.__version__,
+                code_sha256=_code_identity(),
             )
-            if active is not None and _same(active, made) and self.decision(active.version) == (labels, decision):
+            if active is not None and made.same(active):
                 return active
+            served = Served(made.version, labels, decision, max_batch, made.instances)
             with self._staged() as staged:
-                self._write_version(staged, model, labels, decision, made)
-                for name in (self.names.ensemble, self.names.decode, self.names.tell, self.names.classifier):
-                    target = self.folder / name / str(made.version)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    (staged / name).rename(target)
+                self._write_version(staged, model, plan, made, served)
+                for name in (*self.names.steps(made.version)[::2], self.names.steps(made.version)[1]):
+                    (staged / name).rename(self.folder / name)
         return made
 
-    def switch(self, version: int, engine: Engine = "onnxruntime", reload: Callable[[str], None] | None = None) -> None:
-        """Have a version answer, in steps after each of which a server can load what is there.
+    def switch(
+        self,
+        version: int,
+        load: Callable[[str], None] | None = None,
+        unload: Callable[[str], None] | None = None,
+    ) -> None:
+        """Have a version answer.
 
-        First the steps of the ensemble are loaded in both versions, then the ensemble goes over to the new one, then
-        the old ones are let go: no request is without an answer, and none has the logits of one version read by the
-        decision of another.
+        The ensembles are written anew one after the other, and nothing that the other version is made of is touched: a
+        server that loads them keeps the old ones until the new ones are ready.
 
         Args:
             version: one of `versions`.
-            engine: what `config.pbtxt` has the classifier computed by.
-            reload: has a running server read a model's configuration again.
+            load: has a running server load a model, or load it anew; returns when it is ready.
+            unload: has it let a model go once its requests are answered.
 
         Raises:
-            RiceError: there is no such version; or what `reload` raises, with the old version still answering.
+            RiceError: there is no such version; or what `load` raises, with the version before still answering.
         """
-        if version not in self.versions():
-            there = ", ".join(map(str, self.versions())) or "none"
+        known = self.versions()
+        if version not in known:
+            there = ", ".join(map(str, known)) or "none"
             raise RiceError(f"{self.folder}: has no version {version} of {self.names.classifier} (there: {there})")
         before = self.active()
-        both = tuple(sorted({version, before.version if before else version}))
-        for loaded in dict.fromkeys([both, (version,)]):
-            for name in self.names.steps:
-                self._write_configs(name, version, loaded, engine)
-                if reload is not None:
-                    reload(name)
-            if loaded == both:
-                self._write_configs(self.names.ensemble, version, (version,), engine)
-                if reload is not None:
-                    reload(self.names.ensemble)
+        if load is not None:
+            for name in self.names.steps(version):
+                load(name)
+        self._point(known[version])
+        if load is not None:
+            try:
+                for name in self.names.public:
+                    load(name)
+            except RiceError:
+                if before is not None:
+                    self._point(before)
+                raise
+        if unload is not None and before is not None and before.version != version:
+            for name in self.names.steps(before.version):
+                unload(name)
 
     def previous(self) -> int:
         """The version that a rollback goes back to; raises `RiceError` where there is none."""
@@ -199,7 +224,7 @@ class Repository:
 
     def decision(self, version: int) -> tuple[tuple[str, ...], Decision | None]:
         """Labels and decision of a version."""
-        file = self.folder / self.names.tell / str(version) / DECISION_FILE
+        file = self.folder / self.names.steps(version)[2] / "1" / DECISION_FILE
         told = read_json(file)
         decision = Decision.from_json(json.dumps(told["decision"]), str(file)) if told["decision"] else None
         return tuple(told["labels"]), decision
@@ -209,56 +234,53 @@ class Repository:
         found = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return [(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in found]
 
-    def remove(self) -> None:
-        """Remove the set's models, every version; others in the folder are left alone."""
-        for name in (*self.names.steps, self.names.ensemble):
+    def discard(self, version: int) -> None:
+        """Remove a version that is not to answer."""
+        decode, classify, tell = self.names.steps(version)
+        for name in (classify, decode, tell):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def _write_version(
-        self, staged: Path, model: Path, labels: Sequence[str], decision: Decision | None, made: Version
-    ) -> None:
-        """A folder for each of the four models, with what its version folder holds."""
-        classifier, decode, tell, ensemble = (staged / name for name in (*_order(self.names), self.names.ensemble))
-        for folder in (classifier, decode, tell, ensemble):
-            folder.mkdir(parents=True)
-        shutil.copyfile(model, classifier / "model.onnx")
+    def _next(self) -> int:
+        """The next number; none is used again, also not that of a version whose writing was cut off."""
+        found = (re.match(rf"{re.escape(self.names.classifier)}_v(\d+)", f.name) for f in self.folder.iterdir())
+        return max((int(match[1]) for match in found if match), default=0) + 1
+
+    def _write_version(self, staged: Path, model: Path, plan: Path | None, made: Version, served: Served) -> None:
+        """The folders of a version's models."""
+        decode, classify, tell = (staged / name for name in self.names.steps(made.version))
+        for folder in (decode, classify, tell):
+            (folder / "1").mkdir(parents=True)
         for folder, kind in ((decode, "decode"), (tell, "tell")):
-            _copy_code(folder, kind)
-        told = {"labels": list(labels), "decision": json.loads(decision.to_json()) if decision else None}
-        write_json(tell / DECISION_FILE, told)
-        # an ensemble's version has no files of its own, and Triton wants a folder
-        for folder in (ensemble, classifier):
-            write_json(folder / VERSION_FILE, asdict(made))
+            _copy_code(folder / "1", kind)
+        _write_warmup(decode / "warmup" / WARMUP_FILE)
+        write_text(decode / CONFIG_FILES["onnxruntime"], configs.decode_config(decode.name, served))
+        decision = json.loads(served.decision.to_json()) if served.decision else None
+        write_json(tell / "1" / DECISION_FILE, {"labels": list(served.labels), "decision": decision})
+        write_text(tell / CONFIG_FILES["onnxruntime"], configs.tell_config(tell.name, served))
+        _write_labels(tell, served)
+        shutil.copyfile(model, classify / "1" / "model.onnx")
+        if plan is not None:
+            shutil.copyfile(plan, classify / "1" / "model.plan")
+        _write_labels(classify, served)
+        for variant, file in CONFIG_FILES.items():
+            engine = made.engine if variant == "onnxruntime" else variant
+            write_text(classify / file, configs.classifier_config(classify.name, served, engine))
+        write_json(classify / VERSION_FILE, asdict(made))
 
-    def _write_configs(self, name: str, version: int, loaded: tuple[int, ...], engine: Engine) -> None:
-        labels, decision = self.decision(version)
-        about, folder = self.versions()[version], self.folder / name
-        served = Served(labels, decision, about.max_batch, about.instances, version, loaded)
-        write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
-        if name == self.names.classifier:
-            for other in ENGINES:
-                own = engine if other == "onnxruntime" else other
-                write_text(folder / CONFIG_FILES[other], configs.classifier_config(name, served, own))
-            return
-        if name == self.names.decode:
-            _write_warmup(folder / "warmup" / WARMUP_FILE)
-            text = configs.decode_config(name, served)
-        elif name == self.names.tell:
-            text = configs.tell_config(name, served)
-        else:
-            text = configs.ensemble_config(self.names, served)
-        write_text(folder / CONFIG_FILES["onnxruntime"], text)
-
-    def _numbers(self) -> list[int]:
-        """Numbers that folders have, whole versions or not: none is used again."""
-        folders = (folder for name in self.names.steps for folder in (self.folder / name).glob("*"))
-        return [int(folder.name) for folder in folders if folder.name.isdecimal()]
-
-    @contextmanager
-    def _building(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder, f"{self.folder}: another build is under way"):
-            yield
+    def _point(self, made: Version) -> None:
+        """Write the ensembles of a version."""
+        labels, decision = self.decision(made.version)
+        served = Served(made.version, labels, decision, made.max_batch, made.instances)
+        for name, text in zip(
+            self.names.public,
+            (configs.pixels_config(self.names, served), configs.bytes_config(self.names, served)),
+            strict=True,
+        ):
+            folder = self.folder / name
+            _write_labels(folder, served)
+            # an ensemble's version has no files of its own, and Triton wants a folder
+            write_json(folder / str(made.version) / VERSION_FILE, asdict(made))
+            write_text(folder / CONFIG_FILES["onnxruntime"], text)
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
@@ -287,13 +309,16 @@ def drawn_grain() -> bytes:
     return file.getvalue()
 
 
-def _order(names: Names) -> tuple[str, str, str]:
-    return names.classifier, names.decode, names.tell
+def _write_labels(folder: Path, served: Served) -> None:
+    write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in served.labels))
 
 
-def _same(one: Version, other: Version) -> bool:
-    settings: tuple[str, ...] = ("onnx_sha256", "max_batch", "instances", "rice_lib")
-    return all(getattr(one, name) == getattr(other, name) for name in settings)
+def _code_identity() -> str:
+    """Hex sha256 of the code that a version is given."""
+    library, models = Path(rice_lib.__file__).parent, Path(__file__).with_name("models")
+    files = [models / f"{kind}.py" for kind in CONTRACT]
+    files += [library / f"{module}.py" for kind in CONTRACT.values() for module in kind]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _copy_code(folder: Path, kind: str) -> None:

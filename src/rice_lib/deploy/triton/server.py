@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rice_lib.deploy.triton import launch
+from rice_lib.deploy.triton.config import Names
 from rice_lib.deploy.triton.environment import ServingEnvironment
 from rice_lib.errors import RiceError
 from rice_lib.files import read_json, write_json
@@ -133,7 +134,7 @@ def start(
         first = _free_ports() if port is None else _require_free(port)
         environment.install_backends(state_dir / BACKENDS)
         log = state_dir / LOG_FILE
-        command = _command(environment, repository, state_dir, first, ready_timeout_s)
+        command = _command(environment, repository, model, state_dir, first, ready_timeout_s)
         if tied:
             command = [str(environment.interpreter), "-I", launch.__file__, str(os.getpid()), *command]
         began = time.monotonic()
@@ -204,7 +205,7 @@ def running(state_dir: Path) -> RunningServer | None:
 
 
 def _command(
-    environment: ServingEnvironment, repository: Path, state_dir: Path, port: int, ready_timeout_s: float
+    environment: ServingEnvironment, repository: Path, model: str, state_dir: Path, port: int, ready_timeout_s: float
 ) -> list[str]:
     # Given to the backend "python", the options reach every backend made of it. The stub's own time limit
     # must not be the shorter one: on a busy machine its imports alone take seconds.
@@ -217,7 +218,7 @@ def _command(
         f"--model-repository={repository.resolve()}",
         f"--backend-directory={(state_dir / BACKENDS).resolve()}",
         "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
-        "--load-model=*",
+        *(f"--load-model={name}" for name in Names(model).public),
         *(f"--{what}-address={HOST}" for what in ("http", "grpc", "metrics")),
         f"--http-port={port}",
         f"--grpc-port={port + 1}",
