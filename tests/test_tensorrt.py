@@ -1,17 +1,20 @@
 """Plans really built (by TensorRT for RTX, which needs no GPU), their manifests, and the calls that run one."""
 
 import json
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from model_support import grains, tiny_onnx
+from PIL import Image
 
 from rice_lib.deploy import tensorrt, tensorrt_runtime
 from rice_lib.deploy.cuda import Gpu, find_gpu
-from rice_lib.deploy.predictors import open_predictor
+from rice_lib.deploy.predictors import OnnxPredictor, open_predictor
 from rice_lib.deploy.tensorrt import (
+    Agreement,
     BatchProfile,
     EngineManifest,
     build_engine,
@@ -25,6 +28,10 @@ from rice_lib.files import sha256_file
 from rice_lib.labels import VARIETIES
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
+
+
+def photograph(file):
+    Image.fromarray(grains(1)[0]).save(file)
 
 
 @pytest.fixture
@@ -88,7 +95,9 @@ def test_the_command_builds(tmp_path, capsys):
     flags = ["--output", str(plan), "--flavour", "tensorrt_rtx", "--batches", "1", "2", "3"]
     assert main(["tensorrt", str(tiny_onnx()), *flags]) == 0
     assert EngineManifest.read(plan).profile == BatchProfile(1, 2, 3)
-    assert "x.plan.json: its manifest" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "x.plan.json: its manifest" in said
+    assert "not checked on images (--images FOLDER does)" in said
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU here")
@@ -99,6 +108,18 @@ def test_a_plan_without_a_gpu_is_refused_in_one_line(manifest, tmp_path, monkeyp
     monkeypatch.setattr(tensorrt, "import_tensorrt", lambda flavour: None)
     with pytest.raises(RiceError, match="there is none here"):
         build_engine(tiny_onnx(), tmp_path / "y.plan")
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU here")
+def test_images_without_a_gpu_are_refused_before_anything_is_built(tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    monkeypatch.setattr(tensorrt, "_build", lambda *_: pytest.fail("built"))
+    photograph(tmp_path / "a.png")
+    flags = ["--output", str(tmp_path / "x.plan"), "--flavour", "tensorrt_rtx", "--images", str(tmp_path)]
+    with pytest.raises(RiceError, match="none here; leave out --images") as caught:
+        main(["tensorrt", str(tiny_onnx()), *flags])
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["a.png"]
 
 
 def test_profile_out_of_order_is_refused():
@@ -201,12 +222,13 @@ class FakeGpu:
 
 
 class FakeEngine:
-    """An engine and its context: its logits are five copies of each image's first byte."""
+    """An engine and its context: its logits are five copies of each image's first byte, or what `answer` says."""
 
     num_io_tensors = 2
 
     def __init__(self, gpu):
         self.gpu, self.shape, self.addresses, self.batches = gpu, None, {}, []
+        self.answer = lambda images: np.repeat(images[:, 0, 0, :1].astype(np.float32), 5, axis=1)
 
     def create_execution_context(self):
         return self
@@ -229,8 +251,7 @@ class FakeEngine:
         count = self.shape[0]
         self.batches.append(count)
         images = np.frombuffer(self.gpu.memory[self.addresses["images"]], np.uint8)
-        first = images[: count * 224 * 224 * 3].reshape(count, -1)[:, :1].astype(np.float32)
-        out = np.repeat(first, 5, axis=1).tobytes()
+        out = self.answer(images[: count * 224 * 224 * 3].reshape(count, 224, 224, 3)).tobytes()
         self.gpu.memory[self.addresses["logits"]][: len(out)] = out
         return count != 3
 
@@ -281,3 +302,69 @@ def test_a_failing_call_is_a_line(fake, tmp_path):
         pytest.raises(RiceError, match=r"failed on a batch of 3 \(why\)"),
     ):
         model.logits(grains(3))
+
+
+@pytest.fixture
+def builder(fake, monkeypatch):
+    """The machine of `fake` builds, too: a plan that answers as ONNX Runtime does, `spoil` of its logits."""
+    gpu, engine = fake
+    monkeypatch.setattr(tensorrt, "find_gpu", gpu.gpu)
+    monkeypatch.setattr(tensorrt, "import_tensorrt", tensorrt_runtime.import_tensorrt)
+    monkeypatch.setattr(tensorrt, "_build", lambda *_: b"plan")
+
+    def spoil(change):
+        def answer(images):
+            with OnnxPredictor(tiny_onnx()) as model:
+                return change(model.logits(images)).astype(np.float32)
+
+        engine.answer = answer
+
+    return spoil
+
+
+def test_a_plan_that_tells_images_as_onnx_runtime_does_is_accepted(builder, tmp_path, capsys):
+    builder(lambda logits: logits + 0.001)
+    folder, plan = tmp_path / "images", tmp_path / "new" / "y.plan"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        photograph(folder / name)
+    assert main(["tensorrt", str(tiny_onnx()), "--output", str(plan), "--images", str(folder)]) == 0
+    agreement = EngineManifest.read(plan).agreement
+    assert (agreement.images, agreement.labels_equal) == (2, 2)
+    assert agreement.max_abs_difference == pytest.approx(0.001, rel=0.01)
+    assert "2 of 2 labels as ONNX Runtime's, logits within 1.0e-03" in capsys.readouterr().out
+    assert sorted(os.listdir(plan.parent)) == ["y.plan", "y.plan.json"]
+    with open_predictor(plan) as model:  # its manifest fits it
+        assert model.labels == VARIETIES
+
+
+@pytest.mark.parametrize(
+    ("change", "figures"),
+    [
+        (lambda logits: logits + 0.02, r"6 of 6 labels .* within 2\.0e-02 .*wanted are 99\.5% .* and 0\.01"),
+        (lambda logits: np.where(logits == logits.max(1, keepdims=True), logits.min() - 1e-3, logits), "0 of 6 labels"),
+        (lambda logits: logits * np.nan, "nan"),
+    ],
+)
+def test_a_plan_that_disagrees_is_refused_and_the_one_before_stays(builder, manifest, tmp_path, change, figures):
+    builder(change)
+    plan = tmp_path / "x.plan"
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(RiceError, match=figures) as caught:
+        build_engine(tiny_onnx(), plan, pixels=grains(6))
+    assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == before
+    assert EngineManifest.read(plan) == manifest
+
+
+def test_agreement_counts_labels_and_measures_logits():
+    found = Agreement.of(np.array([[0.0, 1.0], [3.0, 0.0]]), np.array([[0.0, 2.0], [0.0, 1.0]]))
+    assert found == Agreement(images=2, labels_equal=1, max_abs_difference=3.0, mean_abs_difference=1.25)
+
+
+def test_a_manifest_of_before_the_check_is_read(manifest, tmp_path):
+    file = manifest_file(tmp_path / "x.plan")
+    values = json.loads(file.read_text())
+    del values["agreement"]
+    file.write_text(json.dumps(values))
+    assert EngineManifest.read(tmp_path / "x.plan") == manifest

@@ -1,7 +1,7 @@
 """`python -m rice_lib.export onnx|tensorrt`: a checkpoint to ONNX, and ONNX to a TensorRT plan.
 
 python -m rice_lib.export onnx models/local/vit/random --output model.onnx --images data/samples
-python -m rice_lib.export tensorrt model.onnx --output model.plan --batches 1 8 128
+python -m rice_lib.export tensorrt model.onnx --output model.plan --batches 1 8 128 --images data/samples
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ def _tensorrt(arguments: argparse.Namespace) -> int:
         flavour=arguments.flavour,
         workspace_mb=arguments.workspace_mb,
         timing_cache=arguments.timing_cache,
+        pixels=_pixels(arguments.images),
     )
     where = manifest.gpu.name if manifest.gpu else "any GPU that this TensorRT knows"
     print(f"{arguments.output}: {manifest.precision}, {manifest.flavour} {manifest.tensorrt}, for {where}")
     print(f"{manifest_file(arguments.output)}: its manifest")
+    print(manifest.agreement or "not checked on images (--images FOLDER does)")
     return 0
 
 
@@ -105,6 +107,9 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     tensorrt.add_argument("--flavour", choices=FLAVOURS, default="tensorrt", help="TensorRT, or TensorRT for RTX")
     tensorrt.add_argument("--workspace-mb", type=int, default=WORKSPACE_MB, help="default: %(default)s")
     tensorrt.add_argument("--timing-cache", type=Path, metavar="FILE", help="makes the next build faster")
+    tensorrt.add_argument(
+        "--images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="accept the plan only if it tells these alike"
+    )
     tensorrt.set_defaults(act=_tensorrt)
     return whole
 

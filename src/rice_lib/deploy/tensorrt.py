@@ -3,16 +3,19 @@
 The builder uses the calls that TensorRT 10 and 11 have in common: a strongly typed network, whose precision
 is that of the ONNX file. `tensorrt_rtx` has the same ones and builds on a machine without a GPU, which is how
 the builder is tested. A plan runs only with the TensorRT release and on the kind of GPU that built it: the
-engine manifest (`<plan>.json`) records both, and `check_manifest` refuses a mismatch in one line.
+engine manifest (`<plan>.json`) records both, and `check_manifest` refuses a mismatch in one line. Given images,
+`build_engine` gives a plan its name only where it tells them as ONNX Runtime tells them.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from rice_lib.deploy.cuda import Gpu, find_gpu
 from rice_lib.errors import RiceError
@@ -27,6 +30,12 @@ FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
 WORKSPACE_MB = 2048
 """Scratch memory that the builder may plan with: a ViT-B at batch 512 takes less."""
 
+LEAST_LABELS_EQUAL = 0.995
+"""Share of images that a plan must give the label that ONNX Runtime gives: the rest are ties, which rounding turns."""
+LOGIT_TOLERANCE = {"float32": 1e-2, "float16": 5e-2}
+"""Largest mean absolute difference of a logit from ONNX Runtime's that is let pass, by precision. TensorRT computes
+float32 in TF32, whose mantissa has ten bits."""
+
 
 @dataclass(frozen=True)
 class BatchProfile:
@@ -40,6 +49,36 @@ class BatchProfile:
         """Raises `RiceError` where they are out of order."""
         if not 1 <= self.min <= self.opt <= self.max:
             raise RiceError(f"batch profile {self.min}/{self.opt}/{self.max}: wants 1 <= min <= opt <= max")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a plan's logits compare with ONNX Runtime's, of the same ONNX file on the same images."""
+
+    images: int
+    labels_equal: int
+    """Images whose highest logit is the same one."""
+    max_abs_difference: float
+    """Of a logit."""
+    mean_abs_difference: float
+    """Over the logits of all images."""
+
+    @classmethod
+    def of(cls, logits: np.ndarray, reference: np.ndarray) -> Agreement:
+        """Compare logits `[images, classes]`, at least one image, with those of the reference."""
+        difference = np.abs(logits - reference)
+        return cls(
+            images=len(logits),
+            labels_equal=int((logits.argmax(1) == reference.argmax(1)).sum()),
+            max_abs_difference=float(difference.max()),
+            mean_abs_difference=float(difference.mean()),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.labels_equal} of {self.images} labels as ONNX Runtime's, logits within "
+            f"{self.max_abs_difference:.1e} (on average {self.mean_abs_difference:.1e})"
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +100,8 @@ class EngineManifest:
     labels: tuple[str, ...]
     decision: str | None = None
     """How the logits are read (`Decision.to_json`), as the ONNX file carries it; None where it carries none."""
+    agreement: Agreement | None = None
+    """With ONNX Runtime; None: not checked on images."""
 
     @classmethod
     def read(cls, plan: Path) -> EngineManifest:
@@ -74,6 +115,7 @@ class EngineManifest:
                     "gpu": Gpu(**values["gpu"]) if values["gpu"] else None,
                     "profile": BatchProfile(**values["profile"]),
                     "labels": tuple(values["labels"]),
+                    "agreement": Agreement(**values["agreement"]) if values.get("agreement") else None,
                 }
             )
         except FileNotFoundError:
@@ -111,8 +153,13 @@ def build_engine(
     flavour: Flavour = "tensorrt",
     workspace_mb: int = WORKSPACE_MB,
     timing_cache: Path | None = None,
+    pixels: np.ndarray | None = None,
 ) -> EngineManifest:
     """Build a plan and its manifest (both atomically; the manifest last).
+
+    With `pixels`, the plan is accepted only where its labels agree with ONNX Runtime's on at least
+    `LEAST_LABELS_EQUAL` of the images, and its logits by `LOGIT_TOLERANCE` on average; a plan that is not accepted
+    leaves no file, and one of that name stays as it was.
 
     Args:
         onnx_path: an exported model. Its own types are the plan's precision.
@@ -121,10 +168,11 @@ def build_engine(
         flavour: the module to build with.
         workspace_mb: limit of the builder's scratch memory, MiB.
         timing_cache: a file of kernel timings to begin with and to add to; makes the next build faster.
+        pixels: images to accept the plan on, uint8 `[N, 224, 224, 3]`; None accepts it unchecked.
 
     Raises:
         RiceError: TensorRT is not installed, finds no GPU where it needs one, or cannot parse or build the
-            model.
+            model; or the plan disagrees with ONNX Runtime.
     """
     from rice_lib.deploy.predictors import OnnxPredictor
 
@@ -133,24 +181,28 @@ def build_engine(
     gpu = find_gpu()
     if flavour == "tensorrt" and gpu is None:
         raise RiceError("TensorRT builds for the GPU at hand, and there is none here (or no cuda-bindings to find it)")
+    if pixels is not None and gpu is None:
+        raise RiceError(f"{flavour}: a plan is checked on images by a GPU, and there is none here; leave out --images")
     with OnnxPredictor(onnx_path) as model:  # proves that the file is one of ours before minutes go into it
         labels, precision = model.labels, model.precision
         decision = None if model.decision is None else model.decision.to_json()
     serialized = _build(trt, onnx_path, profile, workspace_mb, timing_cache)
     with atomic_path(plan) as temporary:
         temporary.write_bytes(serialized)
-    manifest = EngineManifest(
-        flavour=flavour,
-        tensorrt=trt.__version__,
-        gpu=gpu,
-        onnx=str(onnx_path),
-        onnx_sha256=sha256_file(onnx_path),
-        plan_sha256=sha256_file(plan),
-        precision=precision,
-        profile=profile,
-        labels=labels,
-        decision=decision,
-    )
+        manifest = EngineManifest(
+            flavour=flavour,
+            tensorrt=trt.__version__,
+            gpu=gpu,
+            onnx=str(onnx_path),
+            onnx_sha256=sha256_file(onnx_path),
+            plan_sha256=sha256_file(temporary),
+            precision=precision,
+            profile=profile,
+            labels=labels,
+            decision=decision,
+        )
+        if pixels is not None:
+            manifest = replace(manifest, agreement=_accept(temporary, manifest, pixels))
     manifest.write(plan)
     return manifest
 
@@ -198,6 +250,29 @@ def make_logger(trt: Any) -> Any:
                 self.errors.append(message)
 
     return Logger()
+
+
+def _accept(plan: Path, manifest: EngineManifest, pixels: np.ndarray) -> Agreement:
+    """Run a plan that has no manifest yet on images; raises `RiceError` with the figures where it is no good."""
+    from rice_lib.deploy.predictors import OnnxPredictor
+    from rice_lib.deploy.tensorrt_runtime import TensorRTPredictor
+
+    onnx_path = Path(manifest.onnx)
+    try:
+        manifest.write(plan)
+        with TensorRTPredictor(plan) as candidate, OnnxPredictor(onnx_path) as reference:
+            agreement = Agreement.of(candidate.logits(pixels), reference.logits(pixels))
+    finally:
+        manifest_file(plan).unlink(missing_ok=True)
+    tolerance = LOGIT_TOLERANCE[manifest.precision]
+    equal_enough = agreement.labels_equal >= LEAST_LABELS_EQUAL * agreement.images
+    if not (equal_enough and agreement.mean_abs_difference <= tolerance):  # not NaN either
+        raise RiceError(
+            f"{onnx_path}: the plan built of it is refused: {agreement}; wanted are {LEAST_LABELS_EQUAL:.1%} of the "
+            f"labels and {tolerance:g} on average; export it in float32, or build with another TensorRT",
+            1,
+        )
+    return agreement
 
 
 def _build(trt: Any, onnx_path: Path, profile: BatchProfile, workspace_mb: int, timing_cache: Path | None) -> bytes:
