@@ -2,14 +2,15 @@
 # Build the TensorRT plan of a model in a Triton repository, with the TensorRT of the container that will serve it: a
 # plan runs only with the version, and on the kind of GPU, that built it. Meant to run inside the container:
 #
-#   docker compose -f serving/compose.yaml run --rm plan
+#   docker compose -f serving/compose.yaml -f serving/compose.gpu.yaml run --rm plan
 #
-#   build_plan.sh MODEL_FOLDER [ONNX]
+#   build_plan.sh MODEL_FOLDER [VERSION]
 #
-# MODEL_FOLDER  <repository>/<model>, as `python -m rice_lib.serve up` and notebook 07 write it
-# ONNX          default MODEL_FOLDER/1/model.onnx; its types are the plan's, so give model_fp16.onnx for half precision
+# MODEL_FOLDER  <repository>/<model>, as `rice serve` and notebook 07 write it
+# VERSION       default the one that answers, as MODEL_FOLDER/config.pbtxt says
 #
-# Writes MODEL_FOLDER/1/model.plan and model.plan.json (GPU, TensorRT, CUDA driver, hash of the ONNX file).
+# Writes model.plan and model.plan.json (GPU, TensorRT, CUDA driver, hash of the ONNX file) beside the version's
+# model.onnx, MODEL_FOLDER_v<VERSION>/1/model.onnx, whose types are the plan's: serve a float16 one for half precision.
 set -euo pipefail
 
 fail() {
@@ -17,14 +18,20 @@ fail() {
   exit 2
 }
 
-[[ $# -ge 1 && $# -le 2 ]] || fail "usage: build_plan.sh MODEL_FOLDER [ONNX]"
-folder=$1
-onnx=${2:-$folder/1/model.onnx}
-config=$folder/configs/tensorrt.pbtxt
+[[ $# -ge 1 && $# -le 2 ]] || fail "usage: build_plan.sh MODEL_FOLDER [VERSION]"
+model=${1%/}
+answers=$model/config.pbtxt
+[[ -f $answers ]] || fail "$answers: not there; write the model repository first (rice serve)"
+version=${2:-$(sed -n '/key: "version"$/,/string_value/s/.*string_value: "\([0-9]*\)".*/\1/p' "$answers")}
+[[ -n $version ]] || fail "$answers: says no version; name one: build_plan.sh MODEL_FOLDER VERSION"
 
-[[ -f $config ]] || fail "$config: not there; write the model repository first"
-[[ -f $onnx ]] || fail "$onnx: no such model"
-[[ -w $folder/1 ]] || fail "$folder/1: this user ($(id -u)) cannot write there; set RICE_UID to the owner's number"
+config=${model}_v$version/configs/tensorrt.pbtxt
+folder=${model}_v$version/1
+onnx=$folder/model.onnx
+for file in "$config" "$onnx"; do
+  [[ -f $file ]] || fail "$file: not there; the repository has no version $version"
+done
+[[ -w $folder ]] || fail "$folder: this user ($(id -u)) cannot write there; set RICE_UID to the owner's number"
 trtexec=$(PATH="$PATH:/usr/src/tensorrt/bin" command -v trtexec) ||
   fail "no trtexec in this image; set PLAN_IMAGE=nvcr.io/nvidia/tensorrt (the same release has the same TensorRT)"
 gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
@@ -35,7 +42,7 @@ max=$(sed -n 's/^max_batch_size: *\([0-9][0-9]*\).*/\1/p' "$config")
 middle=$(((max + 1) / 2))
 side=224x224x3
 
-scratch=$(mktemp -d "$folder/1/.plan.XXXXXX")
+scratch=$(mktemp -d "$folder/.plan.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
 # --stronglyTyped: the types of the ONNX file, as TensorRT 11 always does and 10 must be told
@@ -44,15 +51,15 @@ trap 'rm -rf "$scratch"' EXIT
   tee "$scratch/log"
 [[ -s $scratch/model.plan ]] || fail "trtexec wrote no plan"
 
-version=$(sed -n 's/.*TensorRT\.trtexec \[TensorRT \(v[0-9]*\)\].*/\1/p' "$scratch/log" | head -n 1)
+tensorrt=$(sed -n 's/.*TensorRT\.trtexec \[TensorRT \(v[0-9]*\)\].*/\1/p' "$scratch/log" | head -n 1)
 cat > "$scratch/model.plan.json" <<JSON
 {
   "gpu": "${gpu%%,*}",
   "driver": "${gpu##*, }",
-  "tensorrt": "${version:-unknown}",
+  "tensorrt": "${tensorrt:-unknown}",
   "onnx_sha256": "$(sha256sum "$onnx" | cut -d ' ' -f 1)",
   "max_batch_size": $max
 }
 JSON
-mv "$scratch/model.plan.json" "$scratch/model.plan" "$folder/1/"
-echo "wrote $folder/1/model.plan: serve it with RICE_ENGINE=tensorrt"
+mv "$scratch/model.plan.json" "$scratch/model.plan" "$folder/"
+echo "wrote $folder/model.plan: serve it with RICE_ENGINE=tensorrt"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 
 import pytest
@@ -9,9 +11,10 @@ import yaml
 from triton_support import ROOT, write_onnx
 
 from rice_lib.deploy.triton.repository import CONFIG_FILES, write_repository
+from rice_lib.files import sha256_file
 
-COMPOSE = ROOT / "serving" / "compose.yaml"
-SCRIPT = ROOT / "serving" / "build_plan.sh"
+SERVING = ROOT / "serving"
+COMPOSE, GPU, SCRIPT = SERVING / "compose.yaml", SERVING / "compose.gpu.yaml", SERVING / "build_plan.sh"
 
 TRTEXEC = """#!/bin/bash
 echo "$*" > "$(dirname "$0")/arguments"
@@ -23,8 +26,20 @@ NVIDIA_SMI = "#!/bin/bash\necho 'NVIDIA L4, 560.35.03'\n"
 
 
 @pytest.fixture
-def folder(tmp_path):
+def repository(tmp_path):
     return write_repository(write_onnx(tmp_path / "model.onnx"), tmp_path / "repository", "rice", 9)
+
+
+@pytest.fixture
+def folder(repository):
+    """What the script is given."""
+    return repository.folder / "rice"
+
+
+@pytest.fixture
+def place(repository):
+    """Where the plan belongs."""
+    return repository.classifier(1) / "1"
 
 
 def build(tmp_path, *arguments, tools=("trtexec", "nvidia-smi"), **variables):
@@ -38,16 +53,30 @@ def build(tmp_path, *arguments, tools=("trtexec", "nvidia-smi"), **variables):
     return subprocess.run(["bash", SCRIPT, *arguments], capture_output=True, text=True, env=variables, check=False)
 
 
-def test_the_plan_lies_where_the_tensorrt_config_looks_with_its_provenance(tmp_path, folder):
-    answer = build(tmp_path, folder, tmp_path / "model.onnx")
+def test_the_plan_lies_where_the_tensorrt_config_looks_with_its_provenance(tmp_path, folder, place):
+    answer = build(tmp_path, folder)
     assert answer.returncode == 0, answer.stderr
-    assert sorted(os.listdir(folder / "1")) == ["model.onnx", "model.plan", "model.plan.json"]
-    facts = json.loads((folder / "1" / "model.plan.json").read_text())
+    assert sorted(os.listdir(place)) == ["model.onnx", "model.plan", "model.plan.json"]
+    facts = json.loads((place / "model.plan.json").read_text())
     assert (facts["gpu"], facts["driver"], facts["tensorrt"]) == ("NVIDIA L4", "560.35.03", "v100500")
+    assert facts["onnx_sha256"] == sha256_file(place / "model.onnx")
     assert facts["max_batch_size"] == 9
     arguments = (tmp_path / "bin" / "arguments").read_text().split()
-    assert "--stronglyTyped" in arguments
+    assert {"--stronglyTyped", f"--onnx={place / 'model.onnx'}"} <= set(arguments)
     assert {"--minShapes=images:1x224x224x3", "--maxShapes=images:9x224x224x3"} <= set(arguments)
+
+
+@pytest.mark.parametrize(("named", "built"), [((), 1), (("2",), 2)])
+def test_the_plan_is_of_the_version_that_answers_or_of_the_one_named(tmp_path, repository, folder, named, built):
+    repository.add(write_onnx(tmp_path / "newer.onnx", ("a", "b")), 4)
+    assert build(tmp_path, f"{folder}/", *named).returncode == 0
+    assert [version for version in (1, 2) if (repository.classifier(version) / "1" / "model.plan").exists()] == [built]
+
+
+def test_a_version_that_is_not_there_is_named(tmp_path, folder):
+    answer = build(tmp_path, folder, "7")
+    assert answer.returncode == 2
+    assert "the repository has no version 7" in answer.stderr
 
 
 @pytest.mark.parametrize(("tools", "match"), [(("nvidia-smi",), "no trtexec"), (("trtexec",), "no GPU is visible")])
@@ -58,9 +87,9 @@ def test_what_the_container_lacks_is_named(tmp_path, folder, tools, match):
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_failed_build_leaves_no_half_plan(tmp_path, folder):
+def test_a_failed_build_leaves_no_half_plan(tmp_path, folder, place):
     assert build(tmp_path, folder, BROKEN="1").returncode != 0
-    assert os.listdir(folder / "1") == ["model.onnx"]
+    assert os.listdir(place) == ["model.onnx"]
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path):
@@ -69,14 +98,76 @@ def test_a_folder_that_is_no_model_is_named(tmp_path):
     assert "write the model repository first" in answer.stderr
 
 
-def test_compose_serves_this_machine_alone_and_knows_both_configs():
-    services = yaml.safe_load(COMPOSE.read_text())["services"]
-    triton, plan = services["triton"], services["plan"]
-    assert all(port.startswith("127.0.0.1:") for port in triton["ports"])
-    assert triton["volumes"] == ["../models/${RICE_PROFILE:-full}/repository:/models:ro"]
-    (option,) = (word for word in triton["command"] if "model-config-name" in word)
-    assert option.endswith("${RICE_ENGINE:-onnxruntime}")
-    assert CONFIG_FILES["tensorrt"] == "configs/tensorrt.pbtxt"
-    # the plan is built by the release that serves it: one tag for both images
-    assert triton["image"].partition("tritonserver")[2].split(":", 1)[1] == plan["image"].split("}:", 1)[1]
-    assert "./build_plan.sh:/build_plan.sh:ro" in plan["volumes"]
+def test_the_image_has_the_locks_numpy_and_pillow_and_a_python_that_runs_the_decoder():
+    text = (SERVING / "Dockerfile").read_text()
+    pinned = dict(re.findall(r"(numpy|pillow)==([\d.]+)", text))
+    # the image's Python is 3.12
+    lines = (ROOT / "requirements-serve.lock").read_text().splitlines()
+    lock = dict(re.findall(r"^(numpy|pillow)==([\d.]+)", "\n".join(x for x in lines if ">= '3.13'" not in x), re.M))
+    assert pinned == lock
+    assert set(pinned) == {"numpy", "pillow"}
+    year, month = map(int, re.search(r"ARG TRITON_TAG=(\d+)\.(\d+)", text).groups())
+    assert (year, month) >= (24, 12), "earlier images have Python 3.10"
+    assert "\nUSER 1000:1000\n" in text
+
+
+def services():
+    return (yaml.safe_load(file.read_text())["services"] for file in (COMPOSE, GPU))
+
+
+def test_compose_serves_this_machine_alone_without_a_gpu():
+    (triton,) = next(services()).values()
+    assert [port.split("}:")[1:] for port in triton["ports"]] == [
+        ["${RICE_PORT:-8000", "8000"],
+        ["${RICE_GRPC_PORT:-8001", "8001"],
+        ["${RICE_METRICS_PORT:-8002", "8002"],
+    ]
+    assert all(port.startswith("${RICE_HOST:-127.0.0.1}:") for port in triton["ports"])
+    (models,) = triton["volumes"]
+    assert models["source"] == "../models/${RICE_SERVICE:-service/repository}"
+    assert models["read_only"]
+    assert "deploy" not in triton
+    assert not any("model-config-name" in word for word in triton["command"])
+
+
+def test_the_gpu_file_adds_a_gpu_and_a_config_that_there_is():
+    base, gpu = services()
+    *command, option = gpu["triton"]["command"]
+    assert command == base["triton"]["command"]
+    assert option == "--model-config-name=${RICE_ENGINE:-gpu}"
+    assert {CONFIG_FILES[engine] for engine in ("gpu", "tensorrt")} == {"configs/gpu.pbtxt", "configs/tensorrt.pbtxt"}
+    (device,) = gpu["triton"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_the_plan_is_built_in_the_image_that_serves_it_and_written_where_it_is_served():
+    base, gpu = services()
+    triton, plan = base["triton"], gpu["plan"]
+    assert plan["image"].replace("${PLAN_IMAGE:-rice-triton}", "rice-triton") == triton["image"]
+    models, script = plan["volumes"]
+    assert {**models, "read_only": True} == triton["volumes"][0]
+    assert script == f"./{SCRIPT.name}:{plan['entrypoint'][1]}:ro"
+    assert plan["deploy"] == gpu["triton"]["deploy"]
+
+
+@pytest.mark.parametrize("files", [(COMPOSE,), (COMPOSE, GPU)], ids=["cpu", "gpu"])
+def test_compose_itself_reads_the_files(files):
+    if not (compose := compose_command()):
+        pytest.skip("no docker compose here")
+    named = [word for file in files for word in ("--file", str(file))]
+    variables = {**os.environ, "RICE_SERVICE": "full/service/repository", "RICE_PORT": "9000"}
+    done = subprocess.run(
+        [*compose, *named, "--profile", "tools", "config"], capture_output=True, text=True, env=variables, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    triton = yaml.safe_load(done.stdout)["services"]["triton"]
+    assert triton["volumes"][0]["source"] == str(ROOT / "models/full/service/repository")
+    assert ("--model-config-name=gpu" in triton["command"]) == (GPU in files)
+    assert ("deploy" in triton) == (GPU in files)
+
+
+def compose_command():
+    docker = shutil.which("docker")
+    if docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0:
+        return [docker, "compose"]
+    return [shutil.which("docker-compose")] if shutil.which("docker-compose") else None
