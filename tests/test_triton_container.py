@@ -10,6 +10,7 @@ import pytest
 import yaml
 from triton_support import ROOT, write_onnx
 
+from rice_lib.deploy.triton.config import Names
 from rice_lib.deploy.triton.repository import CONFIG_FILES, write_repository
 from rice_lib.files import sha256_file
 
@@ -109,6 +110,40 @@ def test_the_image_has_the_locks_numpy_and_pillow_and_a_python_that_runs_the_dec
     year, month = map(int, re.search(r"ARG TRITON_TAG=(\d+)\.(\d+)", text).groups())
     assert (year, month) >= (24, 12), "earlier images have Python 3.10"
     assert "\nUSER 1000:1000\n" in text
+    assert "COPY start.sh /usr/local/bin/rice-start\n" in text
+    assert os.access(SERVING / "start.sh", os.X_OK)
+
+
+def start(tmp_path, **variables):
+    """The options that the container gives tritonserver."""
+    server = tmp_path / "tritonserver"
+    server.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    server.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", **variables}
+    command = [SERVING / "start.sh", "--log-verbose=1"]
+    return subprocess.run(command, capture_output=True, text=True, env=variables, check=True).stdout.splitlines()
+
+
+def test_the_container_loads_what_clients_ask_and_nothing_else(tmp_path):
+    plain = start(tmp_path, RICE_HOST="127.0.0.1")
+    loaded = [f"--load-model={name}" for name in Names("rice").public]
+    assert plain == ["--model-repository=/models", "--model-control-mode=explicit", *loaded, "--log-verbose=1"]
+    basmati = start(tmp_path, RICE_HOST="localhost", RICE_MODEL="basmati")
+    assert [f"--load-model={name}" for name in Names("basmati").public] == [w for w in basmati if "load" in w]
+
+
+@pytest.mark.parametrize("engine", ["gpu", "tensorrt"])
+def test_an_engine_is_a_config_that_the_repository_has(tmp_path, engine):
+    assert f"--model-config-name={engine}" in start(tmp_path, RICE_ENGINE=engine)
+    assert CONFIG_FILES[engine] == f"configs/{engine}.pbtxt"
+
+
+@pytest.mark.parametrize("told", [{}, {"RICE_HOST": "0.0.0.0"}, {"RICE_HOST": "192.168.1.2"}])
+def test_a_server_that_others_reach_takes_no_orders(tmp_path, told):
+    once, again = ([word for word in start(tmp_path, **told) if "restricted" in word] for _ in range(2))
+    orders = re.compile(r"=model-repository,shared-memory,trace,logging:rice-orders=[0-9a-f]{32}$")
+    assert [orders.sub("", word) for word in once] == ["--http-restricted-api", "--grpc-restricted-protocol"]
+    assert once != again
 
 
 def services():
@@ -126,16 +161,14 @@ def test_compose_serves_this_machine_alone_without_a_gpu():
     (models,) = triton["volumes"]
     assert models["source"] == "../models/${RICE_SERVICE:-service/repository}"
     assert models["read_only"]
+    assert triton["environment"] == {"RICE_MODEL": "${RICE_MODEL:-rice}", "RICE_HOST": "${RICE_HOST:-127.0.0.1}"}
     assert "deploy" not in triton
-    assert not any("model-config-name" in word for word in triton["command"])
 
 
-def test_the_gpu_file_adds_a_gpu_and_a_config_that_there_is():
-    base, gpu = services()
-    *command, option = gpu["triton"]["command"]
-    assert command == base["triton"]["command"]
-    assert option == "--model-config-name=${RICE_ENGINE:-gpu}"
-    assert {CONFIG_FILES[engine] for engine in ("gpu", "tensorrt")} == {"configs/gpu.pbtxt", "configs/tensorrt.pbtxt"}
+def test_the_gpu_file_adds_a_gpu_and_its_engine():
+    _, gpu = services()
+    assert gpu["triton"].keys() == {"environment", "deploy"}
+    assert gpu["triton"]["environment"] == {"RICE_ENGINE": "${RICE_ENGINE:-gpu}"}
     (device,) = gpu["triton"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
@@ -162,7 +195,8 @@ def test_compose_itself_reads_the_files(files):
     assert done.returncode == 0, done.stderr
     triton = yaml.safe_load(done.stdout)["services"]["triton"]
     assert triton["volumes"][0]["source"] == str(ROOT / "models/full/service/repository")
-    assert ("--model-config-name=gpu" in triton["command"]) == (GPU in files)
+    gpu = {"RICE_ENGINE": "gpu"} if GPU in files else {}
+    assert triton["environment"] == {"RICE_MODEL": "rice", "RICE_HOST": "127.0.0.1", **gpu}
     assert ("deploy" in triton) == (GPU in files)
 
 
