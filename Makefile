@@ -10,6 +10,8 @@ MAKEFLAGS += --no-builtin-rules
 
 ## PYTHON=python3.12     the interpreter that the environments are made with, 3.11 to 3.13 (default: python3)
 PYTHON ?= python3
+## SERVE_PYTHON=python3.12   the one that .venv-serve is made with, 3.11 or 3.12: Triton's wheel wants numpy 1 (default: PYTHON)
+SERVE_PYTHON ?= $(PYTHON)
 ## PROFILE=local         the profile to run: params/PROFILE.yaml (default: smoke)
 PROFILE ?= smoke
 ## SET="a.b=c d.e=f"     parameters to write into the profile first, e.g. SET="data.path=/rice.zip finetune.epochs=1"
@@ -103,7 +105,7 @@ check-python:
 
 .venv-serve/.installed: requirements-serve.lock | check-python
 	@echo "Installing what requirements-serve.lock pins into .venv-serve (Triton; once)"
-	@test -x .venv-serve/bin/python || $(PYTHON) -m venv .venv-serve
+	@test -x .venv-serve/bin/python || $(SERVE_PYTHON) -m venv .venv-serve
 	@.venv-serve/bin/python -m pip install --no-deps --requirement requirements-serve.lock
 	@touch $@
 

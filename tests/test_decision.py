@@ -24,7 +24,7 @@ from rice_lib.deploy.onnx import export
 from rice_lib.deploy.predictors import open_predictor
 from rice_lib.deploy.tensorrt import BatchProfile, EngineManifest
 from rice_lib.deploy.triton import client
-from rice_lib.deploy.triton.repository import model_config, write_repository
+from rice_lib.deploy.triton.repository import write_repository
 from rice_lib.errors import RiceError
 from rice_lib.export import main as export_main
 from rice_lib.labels import VARIETIES
@@ -281,12 +281,10 @@ def test_a_built_plan_has_its_onnx_files(carried, tmp_path):
 
 
 def test_a_servers_configuration_carries_it(carried, tmp_path):
-    target = write_repository(carried / "float32.onnx", tmp_path / "repository", "rice", 4)
-    for file in ("config.pbtxt", "configs/tensorrt.pbtxt"):
-        config = text_format.Parse((target / file).read_text(), pb.ModelConfig())
-        assert config.parameters["decision"].string_value == DECISION.to_json()
-    plain = text_format.Parse(model_config("rice", VARIETIES, 4), pb.ModelConfig())
-    assert "decision" not in plain.parameters
+    repository = write_repository(carried / "float32.onnx", tmp_path / "repository", "rice", 4)
+    config = text_format.Parse((repository.folder / "rice" / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert config.parameters["decision"].string_value == DECISION.to_json()
+    assert repository.decision(1)[1].to_json() == DECISION.to_json()
 
 
 @pytest.mark.parametrize(

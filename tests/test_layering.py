@@ -37,7 +37,7 @@ ROOMS = {
     "evaluate": {"data", "preprocess", "deploy", "evaluate", "reliability"},
     "reliability": {"reliability"},
     "calibrate": {"data", "preprocess", "deploy", "evaluate", "calibrate"},
-    "deploy": {"data", "preprocess", "evaluate", "models", "inputs", "results", "deploy"},
+    "deploy": {"data", "preprocess", "imagefile", "evaluate", "models", "inputs", "results", "deploy"},
     "relevance": {"preprocess", "models", "deploy", "relevance"},
     "report": {"report"},
     "tray": {"preprocess", "inputs", "results", "deploy", "infer", "tray"},

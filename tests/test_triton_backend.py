@@ -21,19 +21,9 @@ class Tensor:
     def as_numpy(self):
         return self.array
 
-    def __dlpack__(self, **options):
-        return self.array.__dlpack__(**options)
 
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
-
-    @classmethod
-    def from_dlpack(cls, name, array):
-        return cls(name, np.from_dlpack(array))
-
-
-@pytest.fixture(params=[True, False], ids=["numpy 1", "numpy 2"])
-def backend(request, tmp_path, monkeypatch):
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
     utils = ModuleType("triton_python_backend_utils")
     utils.Tensor = Tensor
     utils.TritonError = str
@@ -44,7 +34,6 @@ def backend(request, tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("backend_under_test", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "NUMPY_1", request.param)
     write_onnx(tmp_path / "1" / "model.onnx")
     config = {
         "input": [{"name": "images"}],

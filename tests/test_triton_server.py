@@ -19,6 +19,7 @@ from rice_lib.deploy.triton.client import TritonPredictor
 from rice_lib.deploy.triton.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.deploy.triton.repository import write_repository
 from rice_lib.errors import RiceError
+from rice_lib.files import locked
 
 real = pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 
@@ -138,7 +139,7 @@ def test_a_missing_model_is_named(tmp_path, repository, state):
 
 def test_two_starts_at_the_same_time(tmp_path, repository, state):
     state.mkdir()
-    with life._starting(state), pytest.raises(RiceError, match="another start"):
+    with locked(state, "-"), pytest.raises(RiceError, match="another start"):
         life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state)
 
 
@@ -193,7 +194,7 @@ def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository, state)
 @real
 @pytest.mark.slow
 def test_the_real_server_says_why_it_cannot_load_a_model(tmp_path, repository, state):
-    (repository / "rice" / "1" / "model.onnx").write_bytes(b"not a model")
+    (repository / "rice_v1" / "1" / "model.onnx").write_bytes(b"not a model")
     environment = ServingEnvironment.find(make_checkout(tmp_path / "root", environment=True))
     with pytest.raises(RiceError, match=r"did not start: .*(INVALID_PROTOBUF|Protobuf).*tritonserver\.log"):
         life.start(environment, repository, "rice", state, ready_timeout_s=180)

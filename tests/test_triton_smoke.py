@@ -1,6 +1,7 @@
 import pytest
 from triton_support import HAS_SERVER, NO_SERVER, make_checkout, write_onnx
 
+from rice_lib.deploy.triton import promises
 from rice_lib.deploy.triton import smoke as module
 from rice_lib.deploy.triton.repository import write_repository
 from rice_lib.deploy.triton.smoke import BrokenPromiseError, SmokeTest, endpoints
@@ -73,14 +74,19 @@ def test_every_promise_on_a_real_server_and_again_by_its_url(tmp_path, monkeypat
     tables = {check: getattr(smoke, check)() for check in CHECKS[:-1]}
     assert len(tables["parity"]) == 6
     assert set(tables["refusals"]["status"]) == {"400", "404", "INVALID_ARGUMENT", "NOT_FOUND"}
+    files = promises.file_answers(smoke)
+    assert set(files["status"]) == {200, 400}
+    switched = promises.switch_under_load(smoke)
+    assert set(switched["version"]) == {"1", "2"}
+    assert switched["lost"].sum() == 0
 
-    url = smoke._server.http
+    url = smoke.server.http
     other = SmokeTest.begin(Run.open("tiny", serve={"url": url}))
     for check in CHECKS:
         getattr(other, check)()
     assert other.metrics["serve/stop_s"].value is None
     assert other.metrics["serve/parity_max_abs_bmax"].value < 1e-3
-    assert smoke._server.is_ready()  # a server that someone else started is left alone
+    assert smoke.server.is_ready()  # a server that someone else started is left alone
 
     # a server that answers with another model's numbers breaks its promise
     write_onnx(run.paths.onnx / "other.onnx", ("Arborio", "Basmati", "Ipsala", "Jasmine", "Other"))
@@ -88,11 +94,11 @@ def test_every_promise_on_a_real_server_and_again_by_its_url(tmp_path, monkeypat
     wrong._clients = smoke._clients
     with pytest.raises(BrokenPromiseError, match="labels"):
         wrong.metadata()
-    monkeypatch.setattr(smoke._reference, "_forward", lambda pixels: other._reference._forward(pixels) + 1)
+    monkeypatch.setattr(smoke.reference, "_forward", lambda pixels: other.reference._forward(pixels) + 1)
     with pytest.raises(BrokenPromiseError, match="logits differ by 1"):
         smoke.parity()
 
     smoke.end()
-    assert set(smoke.metrics) == METRICS
+    assert set(smoke.metrics) == METRICS | {"serve/file_scores_max_abs", "serve/lost_in_switch"}
     assert all(metric.value is not None for metric in smoke.metrics.values())
-    assert smoke._server.leftovers() == []
+    assert smoke.server.leftovers() == []

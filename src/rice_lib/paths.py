@@ -114,8 +114,18 @@ class Paths:
 
     @property
     def repository(self) -> Path:
-        """Triton's model repository."""
+        """Triton's model repository as notebook 07 makes and tests it."""
         return self.models / "repository"
+
+    @property
+    def server(self) -> Path:
+        """State and log of the server that notebook 07 starts."""
+        return self.models / "server"
+
+    @property
+    def service(self) -> Path:
+        """What `rice serve` keeps: a repository with every version that was in service, the server's state and log."""
+        return self.models / "service"
 
     # reports: written by every notebook
     @property

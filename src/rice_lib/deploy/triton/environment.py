@@ -75,6 +75,11 @@ class ServingEnvironment:
                 f"{folder}: its Python {facts['python']} has no {facts['shared']}, which the server's stub "
                 f"needs (Debian, Ubuntu: apt install libpython{facts['python']})"
             )
+        if not facts["versions"]["numpy"].startswith("1."):
+            raise MissingEnvironmentError(
+                f"{folder}: its Python {facts['python']} has no numpy 1, which the server's Python backend was built "
+                "for; make it anew with another: rm -r .venv-serve; make serve-env SERVE_PYTHON=python3.12"
+            )
         found = cls(folder, Path(facts["site"]), facts["python"], Path(facts["libdir"]), facts["versions"])
         for file in (found.binary, found._stub):
             if not file.is_file():

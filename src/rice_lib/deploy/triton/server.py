@@ -7,17 +7,16 @@ and touches nothing else. The folder holds `state.json` while a server runs, and
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from rice_lib.deploy.triton import launch
 from rice_lib.deploy.triton.config import Names
 from rice_lib.deploy.triton.environment import ServingEnvironment
 from rice_lib.errors import RiceError
-from rice_lib.files import read_json, write_json
-from rice_lib.paths import Paths
+from rice_lib.files import locked, read_json, write_json
 
 HOST = "127.0.0.1"
-"""Nobody outside this machine can reach the server."""
+"""Where nothing else is said nobody outside this machine can reach the server."""
 
 STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 STUB = "triton_python_backend_stub"
@@ -76,9 +74,7 @@ class RunningServer:
 
     def is_ready(self) -> bool:
         """Whether the server and its model answer that they are ready."""
-        return all(
-            _answers(self.host, self.port, path) for path in ("/v2/health/ready", f"/v2/models/{self.model}/ready")
-        )
+        return is_ready(self.host, self.port, self.model)
 
     def stop(self, timeout_s: float = STOP_SECONDS) -> float | None:
         """Stop it; see the function `stop`."""
@@ -93,27 +89,25 @@ class RunningServer:
         return found + [str(state_dir / name) for name in (STATE_FILE, BACKENDS) if (state_dir / name).exists()]
 
 
-def server_dir(paths: Paths) -> Path:
-    """The state folder of a profile's server."""
-    return paths.models / "server"
-
-
 def start(
     environment: ServingEnvironment,
     repository: Path,
     model: str,
     state_dir: Path,
     *,
+    host: str = HOST,
     port: int | None = None,
     ready_timeout_s: float = 60,
     tied: bool = True,
 ) -> RunningServer:
-    """Start a server on the loopback and wait until its model is ready.
+    """Start a server and wait until its models are ready and warm.
 
     Args:
         environment: where the server comes from.
         repository: a model repository.
-        model: the model in it that must be ready.
+        model: the classifier in it that must be ready, with its ensemble.
+        host: the address to listen on. A server that others can reach takes no orders: it loads what is there, and
+            goes over to another version when it is started again.
         state_dir: the server's own folder; made where it is missing. One server at a time.
         port: HTTP port, with the next two for gRPC and metrics; None takes three free ones.
         ready_timeout_s: seconds until ready before the start is given up.
@@ -126,15 +120,16 @@ def start(
     if not (repository / model / "config.pbtxt").is_file():
         raise RiceError(f"{repository}: holds no model named {model} (no {model}/config.pbtxt)")
     state_dir.mkdir(parents=True, exist_ok=True)
-    with _starting(state_dir):
+    with locked(state_dir, f"{state_dir}: another start of this server is under way"):
         if processes := [p for p in _processes(state_dir) if not _is_stub(p)]:
             known = read_state(state_dir)
             raise already_running(known.http if known else "an unknown port", processes[0].pid)
         stop(state_dir, CALL_SECONDS)  # stubs, shared memory and files of a server that was killed
-        first = _free_ports() if port is None else _require_free(port)
+        first = _free_ports() if port is None else _require_free(port, host)
         environment.install_backends(state_dir / BACKENDS)
         log = state_dir / LOG_FILE
-        command = _command(environment, repository, model, state_dir, first, ready_timeout_s)
+        server = RunningServer(0, host, first, model, str(repository), str(log), str(state_dir))
+        command = _command(environment, server, ready_timeout_s)
         if tied:
             command = [str(environment.interpreter), "-I", launch.__file__, str(os.getpid()), *command]
         began = time.monotonic()
@@ -147,7 +142,7 @@ def start(
                 env=environment.variables(),
                 start_new_session=True,  # a Ctrl-C in our terminal is ours to handle, not the server's
             )
-        server = RunningServer(process.pid, HOST, first, model, str(repository), str(log), str(state_dir))
+        server = replace(server, pid=process.pid)
         try:
             write_json(state_dir / STATE_FILE, asdict(server))
             _wait_ready(server, process, began, ready_timeout_s)
@@ -204,9 +199,8 @@ def running(state_dir: Path) -> RunningServer | None:
     return state if state is not None and any(p.pid == state.pid for p in _processes(state_dir)) else None
 
 
-def _command(
-    environment: ServingEnvironment, repository: Path, model: str, state_dir: Path, port: int, ready_timeout_s: float
-) -> list[str]:
+def _command(environment: ServingEnvironment, server: RunningServer, ready_timeout_s: float) -> list[str]:
+    state_dir = Path(server.state_dir)
     # Given to the backend "python", the options reach every backend made of it. The stub's own time limit
     # must not be the shorter one: on a busy machine its imports alone take seconds.
     python = {
@@ -215,14 +209,16 @@ def _command(
     }
     return [
         str(environment.binary),
-        f"--model-repository={repository.resolve()}",
+        f"--model-repository={Path(server.repository).resolve()}",
         f"--backend-directory={(state_dir / BACKENDS).resolve()}",
-        "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
-        *(f"--load-model={name}" for name in Names(model).public),
-        *(f"--{what}-address={HOST}" for what in ("http", "grpc", "metrics")),
-        f"--http-port={port}",
-        f"--grpc-port={port + 1}",
-        f"--metrics-port={port + 2}",
+        # a version is switched to when we say so, not when a file appears
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in Names(server.model).public),
+        *(f"--{what}-address={server.host}" for what in ("http", "grpc", "metrics")),
+        *([] if is_loopback(server.host) else _restricted()),
+        f"--http-port={server.port}",
+        f"--grpc-port={server.port + 1}",
+        f"--metrics-port={server.port + 2}",
         f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
         *(f"--backend-config=python,{key}={value}" for key, value in python.items()),
     ]
@@ -288,25 +284,11 @@ def _clear(state_dir: Path) -> None:
     shutil.rmtree(state_dir / BACKENDS, ignore_errors=True)
 
 
-@contextmanager
-def _starting(state_dir: Path) -> Iterator[None]:
-    """One start at a time: the kernel drops the lock with the process that held it."""
-    folder = os.open(state_dir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RiceError(f"{state_dir}: another start of this server is under way", 1) from None
-        yield
-    finally:
-        os.close(folder)
-
-
-def _is_free(port: int) -> bool:
+def _is_free(port: int, host: str = HOST) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
@@ -323,15 +305,36 @@ def _free_ports() -> int:
     raise RiceError(f"no three free ports in a row on {HOST}", 1)
 
 
-def _require_free(port: int) -> int:
+def _require_free(port: int, host: str) -> int:
     if not 1 <= port <= 65533:
         raise RiceError(f"port {port}: choose one between 1 and 65533 (three in a row are used)")
     for name, number in zip(("HTTP", "gRPC", "metrics"), range(port, port + 3), strict=True):
-        if not _is_free(number):
+        if not _is_free(number, host):
             raise RiceError(
-                f"port {number} ({name}) is in use on {HOST}: stop what uses it, or choose another --port", 1
+                f"port {number} ({name}) is in use on {host}: stop what uses it, or choose another --port", 1
             )
     return port
+
+
+def _restricted() -> list[str]:
+    """Options by which a server takes no orders: they want a secret that nobody knows."""
+    orders = "model-repository,shared-memory,trace,logging:rice-orders=" + secrets.token_hex(16)
+    return [f"--http-restricted-api={orders}", f"--grpc-restricted-protocol={orders}"]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    return host == "localhost" or host.startswith("127.")
+
+
+def is_ready(host: str, port: int, model: str) -> bool:
+    """Whether the classifier on a server and its ensemble answer that they are ready.
+
+    Not asked is `/v2/health/ready`: it says no while any model, also one of a version that is let go, is on its way.
+    """
+    host = HOST if host == "0.0.0.0" else host
+    names = Names(model).public
+    return all(_answers(host, port, f"/v2/models/{name}/ready") for name in names)
 
 
 def _answers(host: str, port: int, path: str) -> bool:

@@ -48,10 +48,11 @@ class SmokeTest:
         self.metrics: dict[str, Metric] = {}
         self.obstacle: str | None = None
         """Why nothing can be measured here; None where there is a server."""
-        self._run, self._reference = run, reference
-        self._model = run.params.serve.model_name
-        self._server: life.RunningServer | None = None
-        self._address: dict[Protocol, str] = {}
+        self.run, self.reference = run, reference
+        self.model = run.params.serve.model_name
+        self.server: life.RunningServer | None = None
+        self.address: dict[Protocol, str] = {}
+        """`host:port` of the server under test."""
         self._clients: dict[Protocol, TritonPredictor] = {}
 
     @classmethod
@@ -65,7 +66,7 @@ class SmokeTest:
         test = cls(run, open_predictor(run.paths.onnx / "model.onnx"))
         url = run.params.serve.url
         if url is not None:
-            test._address = endpoints(url)
+            test.address = endpoints(url)
             test._absent("serve/ready_s", "s", f"the running server at {url} was used")
         else:
             try:
@@ -75,34 +76,33 @@ class SmokeTest:
                 test._absent("serve/ready_s", "s", test.obstacle)
                 return test
             test._start(environment)
-        test._clients = {p: TritonPredictor(address, test._model, p) for p, address in test._address.items()}
+        test._clients = {p: TritonPredictor(address, test.model, p) for p, address in test.address.items()}
         return test
 
     def _start(self, environment: ServingEnvironment) -> None:
-        paths, serve = self._run.paths, self._run.params.serve
-        self._server = life.start(
+        paths, serve = self.run.paths, self.run.params.serve
+        self.server = life.start(
             environment,
             paths.repository,
-            self._model,
-            life.server_dir(paths),
+            self.model,
+            paths.server,
             ready_timeout_s=serve.ready_timeout_s,
         )
-        self._address = {"http": self._server.http, "grpc": self._server.grpc}
-        self.metrics["serve/ready_s"] = Metric(self._server.ready_s, unit="s", how="start to model ready")
+        self.address = {"http": self.server.http, "grpc": self.server.grpc}
+        self.metrics["serve/ready_s"] = Metric(self.server.ready_s, unit="s", how="start to model ready")
 
     def readiness(self) -> pd.DataFrame:
         """Who answers where, and how long the start took."""
         if self.obstacle:
-            return self._not_measured("server")
-        server = self._server
+            return self.not_measured("server")
+        server = self.server
         rows = [
-            (f"answers over {NAMES[p]}", f"{self._address[p]}: {client.server()}")
-            for p, client in self._clients.items()
+            (f"answers over {NAMES[p]}", f"{self.address[p]}: {client.server()}") for p, client in self._clients.items()
         ]
         if server is not None:
             rows += [
                 ("ready after", f"{server.ready_s:.1f} s"),
-                ("log", self._run.paths.relative(Path(server.log))),
+                ("log", self.run.paths.relative(Path(server.log))),
             ]
         else:
             rows.append(("started by", "someone else (serve.url)"))
@@ -111,11 +111,11 @@ class SmokeTest:
     def metadata(self) -> pd.DataFrame:
         """What the server says of the model, checked against the ONNX file: one column a protocol."""
         if self.obstacle:
-            return self._not_measured("metadata")
+            return self.not_measured("metadata")
         columns = {}
         for protocol, client in self._clients.items():
-            if client.labels != self._reference.labels:
-                raise BrokenPromiseError(f"{protocol}: labels {client.labels}, the model has {self._reference.labels}")
+            if client.labels != self.reference.labels:
+                raise BrokenPromiseError(f"{protocol}: labels {client.labels}, the model has {self.reference.labels}")
             said = client.metadata()
             columns[NAMES[protocol]] = {
                 "model, version": f"{said['name']}, {', '.join(said['versions'])}",
@@ -134,13 +134,13 @@ class SmokeTest:
         constants.
         """
         if self.obstacle:
-            return self._not_measured("parity", *(f"serve/parity_max_abs_{name}" for name in ("b1", "b3", "bmax")))
-        random = np.random.default_rng(self._run.params.seed)
-        tolerance = self._run.params.export.tolerance
+            return self.not_measured("parity", *(f"serve/parity_max_abs_{name}" for name in ("b1", "b3", "bmax")))
+        random = np.random.default_rng(self.run.params.seed)
+        tolerance = self.run.params.export.tolerance
         rows = []
         for name, batch in self._batches().items():
             pixels = _random_images(random, batch)
-            expected = self._reference.logits(pixels)
+            expected = self.reference.logits(pixels)
             worst = 0.0
             for protocol, client in self._clients.items():
                 logits = client.logits(pixels)
@@ -159,23 +159,23 @@ class SmokeTest:
     def refusals(self) -> pd.DataFrame:
         """Requests that must be refused with a reason, and that the server is still there afterwards."""
         if self.obstacle:
-            return self._not_measured("refusals", "serve/refused")
-        good = _random_images(np.random.default_rng(self._run.params.seed), 1)
+            return self.not_measured("refusals", "serve/refused")
+        good = _random_images(np.random.default_rng(self.run.params.seed), 1)
         limit = self._clients["http"].max_batch
         attempts = {
-            "wrong shape (100 x 100)": (self._model, np.ascontiguousarray(good[:, :100, :100]), MALFORMED),
-            "wrong type (float32)": (self._model, good.astype(np.float32), MALFORMED),
+            "wrong shape (100 x 100)": (self.model, np.ascontiguousarray(good[:, :100, :100]), MALFORMED),
+            "wrong type (float32)": (self.model, good.astype(np.float32), MALFORMED),
             f"{limit + 1} images, one over the limit": (
-                self._model,
+                self.model,
                 np.repeat(good, limit + 1, axis=0),
                 MALFORMED,
             ),
-            "no images": (self._model, good[:0], MALFORMED),
-            "a model it does not have": (f"{self._model}-unknown", good, UNKNOWN),
+            "no images": (self.model, good[:0], MALFORMED),
+            "a model it does not have": (f"{self.model}-unknown", good, UNKNOWN),
         }
         rows = []
         for what, (model, pixels, expected) in attempts.items():
-            for protocol, address in self._address.items():
+            for protocol, address in self.address.items():
                 status, message = answer_to(address, model, protocol, pixels)
                 if status != expected[protocol]:
                     raise BrokenPromiseError(f"{protocol}, {what}: answered {status}, not {expected[protocol]}")
@@ -188,9 +188,7 @@ class SmokeTest:
                     )
                 )
         for protocol, client in self._clients.items():
-            if not np.allclose(
-                client.logits(good), self._reference.logits(good), atol=self._run.params.export.tolerance
-            ):
+            if not np.allclose(client.logits(good), self.reference.logits(good), atol=self.run.params.export.tolerance):
                 raise BrokenPromiseError(f"{protocol}: a good request after the bad ones is answered wrong")
         self.metrics["serve/refused"] = Metric(float(len(rows)), n=len(rows), how="malformed requests told why, of n")
         return pd.DataFrame(rows, columns=["request", "protocol", "status", "the server says"])
@@ -198,15 +196,15 @@ class SmokeTest:
     def classification(self, images: int = 3, count: int = 2) -> pd.DataFrame:
         """The server's own ranking (`class_count`), with names from the label file, against the logits."""
         if self.obstacle:
-            return self._not_measured("classification")
+            return self.not_measured("classification")
         images = min(images, self._clients["http"].max_batch)
-        pixels = _random_images(np.random.default_rng(self._run.params.seed), images)
-        expected = np.argsort(-self._reference.logits(pixels), axis=1)[:, :count]
+        pixels = _random_images(np.random.default_rng(self.run.params.seed), images)
+        expected = np.argsort(-self.reference.logits(pixels), axis=1)[:, :count]
         rows = []
         for protocol, client in self._clients.items():
             for image, ranking in enumerate(client.classify(pixels, count)):
                 named = [label for _, _, label in ranking]
-                if named != [self._reference.labels[number] for number in expected[image]]:
+                if named != [self.reference.labels[number] for number in expected[image]]:
                     raise BrokenPromiseError(f"{protocol}: image {image} is ranked {named}, unlike its logits")
                 rows.append(
                     (NAMES[protocol], image, ", ".join(f"{label} ({score:.3f})" for score, _, label in ranking))
@@ -216,13 +214,13 @@ class SmokeTest:
     def latency(self) -> pd.DataFrame:
         """One client, one request after another: what the way through a server costs, beside no server."""
         if self.obstacle:
-            return self._not_measured("latency", *(f"serve/latency_ms_{p}_b1" for p in NAMES), unit="ms")
-        random = np.random.default_rng(self._run.params.seed)
+            return self.not_measured("latency", *(f"serve/latency_ms_{p}_b1" for p in NAMES), unit="ms")
+        random = np.random.default_rng(self.run.params.seed)
         engines: dict[str, Predictor] = {f"Triton over {NAMES[p]}": client for p, client in self._clients.items()}
         rows = []
         for batch in self._batches().values():
             pixels = _random_images(random, batch)
-            for name, predictor in {**engines, IN_PROCESS: self._reference}.items():
+            for name, predictor in {**engines, IN_PROCESS: self.reference}.items():
                 milliseconds = self._time(predictor, pixels)
                 p50, p90 = np.percentile(milliseconds, [50, 90])
                 rows.append((name, batch, p50, p90, batch / p50 * 1e3, len(milliseconds)))
@@ -240,15 +238,15 @@ class SmokeTest:
         for client in self._clients.values():
             client.close()
         if self.obstacle:
-            return self._not_measured("stop", "serve/stop_s", unit="s")
-        if self._server is None:
+            return self.not_measured("stop", "serve/stop_s", unit="s")
+        if self.server is None:
             reason = "the server was not started here, so it is not stopped here"
             self._absent("serve/stop_s", "s", reason)
             return pd.DataFrame([("stop", f"not measured here: {reason}")], columns=["", "result"]).set_index("")
-        seconds = self._server.stop()
+        seconds = self.server.stop()
         if seconds is None:
-            raise BrokenPromiseError(f"the server was gone before it was stopped (log: {self._server.log})")
-        if left := self._server.leftovers():
+            raise BrokenPromiseError(f"the server was gone before it was stopped (log: {self.server.log})")
+        if left := self.server.leftovers():
             raise BrokenPromiseError(f"the server left behind: {', '.join(left)}")
         self.metrics["serve/stop_s"] = Metric(seconds, unit="s", how="SIGTERM to the last process gone")
         rows = [
@@ -263,7 +261,7 @@ class SmokeTest:
 
     def _time(self, predictor: Predictor, pixels: np.ndarray) -> list[float]:
         """Milliseconds of each call after a warm-up, up to the benchmark's repeats or seconds, at least 5."""
-        settings = self._run.params.benchmark
+        settings = self.run.params.benchmark
         for _ in range(settings.warmup):
             predictor.logits(pixels)
         milliseconds: list[float] = []
@@ -277,7 +275,8 @@ class SmokeTest:
     def _absent(self, name: str, unit: str, reason: str) -> None:
         self.metrics[name] = Metric(None, unit=unit, how=f"not measured here: {reason}")
 
-    def _not_measured(self, what: str, *metrics: str, unit: str = "") -> pd.DataFrame:
+    def not_measured(self, what: str, *metrics: str, unit: str = "") -> pd.DataFrame:
+        """The table of a check for which there is no server; its metrics say so, too."""
         for name in metrics:
             self._absent(name, unit, str(self.obstacle))
         row = f"not measured here: {self.obstacle}"

@@ -12,10 +12,6 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
-"""How arrays cross to the server. Its own conversion was compiled for numpy 1 and hands on wrong numbers under numpy 2.
-DLPack goes past numpy's memory layout; but numpy 1 frees an array lent by DLPack under a wrong name, and then hangs."""
-
 
 class TritonPythonModel:
     """One instance of a model: what Triton's Python backend calls."""
@@ -54,15 +50,13 @@ class TritonPythonModel:
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
         ends = np.cumsum([len(tensor) for tensor in columns[0]])[:-1]
         parts = [np.split(result, ends) for result in results]
-        to_tensor = pb_utils.Tensor if NUMPY_1 else pb_utils.Tensor.from_dlpack
         return [
             pb_utils.InferenceResponse(
-                [to_tensor(name, part) for name, part in zip(self.outputs, response, strict=True)]
+                [pb_utils.Tensor(name, part) for name, part in zip(self.outputs, response, strict=True)]
             )
             for response in zip(*parts, strict=True)
         ]
 
     @staticmethod
     def _tensor(request: "pb_utils.InferenceRequest", name: str) -> np.ndarray:
-        tensor = pb_utils.get_input_tensor_by_name(request, name)
-        return tensor.as_numpy() if NUMPY_1 else np.from_dlpack(tensor)
+        return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
