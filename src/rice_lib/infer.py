@@ -33,6 +33,7 @@ from rice_lib.results import FORMATS, Result, format_of
 
 if TYPE_CHECKING:
     from rice_lib.deploy.predictors import Predictor
+    from rice_lib.deploy.triton.teller import TritonTeller
 
 PROG = "python -m rice_lib.infer"
 SHIPPED_MODEL = "rice-vit-tiny.onnx"
@@ -105,8 +106,8 @@ def _tell(
 def _ask(predictor: Predictor, items: list[DecodedInput], reject: bool) -> list[Result]:
     if not items:
         return []
-    decision = predictor.decision
     logits = predictor.logits(np.stack([_pixels(item) for item in items]))
+    decision = predictor.decision  # only now: a server may have gone over to another version in between
     scores = (decision or Decision()).probabilities(logits)
     if decision is None or not reject:
         reasons: Iterable[str | None] = [None] * len(items)
@@ -170,33 +171,21 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from rice_lib.deploy.predictors import open_predictor
-
     form = format_of(arguments.format, arguments.output)
     if form == "parquet":
         import_parquet()
     model = arguments.model or default_model()
     names, counts = _names(arguments), _counts(arguments)
-    with open_predictor(model, arguments.threads) as predictor:
+    with _open(model, arguments) as teller:
         # a table is read by people, who want the answer; a program can pick from all the scores
-        top_k = arguments.top_k or (1 if form == "table" else len(predictor.labels))
-        if predictor.decision is None and arguments.reject:
-            print(f"note: {model} carries no rule for refusing images; every one is told a variety", file=sys.stderr)
+        top_k = arguments.top_k or (1 if form == "table" else len(teller.labels))
         identity = model_identity(model) if arguments.output else ""
         terms = Terms(identity, form, top_k, arguments.reject)
         with (
             _terminable(arguments.output),
-            open_sink(arguments.output, terms, predictor.labels, arguments.resume) as sink,
+            open_sink(arguments.output, terms, teller.labels, arguments.resume) as sink,
         ):
-            sources = sink.remaining(expand(names))
-            if arguments.engine == "ray":
-                from rice_lib.ray_engine import tell_all as tell_all_by_ray
-
-                results = tell_all_by_ray(
-                    model, sources, arguments.batch_size, arguments.reject, arguments.threads or 1
-                )
-            else:
-                results = tell_all(predictor, sources, arguments.batch_size, arguments.reject, _many(arguments.inputs))
+            results = _results(teller, model, sink.remaining(expand(names)), arguments)
             # a bar between lines of a table on the same terminal would spoil both
             progress = Progress(bool(arguments.output) or not sys.stdout.isatty(), counts, sink.told)
             try:
@@ -206,6 +195,34 @@ def _run(arguments: argparse.Namespace) -> int:
             finally:
                 progress.close()
     return 1 if sink.failed else 0
+
+
+def _open(model: str | Path, arguments: argparse.Namespace) -> Predictor | TritonTeller:
+    """The model: one that takes pixels, or a server's ensemble, which takes files."""
+    from rice_lib.deploy.predictors import open_predictor, open_teller
+
+    teller = open_teller(model)
+    if teller is None:
+        predictor = open_predictor(model, arguments.threads)
+        if predictor.decision is None and arguments.reject:
+            print(f"note: {model} carries no rule for refusing images; every one is told a variety", file=sys.stderr)
+        return predictor
+    if arguments.engine == "ray":
+        teller.close()
+        raise RiceError(f"--engine ray: {model} takes files, which one client sends it; leave --engine out")
+    return teller
+
+
+def _results(
+    teller: Predictor | TritonTeller, model: str | Path, sources: Iterator[Source], arguments: argparse.Namespace
+) -> Iterator[Result]:
+    if hasattr(teller, "tell"):  # of these, only what sends files has it
+        return teller.tell(sources, arguments.reject)
+    if arguments.engine == "ray":
+        from rice_lib.ray_engine import tell_all as tell_all_by_ray
+
+        return tell_all_by_ray(model, sources, arguments.batch_size, arguments.reject, arguments.threads or 1)
+    return tell_all(teller, sources, arguments.batch_size, arguments.reject, _many(arguments.inputs))
 
 
 def _many(names: list[str]) -> bool:

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -24,15 +24,15 @@ from rice_lib.errors import RiceError
 from rice_lib.machine import cores
 from rice_lib.preprocess import IMAGE_SIZE
 
+if TYPE_CHECKING:
+    from rice_lib.deploy.triton.teller import TritonTeller
+
 MAX_BATCH = 256
 """Images given to a model in one call where neither the model nor the caller says less: bounds memory, and is
 beyond the batch where throughput stops growing on every engine measured."""
 
 LEAST_SHARE = 8
 """Images of a batch that make a core's own share worth while: below, one core alone is less than fully used."""
-
-TRITON_PROTOCOLS: dict[str, Literal["http", "grpc"]] = {"triton": "http", "triton+grpc": "grpc"}
-"""URL scheme to the protocol that it means."""
 
 
 class Predictor(ABC):
@@ -69,7 +69,10 @@ class Predictor(ABC):
             raise ValueError(f"expected uint8 [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], got {pixels.dtype} {pixels.shape}")
         if not len(pixels):
             return np.empty((0, len(self.labels)), np.float32)
-        pixels = np.ascontiguousarray(pixels)
+        return self._forward_all(np.ascontiguousarray(pixels))
+
+    def _forward_all(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32 logits of any number of images but none, `max_batch` at a time."""
         parts = [self._forward(pixels[i : i + self.max_batch]) for i in range(0, len(pixels), self.max_batch)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -126,6 +129,23 @@ def open_predictor(spec: str | Path, threads: int | None = None, max_batch: int 
     if max_batch is not None:
         predictor.max_batch = max(1, min(max_batch, predictor.max_batch))
     return predictor
+
+
+def open_teller(spec: str | Path) -> TritonTeller | None:
+    """What tells files by a server that takes them as they are; None where a model takes pixels.
+
+    Args:
+        spec: as in `open_predictor`.
+
+    Raises:
+        RiceError: no server there, or no such model.
+    """
+    text = os.fspath(spec)
+    if "://" not in text:
+        return None
+    from rice_lib.deploy.triton.teller import open_teller
+
+    return open_teller(text)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -286,15 +306,12 @@ def read_decision(checkpoint: Path, labels: Sequence[str]) -> Decision | None:
 
 
 def _open_triton(url: str) -> Predictor:
-    scheme, _, rest = url.partition("://")
-    if scheme not in TRITON_PROTOCOLS:
-        raise RiceError(f"{url}: unknown scheme; a server is triton://host:port/name or triton+grpc://host:port/name")
-    address, _, model = rest.partition("/")
-    if not address or not model:
-        raise RiceError(f"{url}: write it as {scheme}://host:port/name")
+    from rice_lib.deploy.triton.connection import parse_url
+
+    protocol, address, model = parse_url(url)
     from rice_lib.deploy.triton.client import TritonPredictor
 
-    return TritonPredictor(address, model, TRITON_PROTOCOLS[scheme])
+    return TritonPredictor(address, model, protocol)
 
 
 def _check_onnx_inputs(path: Path, session: Any) -> str:

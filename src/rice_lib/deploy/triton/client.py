@@ -1,88 +1,85 @@
 """A model on a Triton server as a `Predictor`, over HTTP or gRPC.
 
-Everything about the model (labels, tensor names, largest batch) is read from the server, so a client needs an
-address and a name. The library is imported when a client is opened.
+Everything about the model (labels, tensor names, largest batch, the version that answers) is read from the server, so
+a client needs an address and a name. Where the server goes over to another version, or is away for a while, the
+client goes on (`rice_lib.deploy.triton.connection`). The library is imported when a client is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from http.client import HTTPException
-from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rice_lib.decision import KEY
-from rice_lib.deploy.predictors import Predictor, parse_decision, parse_labels
+from rice_lib.deploy.predictors import LEAST_SHARE, Predictor, parse_decision, parse_labels
+from rice_lib.deploy.triton.connection import (
+    IN_FLIGHT,
+    TIMEOUT_SECONDS,
+    Connection,
+    Protocol,
+    import_tritonclient,
+    version_of,
+)
+from rice_lib.deploy.triton.retry import PATIENCE_S, VersionGoneError
 from rice_lib.errors import RiceError
 from rice_lib.preprocess import IMAGE_SIZE
 
-Protocol = Literal["http", "grpc"]
 T = TypeVar("T")
-
-TIMEOUT_SECONDS = 60.0
-"""Limit of one request: a batch of 256 through a ViT-B takes half a minute on two cores."""
-
-CONNECT_SECONDS = 10.0
 
 
 class TritonPredictor(Predictor):
-    """A model on a server. Not for several threads at once: open one each."""
+    """A model on a server.
 
-    def __init__(self, url: str, model: str, protocol: Protocol = "http", timeout_s: float = TIMEOUT_SECONDS) -> None:
+    Logits are always those of `version`, and `labels` and `decision` are that version's; after a call they may be
+    those of a newer one than before it.
+    """
+
+    version: str
+    """The one that answers, as the server's configuration says; empty where that does not say."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        protocol: Protocol = "http",
+        timeout_s: float = TIMEOUT_SECONDS,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Connect and read the model's configuration.
 
         Args:
             url: `host:port` of the server's HTTP or gRPC endpoint.
             model: the model's name there.
             protocol: `http` or `grpc`.
-            timeout_s: seconds that one request may take.
+            timeout_s: seconds that one try of a request may take.
+            patience_s: seconds that a server that has answered may be away before a request is given up.
 
         Raises:
             RiceError: no server there, no such model, or not a model of this project.
         """
-        if "/" in url:
-            raise RiceError(f"{url}: write a server's address as host:port, without a scheme")
-        self._library = import_tritonclient(protocol)
-        self._protocol, self._url, self._model, self._timeout = protocol, url, model, timeout_s
-        self._client = self._ask(self._connect)
+        library = import_tritonclient(protocol)
+        self._connection = Connection(library, protocol, url, model, timeout_s=timeout_s, patience_s=patience_s)
+        self.name = f"triton/{protocol}"
+        self.labels = ()
         try:
-            config = self.config()
-            self._input, self._output = _check_config(config, f"{model} on {url}")
-            self.max_batch = int(config["max_batch_size"])
-            parameters, where = config.get("parameters", {}), f"the configuration of {model} on {url}"
-            self.labels = parse_labels(parameters.get("labels", {}).get("string_value"), where)
-            self.decision = parse_decision(parameters.get(KEY, {}).get("string_value"), where, self.labels)
+            self._take(self.config())
         except BaseException:
             self.close()
             raise
-        self.name = f"triton/{protocol}"
 
     def config(self) -> dict[str, Any]:
         """The model's configuration as the server gives it."""
-        if self._protocol == "http":
-            return self._ask(lambda: self._client.get_model_config(self._model))
-        answer = self._ask(
-            lambda: self._client.get_model_config(self._model, as_json=True, client_timeout=self._timeout)
-        )
-        return answer["config"]
+        return self._connection.config()
 
     def metadata(self) -> dict[str, Any]:
         """The model's metadata: `name`, `versions`, `platform`, `inputs`, `outputs`."""
-        if self._protocol == "http":
-            return self._ask(lambda: self._client.get_model_metadata(self._model))
-        return self._ask(
-            lambda: self._client.get_model_metadata(self._model, as_json=True, client_timeout=self._timeout)
-        )
+        return self._connection.metadata()
 
     def server(self) -> str:
         """Name and version of the server."""
-        if self._protocol == "http":
-            answer = self._ask(self._client.get_server_metadata)
-        else:
-            answer = self._ask(lambda: self._client.get_server_metadata(as_json=True, client_timeout=self._timeout))
-        return f"{answer['name']} {answer['version']}"
+        return self._connection.server()
 
     def classify(self, pixels: np.ndarray, count: int) -> list[list[tuple[float, int, str]]]:
         """The server's own ranking, by its classification extension.
@@ -97,58 +94,52 @@ class TritonPredictor(Predictor):
         Raises:
             RiceError: the request failed.
         """
-        answer = self._infer(pixels, class_count=count)
+        answer = self._at_one_version(lambda: self._infer([pixels], count)[0])
         rows = [[_text(cell).split(":", 2) for cell in row] for row in answer.reshape(len(pixels), count)]
         return [[(float(score), int(number), label) for score, number, label in row] for row in rows]
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    def _forward_all(self, pixels: np.ndarray) -> np.ndarray:
+        return self._at_one_version(lambda: self._gather(pixels))
+
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
-        logits = self._infer(pixels)
+        return self._forward_all(pixels)
+
+    def _gather(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits of any number of images, all of one version: shares of at most `max_batch`, `IN_FLIGHT` at once."""
+        shares = max(-(-len(pixels) // self.max_batch), min(IN_FLIGHT, len(pixels) // LEAST_SHARE))
+        logits = np.concatenate(self._infer(np.array_split(pixels, shares)))
         if logits.shape != (len(pixels), len(self.labels)):
-            raise RiceError(f"{self._where}: {logits.shape} logits came back for {len(pixels)} images", 1)
+            raise RiceError(f"{self._connection.where}: {logits.shape} logits came back for {len(pixels)} images", 1)
         return logits
 
-    def _infer(self, pixels: np.ndarray, class_count: int = 0) -> np.ndarray:
-        tensor = self._library.InferInput(self._input, list(pixels.shape), "UINT8")
-        tensor.set_data_from_numpy(pixels)
-        wanted = self._library.InferRequestedOutput(self._output, class_count=class_count)
-        limit = {"client_timeout": self._timeout} if self._protocol == "grpc" else {}
-        result = self._ask(lambda: self._client.infer(self._model, [tensor], outputs=[wanted], **limit))
-        return result.as_numpy(self._output)
+    def _infer(self, parts: list[np.ndarray], class_count: int = 0) -> list[np.ndarray]:
+        wanted = {self._output: class_count}
+        asked = [self._connection.infer(self.version, self._input, part, wanted) for part in parts]
+        return [answer.result().as_numpy(self._output) for answer in asked]
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+    def _at_one_version(self, ask: Callable[[], T]) -> T:
+        while True:
+            try:
+                return ask()
+            except VersionGoneError as gone:
+                self._take(gone.config)
 
-    @property
-    def _where(self) -> str:
-        return f"{self._protocol}://{self._url}/{self._model}"
-
-    def _connect(self) -> Any:
-        if self._protocol == "grpc":
-            return self._library.InferenceServerClient(self._url)
-        return self._library.InferenceServerClient(
-            self._url, connection_timeout=CONNECT_SECONDS, network_timeout=self._timeout
-        )
-
-    def _ask(self, call: Callable[[], T]) -> T:
-        """Call the library; whatever it raises about the server becomes one line."""
-        from tritonclient.utils import InferenceServerException
-
-        try:
-            return call()
-        except InferenceServerException as error:
-            status, said = error.status() or "", " ".join(str(error.message()).split())
-            if "UNAVAILABLE" in status and "failed to connect" in said.lower():
-                raise RiceError(f"{self._where}: no server answers there", 1) from None
-            if "DEADLINE" in status:
-                raise RiceError(f"{self._where}: no answer within {self._timeout:g} s", 1) from None
-            raise RiceError(f"{self._where}: {said} {f'[{status}]' if status else ''}".rstrip(), 1) from None
-        except TimeoutError:
-            raise RiceError(f"{self._where}: no answer within {self._timeout:g} s", 1) from None
-        except ConnectionRefusedError:
-            raise RiceError(f"{self._where}: no server answers there", 1) from None
-        except (OSError, HTTPException) as error:
-            raise RiceError(f"{self._where}: the connection failed ({error})", 1) from None
+    def _take(self, config: dict[str, Any]) -> None:
+        """Make what a configuration says of the model one's own."""
+        where = f"{self._connection.model} on {self._connection.address}"
+        self._input, self._output = _check_config(config, where)
+        parameters, where = config.get("parameters", {}), f"the configuration of {where}"
+        labels = parse_labels(parameters.get("labels", {}).get("string_value"), where)
+        if self.labels and labels != self.labels:
+            raise RiceError(f"{where}: the server went over to a model of other labels; start again", 1)
+        self.decision = parse_decision(parameters.get(KEY, {}).get("string_value"), where, labels)
+        limit = int(config["max_batch_size"])
+        self.max_batch = min(self.max_batch, limit) if self.labels else limit
+        self.labels, self.version = labels, version_of(config)
 
 
 def answer_to(url: str, model: str, protocol: Protocol, pixels: np.ndarray, tensor: str = "images") -> tuple[str, str]:
@@ -178,20 +169,6 @@ def answer_to(url: str, model: str, protocol: Protocol, pixels: np.ndarray, tens
             status = (error.status() or "").removeprefix("StatusCode.")
             return status, " ".join(str(error.message()).split())
     return ("200" if protocol == "http" else "OK"), ""
-
-
-def import_tritonclient(protocol: str) -> ModuleType:
-    """`tritonclient.http` or `tritonclient.grpc`, or a `RiceError` that says what to install."""
-    if protocol not in ("http", "grpc"):
-        raise RiceError(f"protocol {protocol!r}: choose http or grpc")
-    try:
-        if protocol == "http":
-            import tritonclient.http as library
-        else:
-            import tritonclient.grpc as library
-    except ImportError:
-        raise RiceError("tritonclient is not installed: pip install 'rice-lib[serve]'") from None
-    return library
 
 
 def _check_config(config: dict[str, Any], where: str) -> tuple[str, str]:
