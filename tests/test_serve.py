@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-import yaml
 from triton_support import HAS_SERVER, NO_SERVER, ROOT, make_checkout, write_onnx
 
 from rice_lib.deploy.predictors import open_predictor
@@ -145,6 +144,20 @@ def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, cap
     assert "no server is running" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("engine", "variant"), [("onnx", "gpu"), ("plan", "tensorrt")])
+def test_on_a_machine_with_a_gpu_the_container_takes_the_engine_of_the_version(
+    checkout, docker, monkeypatch, engine, variant
+):
+    told, _ = docker
+    (told.parent / "bin" / "nvidia-smi").symlink_to(told.parent / "bin" / "docker")
+    monkeypatch.setattr("rice_lib.deploy.triton.compose.is_ready", lambda *_: True)
+    assert main(["build", *PROFILE, "--engine", engine]) == 0
+    assert main(["up", *PROFILE]) == 0
+    ((command, env),) = words(told)
+    assert "serving/compose.gpu.yaml" in command
+    assert env["RICE_ENGINE"] == variant
+
+
 def test_a_container_that_does_not_start_is_one_line_and_nothing_is_left(checkout, docker):
     _, fails = docker
     fails.touch()
@@ -155,9 +168,8 @@ def test_a_container_that_does_not_start_is_one_line_and_nothing_is_left(checkou
 
 def test_the_compose_files_know_every_variable_that_a_container_is_told(tmp_path):
     (tmp_path / "models").mkdir()
-    told = Container(tmp_path, tmp_path / "models" / "service", "rice", "127.0.0.1", 8000, gpu=True).variables()
-    text = (ROOT / "serving" / "compose.yaml").read_text()
-    assert yaml.safe_load(text)["services"].keys() >= {"triton"}
+    told = Container(tmp_path, tmp_path / "models" / "service", "rice", "127.0.0.1", 8000, "gpu").variables()
+    text = (ROOT / "serving" / "compose.yaml").read_text() + (ROOT / "serving" / "compose.gpu.yaml").read_text()
     assert [name for name in told if f"${{{name}" not in text] == []
 
 

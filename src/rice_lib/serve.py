@@ -38,7 +38,7 @@ PROG = "python -m rice_lib.serve"
 DEFAULT_PORT = 8000
 LOG_LINES = 40
 CONTAINER_FILE = "container.json"
-"""In the service's folder while a container serves it: `host`, `port` and `gpu`."""
+"""In the service's folder while a container serves it: `host`, `port` and `engine`."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,10 @@ def _environment(root: Path, by: str) -> ServingEnvironment:
 
 
 def _start_container(service: Service, options: argparse.Namespace, timeout: float) -> float:
-    told = {"host": options.host, "port": options.port, "gpu": shutil.which("nvidia-smi") is not None}
+    active, engine = service.repository.active(), None
+    if shutil.which("nvidia-smi"):
+        engine = "tensorrt" if active is not None and active.engine == "tensorrt" else "gpu"
+    told = {"host": options.host, "port": options.port, "engine": engine}
     container = Container(service.root, service.repository.folder, service.params.model_name, **told)
     write_json(service.folder / CONTAINER_FILE, told)  # first: what is started can then be stopped
     try:

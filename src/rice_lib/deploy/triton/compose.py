@@ -46,7 +46,8 @@ class Container:
     model: str
     host: str
     port: int
-    gpu: bool
+    engine: str | None
+    """`gpu` or `tensorrt`: which configuration of the models (`RICE_ENGINE`). None: no GPU."""
 
     def up(self, ready_timeout_s: float) -> float:
         """Build the image, start the container and wait until its models are ready; seconds that took.
@@ -76,7 +77,7 @@ class Container:
         return is_ready(self.host, self.port, self.model)
 
     def _run(self, *words: str, quiet: bool = True) -> None:
-        files = ["serving/compose.yaml", *(["serving/compose.gpu.yaml"] if self.gpu else [])]
+        files = ["serving/compose.yaml", *(["serving/compose.gpu.yaml"] if self.engine else [])]
         command = ["docker", "compose", *(word for file in files for word in ("--file", file)), *words]
         try:
             done = subprocess.run(
@@ -99,6 +100,7 @@ class Container:
         return {
             "RICE_SERVICE": self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix(),
             "RICE_MODEL": self.model,
+            **({"RICE_ENGINE": self.engine} if self.engine else {}),
             "RICE_HOST": self.host,
             "RICE_PORT": str(self.port),
             "RICE_GRPC_PORT": str(self.port + 1),
