@@ -212,6 +212,7 @@ def lines(table: pd.DataFrame, *, x: str, y: str, hue: str, log: bool = True, ti
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+        ax.yaxis.set_minor_formatter(mpl.ticker.LogFormatter())  # 600, not 6 x 10^2
     ax.set_xticks(sorted(table[x].unique()), sorted(table[x].unique()))
     ax.set_title(title)
     ax.legend(title=None, fontsize=10)
