@@ -1,6 +1,7 @@
-"""Serving by Triton: the model repository, the life of a local server, the client, and the checks of both.
+"""Serving by Triton, room by room.
 
-`repository` writes what a server reads, `environment` and `server` start and stop a real `tritonserver`
-without a container, `client` calls one, and `smoke` puts the promises of a service to the test for notebook
-07. `backend/` is what the wheel's server lacks and NVIDIA's container has.
+What a server reads: `config` (the texts), `repository` (the folder and its versions), `models/` (the Python models in
+it), `backend/` (what the wheel's server lacks and NVIDIA's container has). Its life: `environment` and `server` without
+a container, `compose` with one, `release` for a new version. Its clients: `client` sends pixels, `teller` files, both
+through `connection` and `retry`. What it must keep: `smoke` and `promises`, the library half of notebook 07.
 """
