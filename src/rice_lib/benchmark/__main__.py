@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
             "versions": versions(),
         }
         write_json(arguments.output, {"benchmark": arguments.verb, **found, "provenance": made})
-    return 0
+    return 1 if found.get("wrong") else 0
 
 
 def _cold(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -75,6 +75,24 @@ def _memory(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {**found, "lines": memory.lines(found)}
 
 
+def _triton(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    from rice_lib.benchmark import triton
+    from rice_lib.infer import default_model
+
+    grid = triton.Grid(arguments.concurrency, arguments.batch, arguments.seconds, arguments.runs)
+    found = triton.measure(arguments.model or default_model(), _images(arguments, folder), folder, grid)
+    return {**found, "lines": triton.lines(found)}
+
+
+def _hostile(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    from rice_lib.benchmark import hostile
+    from rice_lib.infer import default_model
+
+    model, images = arguments.model or default_model(), _images(arguments, folder)
+    found = hostile.measure(model, images, folder, arguments.requests, arguments.concurrency)
+    return {**found, "lines": hostile.lines(found)}
+
+
 def _images(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     """The images to tell: those named, else generated grains."""
     if arguments.images is None:
@@ -107,8 +125,11 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     bulk = verb("bulk", _bulk, "many photographs: command, model alone, transformers.pipeline")
     training = verb("training", _training, "training steps of a ViT-Ti: dense, foreground")
     memory = verb("memory", _memory, "peak memory of the command over few and many files")
-    for command, runs in ((cold, 7), (bulk, 3), (training, 5)):
+    triton = verb("triton", _triton, "a server under load beside the model called directly and rice infer")
+    hostile = verb("hostile", _hostile, "a server among malformed requests: right answers, refusals, memory")
+    for command in (cold, bulk, training):
         command.add_argument("--patches", type=positive, default=48, metavar="K", help="foreground (default: 48)")
+    for command, runs in ((cold, 7), (bulk, 3), (training, 5), (triton, 3)):
         command.add_argument("--runs", type=positive, default=runs, metavar="N", help="counted (default: %(default)s)")
     for command in (cold, bulk):
         command.add_argument("--checkpoint", type=Path, metavar="DIR", help="weights (default: a random ViT-Ti)")
@@ -116,6 +137,14 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         command.add_argument("--batch-size", type=positive, default=32, metavar="N", help="default: 32")
     bulk.add_argument("--count", type=positive, default=FILES, metavar="N", help="take N images (default: 2000)")
     memory.add_argument("--count", type=positive, default=100_000, metavar="N", help="files (default: 100000)")
+    for command in (triton, hostile):
+        command.add_argument("--model", type=Path, metavar="M.onnx", help="default: the model that ships")
+    for option, default in (("--concurrency", [1, 4, 16, 64]), ("--batch", [1, 8, 32])):
+        words = "default: " + " ".join(map(str, default))
+        triton.add_argument(option, nargs="+", type=positive, default=default, metavar="N", help=words)
+    triton.add_argument("--seconds", type=positive, default=4, metavar="S", help="of each point (default: 4)")
+    hostile.add_argument("--requests", type=positive, default=10_000, metavar="N", help="default: 10000")
+    hostile.add_argument("--concurrency", type=positive, default=64, metavar="N", help="clients (default: 64)")
     return top
 
 

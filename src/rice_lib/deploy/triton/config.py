@@ -112,6 +112,9 @@ def decode_config(name: str, served: Served) -> str:
     """Input `file` BYTES `[1]`; outputs `images`, `measures`, `notes`, `error`."""
     pb = _protobuf()
     config = _python(name, served, served.instances)
+    # requests are not merged here: one whose bytes are no list of strings would fail those it is merged with, before
+    # any code of ours sees them; the classifier merges the pixels
+    config.dynamic_batching.preferred_batch_size.append(1)
     config.input.add(name=FILE, data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3])
     config.output.add(name="measures", data_type=pb.TYPE_FP32, dims=[len(MEASURES)])
