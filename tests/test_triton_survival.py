@@ -22,8 +22,8 @@ from rice_lib.decision import KEY, Decision
 from rice_lib.deploy.predictors import open_predictor
 from rice_lib.deploy.triton import server as life
 from rice_lib.deploy.triton.client import TritonPredictor
+from rice_lib.deploy.triton.connection import import_tritonclient
 from rice_lib.deploy.triton.environment import ServingEnvironment
-from rice_lib.deploy.triton.release import Control
 from rice_lib.deploy.triton.repository import Repository, write_repository
 from rice_lib.deploy.triton.teller import TritonTeller, open_teller
 from rice_lib.errors import RiceError
@@ -186,9 +186,9 @@ def write_other(folder):
 
 def switch(folder, server, version):
     """Have a version answer on the running server."""
-    control = Control(server.http)
-    Repository(folder / "repository").switch(version, control.load, control.unload)
-    control.close()
+    # over gRPC: an order to load holds up every other request that shares its thread of the HTTP endpoint
+    with import_tritonclient("grpc").InferenceServerClient(server.grpc) as control:
+        Repository(folder / "repository").switch(version, control.load_model, control.unload_model)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -208,7 +208,9 @@ def test_another_version_under_the_client(own, protocol):
         for goal in (2, 1):
             switching = threading.Thread(target=switch, args=(own, server, goal))
             switching.start()
-            while switching.is_alive() or len(seen) % 5:
+            until = time.monotonic() + 60
+            while switching.is_alive() or seen[-1] != (str(goal), str(goal)):
+                assert time.monotonic() < until
                 logits = client.logits(pixels)
                 np.testing.assert_allclose(logits, sign[client.version] * expected, atol=1e-3)
                 assert (client.decision and client.decision.temperature) == temperature[client.version]
@@ -216,9 +218,7 @@ def test_another_version_under_the_client(own, protocol):
                 flat = [max(result.scores.values()) < 0.21 for result in told]  # by a temperature of a million
                 assert flat == [teller.version == "2"] * 3
                 seen.append((client.version, teller.version))
-            assert client.logits(pixels) is not None
-            assert (client.version, teller.version) == (str(goal), str(goal))
-    assert len(seen) > 10
+    assert len(seen) > 20
 
 
 def write_small(folder, number):
