@@ -219,7 +219,7 @@ def test_up_new_version_under_load_back_and_down(checkout):
     from rice_lib.deploy.triton.release import release
 
     with pytest.raises(RiceError, match=r"version \d is not taken into service: .*no_such_backend"):
-        release(Repository(folder), third, address)
+        release(Repository(folder), third, f"127.0.0.1:{int(port) + 1}")
     assert not broken.exists()
     assert ask_bytes(address, "rice_bytes", drawn_grain())[0] == 200
 

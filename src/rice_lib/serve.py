@@ -126,10 +126,13 @@ def _add(service: Service, options: argparse.Namespace) -> Version:
 
 
 def _orders(service: Service) -> str | None:
-    """The address of a running server that can be told to load a version; says so where it must be started again."""
+    """`host:port` of gRPC of a server that can be told to load a version; says so where it must be started again."""
     address = service.address()
-    if address is None or life.is_loopback(address.rpartition(":")[0]):
-        return address
+    if address is None:
+        return None
+    host, _, port = address.rpartition(":")
+    if life.is_loopback(host):
+        return f"{host}:{int(port) + 1}"
     print("note: a server on a public address takes no orders: serve down, then up", file=sys.stderr)
     return None
 

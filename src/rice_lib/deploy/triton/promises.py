@@ -59,7 +59,7 @@ def switch_under_load(smoke: SmokeTest) -> pd.DataFrame:
     if smoke.obstacle or smoke.server is None:
         return smoke.not_measured("switch", "serve/lost_in_switch")
     repository = Repository(smoke.run.paths.repository, smoke.model)
-    control = Control(smoke.address["http"])
+    control = Control(smoke.address["grpc"])
     first = repository.active()
     assert first is not None
     made = repository.add(

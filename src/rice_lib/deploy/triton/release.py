@@ -28,14 +28,16 @@ T = TypeVar("T")
 
 
 class Control:
-    """Orders to a running server: load a model, let one go."""
+    """Orders to a running server: load a model, let one go.
+
+    Over gRPC: while a model is loaded by an order over HTTP, the server's thread that took it answers nobody else.
+    """
 
     def __init__(self, address: str) -> None:
-        """Connect to `host:port` of its HTTP endpoint."""
-        library = import_tritonclient("http")
+        """Connect to `host:port` of its gRPC endpoint."""
+        self._library = import_tritonclient("grpc")
         self._address = address
-        self._library = library
-        self._client = library.InferenceServerClient(address, network_timeout=LOAD_SECONDS)
+        self._client = self._library.InferenceServerClient(address)
 
     def load(self, name: str) -> None:
         """Load a model, or load it anew; returns when it is ready and warm.
@@ -43,7 +45,7 @@ class Control:
         Raises:
             RiceError: the server cannot; the line says why.
         """
-        self._ask(name, lambda: self._client.load_model(name))
+        self._ask(name, lambda: self._client.load_model(name, client_timeout=LOAD_SECONDS))
 
     def unload(self, name: str) -> None:
         """Let a model go once its requests are answered; returns at once."""
@@ -57,7 +59,7 @@ class Control:
         for tensor, values in inputs.items():
             tensors.append(self._library.InferInput(tensor, list(values.shape), np_to_triton_dtype(values.dtype)))
             tensors[-1].set_data_from_numpy(values)
-        return self._ask(name, lambda: self._client.infer(name, tensors))
+        return self._ask(name, lambda: self._client.infer(name, tensors, client_timeout=LOAD_SECONDS))
 
     def close(self) -> None:
         """Close the connection."""
@@ -68,7 +70,7 @@ class Control:
 
         try:
             return call()
-        except (InferenceServerException, OSError) as error:
+        except InferenceServerException as error:
             raise RiceError(f"{name} on {self._address}: {' '.join(str(error).split())}", 1) from None
 
 
@@ -78,7 +80,7 @@ def release(repository: Repository, made: Version, address: str | None) -> None:
     Args:
         repository: holds the version.
         made: the version.
-        address: `host:port` of a server that serves the repository; None where none runs.
+        address: `host:port` of the gRPC endpoint of a server that serves the repository; None where none runs.
 
     Raises:
         RiceError: the version does not load or does not answer as the model does; it is removed, and the one before
