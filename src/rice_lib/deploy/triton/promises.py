@@ -47,8 +47,8 @@ def file_answers(smoke: SmokeTest) -> pd.DataFrame:
         if status != (400 if "error" in expected else 200) or not apart <= SCORE_TOLERANCE:
             raise BrokenPromiseError(f"{form}: the server says {told}, rice infer {expected}")
         worst = max(worst, apart)
-        said = expected.get("error") or expected["label"]
-        rows.append((form, status, said, expected.get("reason", ""), "" if status == 400 else f"{apart:.0e}"))
+        because = expected.get("error") or expected.get("reason", "")
+        rows.append((form, status, expected.get("label", ""), because, "" if status == 400 else f"{apart:.0e}"))
     how = "largest difference of a score from rice infer's on the same file"
     smoke.metrics["serve/file_scores_max_abs"] = Metric(worst, n=len(rows), how=how)
     return pd.DataFrame(rows, columns=["file", "status", "told", "because", "score apart"])
