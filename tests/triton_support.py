@@ -11,12 +11,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rice_lib.deploy.triton.environment import ServingEnvironment
+from rice_lib.deploy.triton.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.labels import VARIETIES
 
 ROOT = Path(__file__).resolve().parents[1]
-HAS_SERVER = (ROOT / ".venv-serve" / "bin" / "python").exists()
-NO_SERVER = "no serving environment .venv-serve: make serve-env"
+
+
+def _why_no_server() -> str:
+    try:
+        ServingEnvironment.find(ROOT)
+    except MissingEnvironmentError as missing:  # one that is there and broken is no excuse
+        return str(missing)
+    return ""
+
+
+NO_SERVER = _why_no_server()
+HAS_SERVER = not NO_SERVER
 
 
 def write_onnx(path: Path, labels: tuple[str, ...] = VARIETIES) -> Path:
