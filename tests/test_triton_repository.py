@@ -154,14 +154,19 @@ def test_a_version_that_does_not_load_leaves_the_one_before_answering(tmp_path, 
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
     repository.add(other, 4)
 
+    served = []
+
     def load(name):
         if name == "rice_bytes":
             raise RiceError("no")
+        if name == "rice":
+            served.append(read(repository.folder / name / "config.pbtxt").parameters["version"].string_value)
 
     with pytest.raises(RiceError, match="no"):
         repository.switch(2, load=load)
     assert repository.active().version == 1
     assert read(repository.folder / "rice" / "config.pbtxt").parameters["version"].string_value == "1"
+    assert served == ["2", "1"]  # of rice, as the server read it: there and back
 
 
 def test_a_version_that_is_not_there_is_named(tmp_path, model):
@@ -185,6 +190,12 @@ def test_a_plan_lies_beside_its_model(tmp_path, model):
     classifier = repository.classifier(made.version)
     assert (classifier / "1" / "model.plan").read_bytes() == b"a plan"
     assert read(classifier / "config.pbtxt").platform == "tensorrt_plan"
+
+
+def test_a_plan_that_is_not_there_is_one_line(tmp_path, model):
+    with pytest.raises(RiceError, match=r"missing\.plan: no such plan"):
+        Repository(tmp_path / "repository").add(model, 4, plan=tmp_path / "missing.plan")
+    assert not (tmp_path / "repository").exists()
 
 
 def test_a_damaged_model_is_refused_and_the_repository_stays(tmp_path, model):

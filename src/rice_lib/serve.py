@@ -116,9 +116,9 @@ def _add(service: Service, options: argparse.Namespace) -> Version:
     made = repository.add(
         model,
         params.max_batch_size,
-        getattr(options, "instances", None),
-        "tensorrt" if getattr(options, "engine", "onnx") == "plan" else "onnxruntime",
-        getattr(options, "plan", None),
+        options.instances,
+        "tensorrt" if options.engine == "plan" else "onnxruntime",
+        options.plan,
     )
     if before is None or made.version != before.version:
         release(repository, made, _orders(service))
@@ -311,6 +311,7 @@ def _add_up(command: argparse.ArgumentParser) -> None:
         "--port", type=int, default=DEFAULT_PORT, help="HTTP; gRPC and metrics are the next two (default: 8000)"
     )
     command.add_argument("--timeout", type=float, metavar="S", help="seconds to wait until ready")
+    command.set_defaults(engine="onnx", plan=None, instances=None)  # what a build alone can be told
 
 
 if __name__ == "__main__":

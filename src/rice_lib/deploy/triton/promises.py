@@ -41,7 +41,7 @@ def file_answers(smoke: SmokeTest) -> pd.DataFrame:
         return smoke.not_measured("files", "serve/file_scores_max_abs")
     rows, worst = [], 0.0
     for form, data in {**grain_forms(), **damaged_forms()}.items():
-        status, told = ask_bytes(smoke.address["http"], f"{smoke.model}_bytes", data)
+        status, told = ask_bytes(smoke.address["http"], Names(smoke.model).ensemble, data)
         expected = tell_here(smoke.reference, data)
         apart = _apart(told, expected)
         if status != (400 if "error" in expected else 200) or not apart <= SCORE_TOLERANCE:

@@ -53,7 +53,7 @@ VERSION_FILE, DECISION_FILE = "version.json", "decision.json"
 
 CONTRACT: dict[str, tuple[str, ...]] = {
     "decode": ("__init__", "errors", "imagefile", "colour", "preprocess", "measures"),
-    "tell": ("__init__", "errors", "measures", "decision"),
+    "tell": ("__init__", "errors", "measures", "decision", "results"),
 }
 """Modules of this library that a Python model imports, copied beside it: numpy and Pillow are all they need."""
 
@@ -149,6 +149,8 @@ class Repository:
         """
         if model.suffix != ".onnx":
             raise RiceError(f"{model}: the server takes an .onnx file (a plan is built of it: serving/build_plan.sh)")
+        if plan is not None and not plan.is_file():
+            raise RiceError(f"{plan}: no such plan; serving/build_plan.sh builds one of a version that is there")
         with open_predictor(model, threads=1) as predictor:
             labels, decision = predictor.labels, predictor.decision
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +173,8 @@ class Repository:
             served = Served(made.version, labels, decision, max_batch, made.instances)
             with self._staged() as staged:
                 self._write_version(staged, model, plan, made, served)
-                for name in (*self.names.steps(made.version)[::2], self.names.steps(made.version)[1]):
+                decode, classify, tell = self.names.steps(made.version)
+                for name in (decode, tell, classify):  # the last one's version.json says that the version is whole
                     (staged / name).rename(self.folder / name)
         return made
 
@@ -203,13 +206,17 @@ class Repository:
             for name in self.names.steps(version):
                 load(name)
         self._point(known[version])
+        gone_over = []
         if load is not None:
             try:
                 for name in self.names.public:
                     load(name)
+                    gone_over.append(name)
             except RiceError:
                 if before is not None:
                     self._point(before)
+                    for name in gone_over:
+                        load(name)
                 raise
         if unload is not None and before is not None and before.version != version:
             for name in self.names.steps(before.version):

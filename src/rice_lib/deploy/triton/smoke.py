@@ -19,8 +19,8 @@ from rice_lib.deploy.predictors import Predictor, open_predictor
 from rice_lib.deploy.triton import server as life
 from rice_lib.deploy.triton.client import Protocol, TritonPredictor, answer_to
 from rice_lib.deploy.triton.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.deploy.triton.release import random_images
 from rice_lib.errors import RiceError
-from rice_lib.preprocess import IMAGE_SIZE
 from rice_lib.run import Run
 from rice_lib.tracking import Metric
 
@@ -139,7 +139,7 @@ class SmokeTest:
         tolerance = self.run.params.export.tolerance
         rows = []
         for name, batch in self._batches().items():
-            pixels = _random_images(random, batch)
+            pixels = random_images(random, batch)
             expected = self.reference.logits(pixels)
             worst = 0.0
             for protocol, client in self._clients.items():
@@ -160,7 +160,7 @@ class SmokeTest:
         """Requests that must be refused with a reason, and that the server is still there afterwards."""
         if self.obstacle:
             return self.not_measured("refusals", "serve/refused")
-        good = _random_images(np.random.default_rng(self.run.params.seed), 1)
+        good = random_images(np.random.default_rng(self.run.params.seed), 1)
         limit = self._clients["http"].max_batch
         attempts = {
             "wrong shape (100 x 100)": (self.model, np.ascontiguousarray(good[:, :100, :100]), MALFORMED),
@@ -198,7 +198,7 @@ class SmokeTest:
         if self.obstacle:
             return self.not_measured("classification")
         images = min(images, self._clients["http"].max_batch)
-        pixels = _random_images(np.random.default_rng(self.run.params.seed), images)
+        pixels = random_images(np.random.default_rng(self.run.params.seed), images)
         expected = np.argsort(-self.reference.logits(pixels), axis=1)[:, :count]
         rows = []
         for protocol, client in self._clients.items():
@@ -219,7 +219,7 @@ class SmokeTest:
         engines: dict[str, Predictor] = {f"Triton over {NAMES[p]}": client for p, client in self._clients.items()}
         rows = []
         for batch in self._batches().values():
-            pixels = _random_images(random, batch)
+            pixels = random_images(random, batch)
             for name, predictor in {**engines, IN_PROCESS: self.reference}.items():
                 milliseconds = self._time(predictor, pixels)
                 p50, p90 = np.percentile(milliseconds, [50, 90])
@@ -293,10 +293,6 @@ def endpoints(url: str) -> dict[Protocol, str]:
     if not host or not port.isdecimal() or "/" in url:
         raise RiceError(f"serve.url {url!r}: write it as host:port of the server's HTTP endpoint, without a scheme")
     return {"http": url, "grpc": f"{host}:{int(port) + 1}"}
-
-
-def _random_images(random: np.random.Generator, count: int) -> np.ndarray:
-    return random.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
 
 
 def _tensors(tensors: list[Mapping]) -> str:

@@ -14,10 +14,8 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from rice_lib.decision import UNKNOWN, Decision
-
-DECIMALS = 6
-"""Digits of a score in a record (`rice_lib.results`)."""
+from rice_lib.decision import Decision
+from rice_lib.results import Result
 
 
 class TritonPythonModel:
@@ -47,8 +45,8 @@ class TritonPythonModel:
             for name in ("logits", "measures", "notes", "error")
         )
         scores = self.decision.probabilities(logits)
-        rows = zip(scores, self.decision.reasons(logits, measures), notes.ravel(), errors.ravel(), strict=True)
-        records = [self._record(row, reason, note.decode(), error.decode()) for row, reason, note, error in rows]
+        rows = zip(scores.tolist(), self.decision.reasons(logits, measures), notes.ravel(), errors.ravel(), strict=True)
+        records = [self._record(*row) for row in rows]
         failed = errors.ravel() != b""
         scores[failed] = 0.0
         columns = {
@@ -60,16 +58,13 @@ class TritonPythonModel:
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
 
-    def _record(self, scores: np.ndarray, reason: "str | None", note: str, error: str) -> dict:
+    def _record(self, scores: list, reason: "str | None", note: bytes, error: bytes) -> dict:
         """What `rice infer` writes of one file, without its path."""
-        notes = {"notes": note.split("; ")} if note else {}
-        if error:
-            return {"error": error, **notes}
-        ranked = np.argsort(-scores, kind="stable")
-        told = {self.labels[number]: round(float(scores[number]), DECIMALS) for number in ranked}
-        label = self.labels[ranked[0]] if reason is None else UNKNOWN
-        why = {} if reason is None else {"reason": reason}
-        return {"label": label, "confidence": told.get(label), **why, "scores": told, **notes}
+        notes = tuple(note.decode().split("; ")) if note else ()
+        told = dict(zip(self.labels, scores, strict=True))
+        record = Result("", told, reason, notes, error.decode() or None).record(len(told))
+        del record["path"]
+        return record
 
 
 def _texts(texts: "Iterable[str]") -> np.ndarray:
