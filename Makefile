@@ -43,12 +43,12 @@ venv: $(ENV)  ## make .venv and install what requirements.lock pins, and the pro
 serve-env: .venv-serve/.installed  ## make .venv-serve, which holds Triton (apart from .venv: it needs numpy 1)
 
 report: check-profile $(ENV) .venv-serve/.installed .dvc/scm-checked $(if $(SET),set)  ## run what changed of the seven notebooks and render reports/PROFILE/site/index.html
-	@python -m rice_lib.set_params --profile "$(PROFILE)"
+	@python -m rice_lib set-params --profile "$(PROFILE)"
 	@dvc repro --pull report@$(PROFILE)
 	@echo "The report: reports/$(PROFILE)/site/index.html"
 
 set: $(ENV)
-	@python -m rice_lib.set_params --profile "$(PROFILE)" $(SET)
+	@python -m rice_lib set-params --profile "$(PROFILE)" $(SET)
 
 test: $(ENV) .venv-serve/.installed  ## run the tests (RICE_DATA=/images.zip adds those on real images)
 	@python -m pytest $(ARGS)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from rice_lib.paths import NOTEBOOKS, Paths
-from rice_lib.tracking import Metric, read_metrics
+from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.common.tracking import Metric, read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,7 +60,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     environment.setdefault("RICE_SERVE_ENV", str(ROOT / ".venv-serve"))
     environment.pop("RICE_DATA", None)
     for notebook in NOTEBOOKS:
-        command = [sys.executable, "-m", "rice_lib.stage", notebook, "--profile", "tiny"]
+        command = [sys.executable, "-m", "rice_lib", "stage", notebook, "--profile", "tiny"]
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{notebook} failed\n{done.stdout}\n{done.stderr}"
     return Pipeline(root, Paths(root, "tiny"))

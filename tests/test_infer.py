@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_support import tiny_onnx, write_grains
+from support.models import tiny_onnx, write_grains
 
 from rice_lib import infer
-from rice_lib.deploy.predictors import open_predictor, probabilities
-from rice_lib.errors import RiceError
-from rice_lib.inputs import DECODERS, DecodedInput, decode_all, expand, read_list
-from rice_lib.labels import VARIETIES
-from rice_lib.preprocess import decode
-from rice_lib.results import Result
+from rice_lib.backends.predictor import open_predictor, probabilities
+from rice_lib.common.errors import RiceError
+from rice_lib.predict.inputs import DECODERS, DecodedInput, decode_all, expand, read_list
+from rice_lib.common.classes import VARIETIES
+from rice_lib.contract.decode import decode
+from rice_lib.contract.record import Result
 
 
 def command(*arguments, **options):

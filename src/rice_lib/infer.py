@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rice_lib.arguments import positive
-from rice_lib.decision import Decision
-from rice_lib.errors import RiceError, run_command
-from rice_lib.inputs import DecodedInput, Memory, Source, count, decode_all, expand, peek_list, read_list
-from rice_lib.journal import Terms, import_parquet, is_finished, model_identity, open_sink
-from rice_lib.progress import Progress
-from rice_lib.results import FORMATS, Result, format_of
+from rice_lib.cli.arguments import positive
+from rice_lib.contract.decision import Decision
+from rice_lib.common.errors import RiceError, run_command
+from rice_lib.predict.inputs import DecodedInput, Memory, Source, count, decode_all, expand, peek_list, read_list
+from rice_lib.predict.resume import Terms, import_parquet, is_finished, model_identity, open_sink
+from rice_lib.predict.progress import Progress
+from rice_lib.contract.record import FORMATS, Result, format_of
 
 if TYPE_CHECKING:
-    from rice_lib.deploy.predictors import Predictor
-    from rice_lib.deploy.triton.teller import TritonTeller
+    from rice_lib.backends.predictor import Predictor
+    from rice_lib.predict.served import TritonTeller
 
 PROG = "python -m rice_lib.infer"
 SHIPPED_MODEL = "rice-vit-tiny.onnx"
@@ -157,11 +157,11 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     arguments = parser(prog).parse_args(argv)
     _check(arguments)
     if arguments.grains:
-        from rice_lib.tray.command import run as run_tray
+        from rice_lib.cli.tray import run as run_tray
 
         return run_tray(arguments)
     if arguments.explain:
-        from rice_lib.explain import run as run_explain
+        from rice_lib.cli.explain import run as run_explain
 
         return run_explain(arguments)
     if arguments.resume and is_finished(arguments.output):
@@ -199,7 +199,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _open(model: str | Path, arguments: argparse.Namespace) -> Predictor | TritonTeller:
     """The model: one that takes pixels, or a server's ensemble, which takes files."""
-    from rice_lib.deploy.predictors import open_predictor, open_teller
+    from rice_lib.backends.predictor import open_predictor, open_teller
 
     teller = open_teller(model)
     if teller is None:
@@ -219,7 +219,7 @@ def _results(
     if hasattr(teller, "tell"):  # of these, only what sends files has it
         return teller.tell(sources, arguments.reject)
     if arguments.engine == "ray":
-        from rice_lib.ray_engine import tell_all as tell_all_by_ray
+        from rice_lib.predict.ray import tell_all as tell_all_by_ray
 
         return tell_all_by_ray(model, sources, arguments.batch_size, arguments.reject, arguments.threads or 1)
     return tell_all(teller, sources, arguments.batch_size, arguments.reject, _many(arguments.inputs))

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rice_lib.errors import RiceError
-from rice_lib.labels import VARIETIES
-from rice_lib.preprocess import SUFFIXES
+from rice_lib.common.errors import RiceError
+from rice_lib.common.classes import VARIETIES
+from rice_lib.contract.decode import SUFFIXES
 
 OK = "ok"
 """Status of an image that may be used; any other status is the reason why it is not."""

@@ -21,9 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from rice_lib.data.decoding import POOL_FROM
-from rice_lib.files import atomic_path
-from rice_lib.labels import LABEL_TO_ID, VARIETIES
-from rice_lib.machine import cores
+from rice_lib.common.files import atomic_path
+from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
+from rice_lib.common.machine import cores
 
 VERSION = 1
 """Raised whenever the same seed would give other images: images of another version are made anew."""

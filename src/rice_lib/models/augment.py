@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from rice_lib.params import AugmentationParams
+from rice_lib.common.parameters import AugmentationParams
 
 cv2.setNumThreads(1)  # the loader's processes are the parallelism
 

@@ -21,11 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from rice_lib.data.loading import Examples, open_examples
-from rice_lib.errors import RiceError
-from rice_lib.files import atomic_path, read_json, write_json
-from rice_lib.labels import VARIETIES
-from rice_lib.run import Run
-from rice_lib.tracking import provenance
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_path, read_json, write_json
+from rice_lib.common.classes import VARIETIES
+from rice_lib.common.run import Run
+from rice_lib.common.tracking import provenance
 
 ITERATIONS = 3000
 """Of the solver (L-BFGS), which converges in a few hundred."""

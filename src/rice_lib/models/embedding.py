@@ -18,9 +18,9 @@ import timm
 import torch
 from torch import nn
 
-from rice_lib.errors import RiceError
-from rice_lib.params import BaselineParams
-from rice_lib.preprocess import IMAGE_SIZE
+from rice_lib.common.errors import RiceError
+from rice_lib.common.parameters import BaselineParams
+from rice_lib.contract.decode import IMAGE_SIZE
 
 Embedder = Callable[[np.ndarray], np.ndarray]
 """uint8 `[n, 224, 224, 3]` to float32 `[n, d]`."""

@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from rice_lib.data.loading import Examples
 from rice_lib.models.finetune import PixelDataset, collate
-from rice_lib.params import AugmentationParams
-from rice_lib.preprocess import IMAGE_SIZE
+from rice_lib.common.parameters import AugmentationParams
+from rice_lib.contract.decode import IMAGE_SIZE
 
 
 class FileDataset(Dataset):

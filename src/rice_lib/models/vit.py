@@ -22,10 +22,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, ViTLayer, eager_attention_forward
 from transformers.utils import logging
 
-from rice_lib.errors import RiceError
-from rice_lib.files import read_json
-from rice_lib.params import FinetuneParams
-from rice_lib.preprocess import IMAGE_SIZE, NORMALISE_MEAN, NORMALISE_STD
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import read_json
+from rice_lib.common.parameters import FinetuneParams
+from rice_lib.contract.decode import IMAGE_SIZE, NORMALISE_MEAN, NORMALISE_STD
 
 PROVENANCE_FILE = "provenance.json"
 

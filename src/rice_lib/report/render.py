@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rice_lib.errors import RiceError
-from rice_lib.files import write_text
-from rice_lib.paths import Paths
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import write_text
+from rice_lib.common.paths import Paths
 from rice_lib.report.sources import Sources
 
 _TEMPLATES = Path(__file__).parent / "template"

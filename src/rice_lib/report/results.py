@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rice_lib.errors import RiceError
-from rice_lib.files import read_json
-from rice_lib.paths import NOTEBOOKS, Paths
-from rice_lib.tracking import Metric
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import read_json
+from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.common.tracking import Metric
 
 _SCORE = re.compile(r"(?P<model>[^/]+)/(?P<scheme>random|session)/(?P<measure>accuracy|macro_f1|errors)")
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One notebook's metrics and their provenance (see `rice_lib.tracking.record`)."""
+    """One notebook's metrics and their provenance (see `rice_lib.common.tracking.record`)."""
 
     notebook: str
     metrics: dict[str, Metric]

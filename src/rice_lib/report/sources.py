@@ -19,9 +19,9 @@ from typing import Any
 import nbformat
 from ruamel.yaml import YAML
 
-from rice_lib.errors import RiceError
-from rice_lib.files import atomic_path, write_text
-from rice_lib.paths import NOTEBOOKS, Paths
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_path, write_text
+from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.report import tables
 from rice_lib.report.results import Results, read_results
 
@@ -154,7 +154,7 @@ def _commands(results: Results) -> str:
         "changed, is the command in its row below (with the environment active: `source .venv/bin/activate`). A "
         "score alone, from the model and the test images:\n\n"
         "```bash\n"
-        f"python -m rice_lib.evaluate --model models/{profile}/vit/random --split test --profile {profile}\n"
+        f"python -m rice_lib evaluate --model models/{profile}/vit/random --split test --profile {profile}\n"
         "```\n\n"
         "A run's parameters, curves and files are in MLflow under the run's id: "
         "`mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db`."

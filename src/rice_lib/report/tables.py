@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from rice_lib.report.results import Recorded, Results
-from rice_lib.tracking import Metric
+from rice_lib.common.tracking import Metric
 
 MODELS = {
     "shape": "Ten shape and colour features",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rice_lib.decision import UNKNOWN
+from rice_lib.contract.decision import UNKNOWN
 from rice_lib.tray.tell import Told
 
 Z = 1.959963984540054
@@ -17,7 +17,7 @@ Z = 1.959963984540054
 def wilson(k: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share of `k` in `n` (Wilson 1927, JASA 22:209); (0, 1) of none.
 
-    As `rice_lib.evaluate.wilson`, without scipy.
+    As `rice_lib.cli.evaluate.wilson`, without scipy.
     """
     if n == 0:
         return 0.0, 1.0

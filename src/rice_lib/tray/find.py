@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rice_lib.preprocess import BadImageError
+from rice_lib.contract.decode import BadImageError
 from rice_lib.tray.ground import LEAST_CONTRAST, NOISES, Ground, fit_ground
 from rice_lib.tray.separate import separate
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from rice_lib.preprocess import IMAGE_SIZE, to_square
+from rice_lib.contract.decode import IMAGE_SIZE, to_square
 from rice_lib.tray.find import Grain, mask_of
 
 SIDE = 250

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rice_lib.preprocess import BadImageError
+from rice_lib.contract.decode import BadImageError
 
 SMALL = 640
 """Longest side in pixels of the reduced picture that the ground is fitted to."""

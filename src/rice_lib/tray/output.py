@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rice_lib.results import DECIMALS
+from rice_lib.contract.record import DECIMALS
 from rice_lib.tray.count import Count
 from rice_lib.tray.find import Grain
 from rice_lib.tray.tell import Told

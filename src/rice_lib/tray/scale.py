@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rice_lib.preprocess import BadImageError
+from rice_lib.contract.decode import BadImageError
 from rice_lib.tray.find import Grain
 
 NEAR_MM = 0.0365

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rice_lib.decision import UNKNOWN, Decision
-from rice_lib.deploy.predictors import Predictor
+from rice_lib.contract.decision import UNKNOWN, Decision
+from rice_lib.backends.predictor import Predictor
 from rice_lib.tray.find import Grain
 from rice_lib.tray.frame import frame
 from rice_lib.tray.scale import View

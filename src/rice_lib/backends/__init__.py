@@ -1,0 +1,1 @@
+"""One `Predictor` for each way to run a model: ONNX Runtime, a checkpoint, a TensorRT plan, Triton."""

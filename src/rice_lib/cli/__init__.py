@@ -1,0 +1,134 @@
+"""`rice VERB ...`, the same as `python -m rice_lib VERB ...`: the commands under one name.
+
+A verb's module is imported when the verb is known, and nothing before it, so that `rice infer` starts as fast as
+`python -m rice_lib.infer`. Such a module has `main(argv, prog)` and `parser(prog)`.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from rice_lib.common.errors import RiceError, run_command
+
+if TYPE_CHECKING:
+    import argparse
+
+VERBS = {
+    "infer": "tell the variety of rice in photographs",
+    "evaluate": "measure a model on the images of a split",
+    "calibrate": "measure a model's confidence and its rule of refusal",
+    "export": "make a model ready to be served: ONNX, TensorRT",
+    "serve": "start and stop a Triton server with a model",
+    "set-params": "write parameters into a profile's file",
+    "stage": "run one notebook under a profile",
+    "report": "render the report of a profile",
+}
+SHELLS = ("bash", "zsh", "fish")
+COMPLETION = "print completion for a shell: " + ", ".join(SHELLS)
+
+_PATHS = ("inputs", "model", "checkpoint", "onnx")
+"""Arguments that name a file or a folder, besides those whose type says so."""
+
+
+def main() -> None:
+    """The console command; ends the process."""
+    run_command(lambda: _run(sys.argv[1:]))
+
+
+def _run(argv: list[str]) -> int:
+    verb, *rest = argv or ["--help"]
+    if verb in VERBS:
+        return int(_module(verb).main(rest, f"rice {verb}"))
+    if verb in ("--help", "-h"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(f"rice {version('rice-lib')}")
+        return 0
+    if verb == "completion":
+        print(_completion(rest))
+        return 0
+    from difflib import get_close_matches
+
+    near = get_close_matches(verb, [*VERBS, "completion", "--help", "--version"], n=1)
+    raise RiceError(
+        f"rice {verb}: no such verb; {f'did you mean rice {near[0]}?' if near else 'rice --help lists them'}"
+    )
+
+
+def _module(verb: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module("rice_lib.infer" if verb == "infer" else f"rice_lib.cli.{verb.replace('-', '_')}")
+    except ModuleNotFoundError as error:
+        if (error.name or "rice_lib").startswith("rice_lib"):
+            raise
+        extra = "serve" if verb in ("serve", "report") else "train"
+        raise RiceError(
+            f"rice {verb} needs {error.name}, not installed here: pip install 'rice-lib[{extra}]'"
+        ) from None
+
+
+def _help() -> str:
+    rows = {**VERBS, "completion SHELL": COMPLETION}
+    lines = "\n".join(f"  {name:<18}{what}" for name, what in rows.items())
+    return f"""usage: rice VERB ...
+
+Rice varieties told apart from photographs of single grains.
+
+{lines}
+
+  rice VERB --help  what a verb takes
+  rice --version
+
+examples:
+  rice infer photos/ --output told.csv
+  rice evaluate --model models/rice-vit-tiny.onnx --profile local"""
+
+
+def _completion(argv: list[str]) -> str:
+    if len(argv) != 1 or argv[0] not in SHELLS:
+        raise RiceError(f'name one shell: {", ".join(SHELLS)}; for bash: eval "$(rice completion bash)"')
+    import shtab
+
+    return str(shtab.complete(_whole_parser(), argv[0]))
+
+
+def _whole_parser() -> argparse.ArgumentParser:
+    """All verbs as one parser, as shtab reads it: their own parsers, with paths marked as such."""
+    import argparse
+
+    whole = argparse.ArgumentParser(prog="rice", description="Rice varieties told apart from photographs.")
+    whole.add_argument("--version", action="store_true", help="the version")
+    verbs = whole.add_subparsers(metavar="VERB")
+    for verb, what in VERBS.items():
+        verbs.add_parser(verb, help=what)
+        try:
+            verbs.choices[verb] = own = _module(verb).parser(f"rice {verb}")
+        except RiceError:
+            continue  # its libraries are not installed: the verb is completed, and says so when it is run
+        _mark_paths(own)
+    verbs.add_parser("completion", help=COMPLETION).add_argument("shell", choices=SHELLS)
+    return whole
+
+
+def _mark_paths(parser: argparse.ArgumentParser) -> None:
+    import argparse
+    from pathlib import Path
+
+    import shtab
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _mark_paths(below)
+        elif action.dest == "explain":
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+        elif action.type is Path or action.dest in _PATHS:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+

@@ -1,0 +1,118 @@
+"""`python -m rice_lib export onnx|tensorrt`: a checkpoint to ONNX, and ONNX to a TensorRT plan.
+
+python -m rice_lib export onnx models/local/vit/random --output model.onnx --images data/samples
+python -m rice_lib export tensorrt model.onnx --output model.plan --batches 1 8 128 --images data/samples
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rice_lib.export.tensorrt import FLAVOURS, WORKSPACE_MB, BatchProfile, build_engine, manifest_file
+from rice_lib.common.errors import RiceError, run_command
+from rice_lib.predict.inputs import decode_all, expand
+
+PROG = "python -m rice_lib export"
+PARITY_TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
+"""Largest difference of a logit from torch that is let pass: the defaults of the parameters' `export`
+section."""
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """The command; returns its exit status."""
+    arguments = parser(prog).parse_args(argv)
+    return int(arguments.act(arguments))
+
+
+def _onnx(arguments: argparse.Namespace) -> int:
+    from rice_lib.export.onnx import check_parity, export
+    from rice_lib.backends.predictor import read_decision
+    from rice_lib.models.vit import load_pixel_classifier, read_provenance
+
+    classifier = load_pixel_classifier(arguments.checkpoint)
+    pixels = _pixels(arguments.images)
+    export(
+        classifier,
+        arguments.output,
+        precision=arguments.precision,
+        labels=classifier.labels,
+        metadata=read_provenance(arguments.checkpoint),
+        opset=arguments.opset,
+        decision=read_decision(arguments.checkpoint, classifier.labels),
+    )
+    print(f"{arguments.output}: {arguments.precision}, {arguments.output.stat().st_size / 1e6:.1f} MB")
+    if pixels is None:
+        return 0
+    try:
+        found = check_parity(classifier, arguments.output, pixels, PARITY_TOLERANCE[arguments.precision])
+    except RiceError:
+        arguments.output.unlink()  # a file that says something else than the checkpoint must not be found by anybody
+        raise
+    for parity in found:
+        print(f"batch {parity.batch}: within {parity.max_abs:.1e} of torch, {parity.labels_changed} labels changed")
+    return 0
+
+
+def _tensorrt(arguments: argparse.Namespace) -> int:
+    manifest = build_engine(
+        arguments.onnx,
+        arguments.output,
+        BatchProfile(*arguments.batches),
+        flavour=arguments.flavour,
+        workspace_mb=arguments.workspace_mb,
+        timing_cache=arguments.timing_cache,
+        pixels=_pixels(arguments.images),
+    )
+    where = manifest.gpu.name if manifest.gpu else "any GPU that this TensorRT knows"
+    print(f"{arguments.output}: {manifest.precision}, {manifest.flavour} {manifest.tensorrt}, for {where}")
+    print(f"{manifest_file(arguments.output)}: its manifest")
+    print(manifest.agreement or "not checked on images (--images FOLDER does)")
+    return 0
+
+
+def _pixels(images: list[Path] | None) -> np.ndarray | None:
+    if not images:
+        return None
+    pixels = []
+    for item in decode_all(expand(map(str, images)), batch_size=32):
+        if item is None:
+            continue
+        if item.pixels is None:
+            raise RiceError(f"{item.path}: {item.error}")
+        pixels.append(item.pixels)
+    return np.stack(pixels)
+
+
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command's arguments."""
+    whole = argparse.ArgumentParser(prog=prog, description="Make a model ready to be served.")
+    commands = whole.add_subparsers(required=True, metavar="onnx|tensorrt")
+
+    onnx = commands.add_parser("onnx", help="a checkpoint directory to one .onnx file")
+    onnx.add_argument("checkpoint", type=Path, help="directory with config.json and model.safetensors")
+    onnx.add_argument("--output", type=Path, required=True, metavar="FILE")
+    onnx.add_argument("--precision", choices=("float32", "float16"), default="float32")
+    onnx.add_argument("--opset", type=int, default=20, help="ONNX operator set (default: %(default)s)")
+    onnx.add_argument("--images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="check parity with torch on these")
+    onnx.set_defaults(act=_onnx)
+
+    tensorrt = commands.add_parser("tensorrt", help="an .onnx file to a plan for the GPU at hand")
+    tensorrt.add_argument("onnx", type=Path, help="made by the onnx command; its precision is the plan's")
+    tensorrt.add_argument("--output", type=Path, required=True, metavar="FILE")
+    tensorrt.add_argument("--batches", type=int, nargs=3, default=(1, 8, 32), metavar=("MIN", "OPT", "MAX"))
+    tensorrt.add_argument("--flavour", choices=FLAVOURS, default="tensorrt", help="TensorRT, or TensorRT for RTX")
+    tensorrt.add_argument("--workspace-mb", type=int, default=WORKSPACE_MB, help="default: %(default)s")
+    tensorrt.add_argument("--timing-cache", type=Path, metavar="FILE", help="makes the next build faster")
+    tensorrt.add_argument(
+        "--images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="accept the plan only if it tells these alike"
+    )
+    tensorrt.set_defaults(act=_tensorrt)
+    return whole
+
+
+if __name__ == "__main__":
+    run_command(main)

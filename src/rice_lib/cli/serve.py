@@ -1,0 +1,318 @@
+"""A model served by Triton on this machine: `rice serve build|up|down|status|logs|health`.
+
+    rice serve up                                  the model that ships, ready when this returns
+    rice serve build --model new.onnx              a new version: checked beside the old one, then switched to
+    rice serve build --rollback                    back to the version before
+    rice serve health --url 127.0.0.1:8000         exit status 0 where it can answer, for an orchestrator
+
+The server listens on the loopback and goes on until `down`. Without `--profile` the model that ships is served, from
+`models/service/`; with one, the profile's export, from `models/<profile>/service/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rice_lib.cli.arguments import positive
+from rice_lib.serving import server as life
+from rice_lib.serving.compose import Container, has_engine
+from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.release import Control, go_over, release
+from rice_lib.serving.repository import Repository, Version
+from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.files import read_json, write_json
+from rice_lib.infer import default_model
+from rice_lib.common.parameters import ServeParams, load_params
+from rice_lib.common.paths import Paths, find_root
+
+PROG = "python -m rice_lib serve"
+DEFAULT_PORT = 8000
+LOG_LINES = 40
+CONTAINER_FILE = "container.json"
+"""In the service's folder while a container serves it: `host`, `port` and `engine`."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a command works on: one repository, and the folder of the server that serves it."""
+
+    root: Path
+    folder: Path
+    model: Path
+    params: ServeParams
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Service:
+        """The service of a profile, or of the model that ships."""
+        root = find_root()
+        if options.profile is None:
+            return cls(root, root / "models" / "service", default_model(), ServeParams())
+        params = load_params(options.profile)
+        paths = Paths.of(params.profile)
+        return cls(root, paths.service, paths.onnx / "model.onnx", params.serve)
+
+    @property
+    def repository(self) -> Repository:
+        """Every version that was in service."""
+        return Repository(self.folder / "repository", self.params.model_name)
+
+    def container(self) -> Container | None:
+        """The container that serves it; None where none was started."""
+        try:
+            told = read_json(self.folder / CONTAINER_FILE)
+            return Container(self.root, self.repository.folder, self.params.model_name, **told)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def address(self) -> str | None:
+        """`host:port` of the running server's HTTP endpoint; None where none runs."""
+        if (container := self.container()) is not None:
+            return f"{container.host}:{container.port}"
+        server = life.running(self.folder)
+        return None if server is None else server.http
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run one of the commands; returns its exit status."""
+    options = parser(prog).parse_args(arguments)
+    return int(options.act(options))
+
+
+def _build(options: argparse.Namespace) -> int:
+    service = Service.of(options)
+    if options.rollback:
+        return _rollback(service)
+    made = _add(service, options)
+    print(f"version {made.version} answers: {made.source}, {made.engine}")
+    return 0
+
+
+def _rollback(service: Service) -> int:
+    repository = service.repository
+    version, address = repository.previous(), _orders(service)
+    go_over(repository, version, None if address is None else Control(address))
+    print(f"version {version} answers again: {repository.versions()[version].source}")
+    return 0
+
+
+def _add(service: Service, options: argparse.Namespace) -> Version:
+    model = options.model or service.model
+    if not model.is_file():
+        raise RiceError(
+            f"{model}: no such model; run the profile first (make report PROFILE={options.profile}), "
+            "or name an .onnx file with --model"
+        )
+    repository, params = service.repository, service.params
+    before = repository.active()
+    made = repository.add(
+        model,
+        params.max_batch_size,
+        options.instances,
+        "tensorrt" if options.engine == "plan" else "onnxruntime",
+        options.plan,
+    )
+    if before is None or made.version != before.version:
+        release(repository, made, _orders(service))
+    return made
+
+
+def _orders(service: Service) -> str | None:
+    """`host:port` of gRPC of a server that can be told to load a version; says so where it must be started again."""
+    address = service.address()
+    if address is None:
+        return None
+    host, _, port = address.rpartition(":")
+    if life.is_loopback(host):
+        return f"{host}:{int(port) + 1}"
+    print("note: a server on a public address takes no orders: serve down, then up", file=sys.stderr)
+    return None
+
+
+def _up(options: argparse.Namespace) -> int:
+    service = Service.of(options)
+    if (address := service.address()) is not None:
+        raise RiceError(f"a server is already running at {address}; stop it first (serve down)", 1)
+    by_container = options.by == "docker" or (options.by == "auto" and has_engine())
+    environment = None if by_container else _environment(service.root, options.by)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end while starting: leave no server
+    if options.model or service.repository.active() is None:
+        _add(service, options)
+    timeout = options.timeout or service.params.ready_timeout_s
+    if not life.is_loopback(options.host):
+        print(f"note: {options.host} can be reached by others: put a proxy with authentication before it")
+    if environment is None:
+        seconds = _start_container(service, options, timeout)
+    else:
+        server = life.start(
+            environment,
+            service.repository.folder,
+            service.params.model_name,
+            service.folder,
+            host=options.host,
+            port=options.port,
+            ready_timeout_s=timeout,
+            tied=False,
+        )
+        seconds = server.ready_s or 0.0
+    print(f"ready after {seconds:.1f} s")
+    _describe(service)
+    return 0
+
+
+def _environment(root: Path, by: str) -> ServingEnvironment:
+    try:
+        return ServingEnvironment.find(root)
+    except MissingEnvironmentError as missing:
+        if by == "wheel":
+            raise
+        raise MissingEnvironmentError(f"{missing}; and there is no docker whose engine answers") from None
+
+
+def _start_container(service: Service, options: argparse.Namespace, timeout: float) -> float:
+    active, engine = service.repository.active(), None
+    if shutil.which("nvidia-smi"):
+        engine = "tensorrt" if active is not None and active.engine == "tensorrt" else "gpu"
+    told = {"host": options.host, "port": options.port, "engine": engine}
+    container = Container(service.root, service.repository.folder, service.params.model_name, **told)
+    write_json(service.folder / CONTAINER_FILE, told)  # first: what is started can then be stopped
+    try:
+        return container.up(timeout)
+    except BaseException:
+        (service.folder / CONTAINER_FILE).unlink(missing_ok=True)
+        raise
+
+
+def _down(options: argparse.Namespace) -> int:
+    service = Service.of(options)
+    if (container := service.container()) is not None:
+        container.down()
+        (service.folder / CONTAINER_FILE).unlink()
+        print("stopped")
+        return 0
+    seconds = life.stop(service.folder)
+    print("no server was running" if seconds is None else f"stopped after {seconds:.1f} s")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    service = Service.of(options)
+    address = service.address()
+    if address is None:
+        print("no server is running")
+        return 1
+    host, _, port = address.rpartition(":")
+    ready = life.is_ready(host, int(port), service.params.model_name)
+    print("ready" if ready else "running, but not ready")
+    _describe(service)
+    return 0 if ready else 1
+
+
+def _logs(options: argparse.Namespace) -> int:
+    service = Service.of(options)
+    if (container := service.container()) is not None:
+        container.logs(options.lines, options.follow)
+        return 0
+    log = service.folder / life.LOG_FILE
+    if not log.is_file():
+        raise RiceError(f"{log}: no log; no server was started yet (serve up)", 1)
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        sys.stdout.writelines(deque(stream, options.lines))
+        while options.follow:
+            sys.stdout.write(stream.read())
+            sys.stdout.flush()
+            time.sleep(0.5)
+    return 0
+
+
+def _health(options: argparse.Namespace) -> int:
+    host, _, port = options.url.rpartition(":")
+    if not host or not port.isdecimal():
+        raise RiceError(f"--url {options.url}: write it as host:port of the server's HTTP endpoint")
+    ready = life.is_ready(host, int(port), options.name)
+    print(f"{options.url}: {'ready' if ready else 'not ready'}")
+    return 0 if ready else 1
+
+
+def _describe(service: Service) -> None:
+    address, active = service.address(), service.repository.active()
+    assert address is not None
+    host, _, port = address.rpartition(":")
+    names = service.repository.names
+    server = life.running(service.folder)
+    rows = {
+        "version": f"{active.version} ({active.source})" if active else "none",
+        "pixels": f"triton://{address}/{names.classifier}",
+        "files": f"triton://{address}/{names.ensemble}",
+        "gRPC": f"triton+grpc://{host}:{int(port) + 1}/{names.classifier}",
+        "metrics": f"http://{host}:{int(port) + 2}/metrics",
+        "pid": "in a container" if server is None else server.pid,
+        "log": "rice serve logs" if server is None else os.path.relpath(server.log),
+    }
+    for name, value in rows.items():
+        print(f"  {name:9}{value}")
+
+
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command's arguments."""
+    whole = argparse.ArgumentParser(prog=prog, description=__doc__.partition(": `")[0] + ".")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="build|up|down|status|logs|health")
+    added = {}
+    for name, act, text in (
+        ("build", _build, "write a new version, check it, and have it answer"),
+        ("up", _up, "start the server and wait until it is ready and warm"),
+        ("down", _down, "stop it and clear what it made; fine where none runs"),
+        ("status", _status, "exit status 0 where it can answer, else 1"),
+        ("logs", _logs, "print the server's log"),
+        ("health", _health, "exit status 0 where any server, also elsewhere, can answer, else 1"),
+    ):
+        added[name] = commands.add_parser(name, help=text, description=text)
+        added[name].set_defaults(act=act)
+        if name != "health":
+            added[name].add_argument("--profile", help="whose model and settings (default: the model that ships)")
+    for name in ("build", "up"):
+        added[name].add_argument("--model", type=Path, metavar="M.onnx", help="default: the profile's own export")
+    _add_build(added["build"])
+    _add_up(added["up"])
+    logs, health = added["logs"].add_argument, added["health"].add_argument
+    logs("--lines", "-n", type=positive, default=LOG_LINES, metavar="N", help="the last N (default: %(default)s)")
+    logs("--follow", "-f", action="store_true", help="go on as the log grows, until Ctrl-C")
+    health("--url", default=f"{life.HOST}:{DEFAULT_PORT}", metavar="HOST:PORT", help="HTTP (default: %(default)s)")
+    health("--name", default=ServeParams().model_name, metavar="MODEL", help="default: %(default)s")
+    return whole
+
+
+def _add_build(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--engine", choices=("onnx", "plan"), default="onnx", help="ONNX Runtime or a TensorRT plan (default: onnx)"
+    )
+    command.add_argument("--plan", type=Path, metavar="M.plan", help="the plan; else serving/build_plan.sh builds it")
+    command.add_argument("--instances", type=positive, metavar="N", help="of each model, on a CPU (default: the cores)")
+    command.add_argument("--rollback", action="store_true", help="go back to the version that answered before")
+
+
+def _add_up(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--by",
+        choices=("auto", "wheel", "docker"),
+        default="auto",
+        help="a container where docker's engine answers, else the server of .venv-serve (default: auto)",
+    )
+    command.add_argument("--host", default=life.HOST, help="the address to listen on (default: %(default)s)")
+    command.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="HTTP; gRPC and metrics are the next two (default: 8000)"
+    )
+    command.add_argument("--timeout", type=float, metavar="S", help="seconds to wait until ready")
+    command.set_defaults(engine="onnx", plan=None, instances=None)  # what a build alone can be told
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,80 @@
+"""Writing parameters into a profile: `python -m rice_lib set-params --profile smoke finetune.epochs=1 ...`.
+
+For `make report SET="..."`. The file is changed, its comments kept, rather than overridden for one run: so
+DVC sees what changed, and git shows it. What would not be valid is refused, and the file stays as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.files import atomic_path
+from rice_lib.common.parameters import load_params, parse_overrides, profile_file
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes 0.00001 as 1.0e-05: without the point, PyYAML (so papermill too) reads a string."""
+
+    def represent_float(self, data: float) -> Any:
+        text = repr(data)
+        if "e" in text and "." not in text:
+            return self.represent_scalar("tag:yaml.org,2002:float", text.replace("e", ".0e"))
+        return super().represent_float(data)
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+
+
+def set_params(profile: str, assignments: Sequence[str]) -> None:
+    """Write `section.key=value` assignments into a profile's file; none is a check of the file.
+
+    Raises:
+        RiceError: a malformed assignment, or a profile that would not be valid; the file is then as before.
+    """
+    values = parse_overrides(assignments)
+    load_params(profile, values)
+    if not values:
+        return
+    file = profile_file(profile)
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    content = yaml.load(file.read_text(encoding="utf-8"))
+    _lay_over(content, values)
+    with atomic_path(file) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            yaml.dump(content, stream)
+        if load_params(str(temporary)) != load_params(profile, values):
+            raise RiceError(f"{file}: cannot be rewritten without changing its meaning; edit it by hand")
+
+
+def _lay_over(content: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(content.get(key), MutableMapping):
+            _lay_over(content[key], value)
+        else:
+            content[key] = value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rice_lib set-params",
+        description="Write parameters into params/<profile>.yaml, checked first.",
+    )
+    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
+    parser.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
+    options = parser.parse_args(arguments)
+    set_params(options.profile, options.assignments)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

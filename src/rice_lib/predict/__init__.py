@@ -1,0 +1,1 @@
+"""Files in, records out: inputs, the pipeline, output that can be resumed, Ray."""

@@ -1,0 +1,184 @@
+"""Bulk prediction on more than one machine: Ray Data hands batches of paths to workers, results come back in order.
+
+Each worker holds the model and reads, decodes and tells its batches as `rice_lib.infer` does in one process, so the
+results are the same. Paths and the model must be readable under the same names on every machine (a shared file
+system), and rice-lib installed there.
+
+Ray is found as it always is: the cluster that the environment variable RAY_ADDRESS names, else the one running on
+this machine (`ray start`), else one is started on this machine for this run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rice_lib.common.errors import RiceError
+from rice_lib.predict.inputs import Source, Unreadable, path_of
+from rice_lib.contract.record import Result
+
+BLOCK = 1024
+"""Inputs of one block of paths, which is what a worker takes at a time: some tens of seconds of work, so that the
+workers share the end of a run evenly, and what is lost with a worker is soon told again."""
+
+
+def tell_all(
+    model: str | Path, sources: Iterator[Source], batch_size: int, reject: bool, threads: int = 1
+) -> Iterator[Result]:
+    """Tell files by all workers of a Ray cluster.
+
+    Args:
+        model: as in `rice_lib.backends.predictor.open_predictor`.
+        sources: what to tell. All names are gathered before the first is told, in Ray's object store.
+        batch_size: images of one call to a model.
+        reject: whether what the model's decision refuses is told as unknown.
+        threads: CPU threads of each worker.
+
+    Yields:
+        One result an input, in the order of the inputs.
+
+    Raises:
+        RiceError: Ray is not installed, or the cluster failed.
+    """
+    ray = _import_ray()
+    with _cluster(ray):
+        try:
+            blocks = [ray.put(block) for block in _blocks(sources)]
+            if not blocks:
+                return
+            told = _dataset(ray, blocks).map_batches(
+                Worker,
+                fn_constructor_args=(absolute(model), batch_size, reject, threads),
+                batch_size=BLOCK,
+                batch_format="numpy",
+                **_resources(ray, model, threads, len(blocks)),
+            )
+            yield from _in_order(told.iter_rows())
+        except ray.exceptions.RayError as error:
+            raise RiceError(f"Ray failed: {_why(error)}", 1) from error
+
+
+def absolute(model: str | Path) -> str:
+    """A model's name that means the same in every working directory."""
+    text = os.fspath(model)
+    return text if "://" in text else os.path.abspath(text)
+
+
+class Worker:
+    """An actor that holds the model and tells blocks of paths."""
+
+    def __init__(self, model: str, batch_size: int, reject: bool, threads: int) -> None:
+        from rice_lib.backends.predictor import open_predictor
+
+        self._predictor = open_predictor(model, threads)
+        self._batch_size = batch_size
+        self._reject = reject
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Tell a block: `number` and JSON `source` of each input in, `number` and JSON `result` out."""
+        from rice_lib.infer import tell_all as tell_all_here
+
+        given, sources = zip(*map(_loads_source, block["source"].tolist()), strict=True)
+        results = tell_all_here(self._predictor, sources, self._batch_size, self._reject, remember=True)
+        told = [json.dumps({**asdict(result), "path": path}) for path, result in zip(given, results, strict=True)]
+        return {"number": block["number"], "result": np.array(told, dtype=object)}
+
+
+def _blocks(sources: Iterator[Source]) -> Iterator[Any]:
+    """Arrow tables of `BLOCK` numbered inputs."""
+    import pyarrow
+
+    numbered = enumerate(sources)
+    while part := list(islice(numbered, BLOCK)):
+        numbers, items = zip(*part, strict=True)
+        yield pyarrow.table({"number": numbers, "source": list(map(_dumps_source, items))})
+
+
+def _dumps_source(source: Source) -> str:
+    """JSON of a source, for a worker in another directory: the path as given, where it is, and why it is unreadable.
+
+    JSON carries bytes of a name that are no UTF-8, as escapes; Arrow's own text cannot.
+    """
+    path = path_of(source)
+    return json.dumps([path, os.path.abspath(path), source.error if isinstance(source, Unreadable) else None])
+
+
+def _loads_source(text: str) -> tuple[str, Source]:
+    given, path, error = json.loads(text)
+    return given, path if error is None else Unreadable(path, error)
+
+
+def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[Result]:
+    for number, row in enumerate(rows):
+        if row["number"] != number:  # Ray promises the order (preserve_order): better no file than a wrong one
+            raise RiceError(f"Ray gave result {row['number']} in the place of {number}", 1)
+        fields = json.loads(row["result"])
+        yield Result(**{**fields, "notes": tuple(fields["notes"])})
+
+
+def _dataset(ray: Any, blocks: list[Any]) -> Any:
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    return ray.data.from_arrow_refs(blocks)
+
+
+def _resources(ray: Any, model: str | Path, threads: int, blocks: int) -> dict[str, Any]:
+    """What a worker is given, and how many there are: one a GPU where the cluster has any, else as its CPUs allow."""
+    has = ray.cluster_resources()
+    gpus = 0 if "://" in os.fspath(model) else int(has.get("GPU", 0))
+    most = gpus or int(has.get("CPU", 1)) // threads
+    if not most:
+        raise RiceError(f"--threads {threads}: the Ray cluster has {int(has.get('CPU', 0))} CPUs")
+    pool = ray.data.ActorPoolStrategy(size=min(most, blocks))
+    return {"compute": pool, "num_cpus": threads, "num_gpus": 1 if gpus else 0}
+
+
+@contextmanager
+def _cluster(ray: Any) -> Iterator[None]:
+    """Join the cluster, or start one; leave it, or end it, afterwards."""
+    if ray.is_initialized():
+        yield
+        return
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_sigterm)  # Ray put its own in the place of the command's
+    except Exception as error:  # Ray raises plain ones here, too
+        raise RiceError(f"Ray cannot be reached or started: {_why(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> Any:
+    # a person's own settings stand; what fails reaches us as an exception, with or without Ray's log of it
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise RiceError("--engine ray needs Ray, not installed here: pip install 'rice-lib[bulk]'") from None
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says that its bars are off
+    return ray
+
+
+def _why(error: BaseException) -> str:
+    """The last line that says something: Ray puts the worker's own error below its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

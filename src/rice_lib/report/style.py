@@ -1,0 +1,87 @@
+"""The figures' one style: a colour a variety, sizes, and how a notebook shows a figure."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rice_lib.common.files import atomic_path
+from rice_lib.common.classes import COLOURS, VARIETIES
+
+PALETTE: dict[str, str] = dict(zip(VARIETIES, COLOURS, strict=True))
+"""A variety's colour."""
+
+INK = "#22303C"
+FAINT = "#D5DBE1"
+MUTED = "#66717C"
+WIDTH = 6.4
+"""Figure width in inches: 12 pt text stays readable when a telephone shrinks the figure to its screen."""
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows once: displayed, it leaves pyplot, which would show it again after the cell."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
+
+        plt.close(self)
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=self.dpi, bbox_inches="tight", facecolor="white")
+        display(Image(png.getvalue()))
+
+
+def use_style() -> None:
+    """Set matplotlib's and seaborn's defaults; the head of every notebook calls it once."""
+    sns.set_theme(
+        style="white",
+        palette=list(PALETTE.values()),
+        rc={
+            "figure.figsize": (WIDTH, 3.8),
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "figure.constrained_layout.use": True,
+            "font.size": 12,
+            "axes.titlesize": 13,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 12,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": MUTED,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": FAINT,
+            "grid.linewidth": 0.7,
+            "text.color": INK,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "legend.frameon": False,
+            "lines.linewidth": 2,
+        },
+    )
+
+
+def save(fig: Figure, path: Path) -> Path:
+    """Write a figure as an image file (the suffix says which format), whole or not at all; returns `path`."""
+    with atomic_path(path) as temporary:
+        fig.savefig(temporary, bbox_inches="tight", facecolor="white")
+    return path
+
+
+def new_axes(height: float) -> tuple[Figure, Axes]:
+    """A figure of one plot, `height` inches high."""
+    return plt.subplots(figsize=(WIDTH, height), layout="constrained", FigureClass=NotebookFigure)
+
+
+def heading(fig: Figure, title: str) -> None:
+    """Write a title over the whole figure, if there is one."""
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=13, weight="bold")

@@ -1,0 +1,110 @@
+"""The server in NVIDIA's container, by `docker compose`, where there is an engine to run one.
+
+What is run is `serving/compose.yaml`, with `serving/compose.gpu.yaml` over it on a machine with a GPU: the same
+repository, the same ports, the same address.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rice_lib.serving.server import is_ready
+from rice_lib.common.errors import RiceError
+
+PROBE_SECONDS = 20
+"""Limit of asking whether there is an engine."""
+
+COMMAND_SECONDS = 3600
+"""Limit of one command: the first `up` fetches the image, some 15 GB."""
+
+
+def has_engine() -> bool:
+    """Whether `docker compose` is here and its engine answers."""
+    if shutil.which("docker") is None:
+        return False
+    try:
+        return all(
+            subprocess.run(["docker", *words], capture_output=True, timeout=PROBE_SECONDS, check=False).returncode == 0
+            for words in (("compose", "version"), ("info",))
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@dataclass(frozen=True)
+class Container:
+    """A service of one repository in a container."""
+
+    root: Path
+    """The checkout, whose `serving/` has the compose files and whose `models/` holds the repository."""
+    repository: Path
+    model: str
+    host: str
+    port: int
+    engine: str | None
+    """`gpu` or `tensorrt`: which configuration of the models (`RICE_ENGINE`). None: no GPU."""
+
+    def up(self, ready_timeout_s: float) -> float:
+        """Build the image, start the container and wait until its models are ready; seconds that took.
+
+        Raises:
+            RiceError: a command of docker fails, or the server is not ready in time.
+        """
+        began = time.monotonic()
+        self._run("up", "--detach", "--build")
+        while not self.is_ready():
+            if time.monotonic() - began > ready_timeout_s:
+                self.down()
+                raise RiceError(f"the container was not ready within {ready_timeout_s:g} s; see: serve logs", 1)
+            time.sleep(0.5)
+        return time.monotonic() - began
+
+    def down(self) -> None:
+        """Stop and remove the container."""
+        self._run("down", "--timeout", "40")
+
+    def logs(self, lines: int, follow: bool) -> None:
+        """Print the container's log."""
+        self._run("logs", "--tail", str(lines), *(["--follow"] if follow else []), quiet=False)
+
+    def is_ready(self) -> bool:
+        """Whether the models answer that they are ready."""
+        return is_ready(self.host, self.port, self.model)
+
+    def _run(self, *words: str, quiet: bool = True) -> None:
+        files = ["serving/compose.yaml", *(["serving/compose.gpu.yaml"] if self.engine else [])]
+        command = ["docker", "compose", *(word for file in files for word in ("--file", file)), *words]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.root,
+                env={**os.environ, **self.variables()},
+                stderr=subprocess.PIPE if quiet else None,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RiceError(f"docker compose {words[0]}: {error}", 1) from None
+        if done.returncode:
+            said = (done.stderr or "").strip().splitlines() or [f"status {done.returncode}"]
+            raise RiceError(f"docker compose {words[0]}: {said[-1]}", 1)
+
+    def variables(self) -> dict[str, str]:
+        """What the compose files are told by the environment."""
+        return {
+            "RICE_SERVICE": self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix(),
+            "RICE_MODEL": self.model,
+            **({"RICE_ENGINE": self.engine} if self.engine else {}),
+            "RICE_HOST": self.host,
+            "RICE_PORT": str(self.port),
+            "RICE_GRPC_PORT": str(self.port + 1),
+            "RICE_METRICS_PORT": str(self.port + 2),
+            "RICE_UID": str(os.getuid()),
+            "RICE_GID": str(os.getgid()),
+        }

@@ -1,0 +1,156 @@
+"""The serving environment: where a real `tritonserver` lies, and what it takes to start it on the host.
+
+The server comes from the wheel of nvidia-pytriton, in a virtual environment of its own (`.venv-serve`), because that
+wheel wants numpy 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from rice_lib.common.errors import RiceError
+
+DIRECTORY = ".venv-serve"
+HOW_TO_MAKE = "`make serve-env` makes it"
+
+PROBE_SECONDS = 60
+"""Limit of asking the environment about itself: two imports; slow only on a busy machine with a cold disk."""
+
+_PROBE = """
+import ctypes, json, os, sys, sysconfig
+from importlib.metadata import version
+
+libdir, shared = sysconfig.get_config_var("LIBDIR"), "libpython%d.%d.so.1.0" % sys.version_info[:2]
+found = False
+for name in (os.path.join(libdir, shared), shared):
+    try:
+        ctypes.CDLL(name)
+        found = True
+        break
+    except OSError:
+        pass
+print(json.dumps({
+    "site": sysconfig.get_path("platlib"), "python": "%d.%d" % sys.version_info[:2], "libdir": libdir,
+    "shared": shared, "found": found,
+    "versions": {name: version(name) for name in ("nvidia-pytriton", "numpy", "onnxruntime")},
+}))
+"""
+
+
+@dataclass(frozen=True)
+class ServingEnvironment:
+    """A virtual environment with a `tritonserver` that can be started."""
+
+    root: Path
+    """The virtual environment's folder."""
+    site: Path
+    """Its site-packages."""
+    python: str
+    """Version of its interpreter, as `3.11`: there is one backend stub for each."""
+    libdir: Path
+    """Where its interpreter's libpython lies."""
+    versions: dict[str, str]
+
+    @classmethod
+    def find(cls, root: Path) -> ServingEnvironment:
+        """The environment of a checkout: `.venv-serve`, or what `RICE_SERVE_ENV` names.
+
+        Raises:
+            MissingEnvironmentError: there is none.
+            RiceError: there is one, but it cannot run a server; says why.
+        """
+        folder = Path(os.environ.get("RICE_SERVE_ENV") or root / DIRECTORY)
+        python = folder / "bin" / "python"
+        if not python.exists():
+            raise MissingEnvironmentError(f"{folder}: no serving environment; {HOW_TO_MAKE}")
+        facts = _probe(python)
+        bundled = Path(facts["site"]).glob(f"nvidia_pytriton.libs/libpython3-*.{facts['python'].split('.')[1]}.so*")
+        if not facts["found"] and not any(bundled):  # the wheel brings the newest Python's own
+            raise RiceError(
+                f"{folder}: its Python {facts['python']} has no {facts['shared']}, which the server's stub "
+                f"needs (Debian, Ubuntu: apt install libpython{facts['python']})"
+            )
+        if not facts["versions"]["numpy"].startswith("1."):
+            raise MissingEnvironmentError(
+                f"{folder}: its Python {facts['python']} has no numpy 1, which the server's Python backend was built "
+                "for; make it anew with another: rm -r .venv-serve; make serve-env SERVE_PYTHON=python3.12"
+            )
+        found = cls(folder, Path(facts["site"]), facts["python"], Path(facts["libdir"]), facts["versions"])
+        for file in (found.binary, found._stub):
+            if not file.is_file():
+                raise RiceError(f"{file}: missing from the serving environment; remove {folder}, {HOW_TO_MAKE}")
+        return found
+
+    @property
+    def interpreter(self) -> Path:
+        """Its Python."""
+        return self.root / "bin" / "python"
+
+    @property
+    def binary(self) -> Path:
+        """The server."""
+        return self._triton / "bin" / "tritonserver"
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables of a server's process.
+
+        The stub is an executable that embeds Python: it needs the wheel's own libraries and the interpreter's
+        libpython by LD_LIBRARY_PATH (else it hangs in "loading"), and takes the first python of PATH for its
+        prefix.
+        """
+        variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+        variables["PATH"] = os.pathsep.join((str(self.interpreter.parent), os.environ.get("PATH", os.defpath)))
+        libraries = (
+            str(self.site / "nvidia_pytriton.libs"),
+            str(self.libdir),
+            os.environ.get("LD_LIBRARY_PATH", ""),
+        )
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
+        return variables
+
+    def install_backends(self, target: Path) -> None:
+        """Lay out the folder for `--backend-directory`: the Python backend, and our `onnxruntime` made of it.
+
+        Copies, not links: the server looks for the stub and its helper module beside the library's real path.
+        """
+        shutil.rmtree(target, ignore_errors=True)
+        python = target / "python"
+        python.mkdir(parents=True)
+        for file in (
+            self._triton / "backends" / "python" / "libtriton_python.so",
+            self._triton / "backends" / "python" / "triton_python_backend_utils.py",
+            self._stub,
+        ):
+            shutil.copy(file, python)
+        ours = Path(__file__).with_name("backend") / "onnxruntime"
+        shutil.copytree(ours, target / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
+
+    @property
+    def _triton(self) -> Path:
+        return self.site / "pytriton" / "tritonserver"
+
+    @property
+    def _stub(self) -> Path:
+        return self._triton / "python_backend_stubs" / self.python / "triton_python_backend_stub"
+
+
+class MissingEnvironmentError(RiceError):
+    """No serving environment: serving is not possible on this machine as it is, which is nobody's fault."""
+
+
+def _probe(python: Path) -> dict:
+    try:
+        answer = subprocess.run(
+            [python, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise RiceError(f"{python}: does not answer within {PROBE_SECONDS} s") from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        raise RiceError(f"{python}: the serving environment is broken ({said}); remove it, {HOW_TO_MAKE}") from None
+    return json.loads(answer.stdout)

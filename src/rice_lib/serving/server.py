@@ -1,0 +1,356 @@
+"""The life of a `tritonserver` on this machine: started, ready, stopped, and nothing left behind.
+
+A server belongs to a state folder. Whatever it makes carries a name derived from that folder (its processes'
+command lines, its shared-memory regions), so a later command can find and clear what a killed server left,
+and touches nothing else. The folder holds `state.json` while a server runs, and the log of the latest one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rice_lib.serving import launch
+from rice_lib.serving.config import Names
+from rice_lib.serving.environment import ServingEnvironment
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import locked, read_json, write_json
+
+HOST = "127.0.0.1"
+"""Where nothing else is said nobody outside this machine can reach the server."""
+
+STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
+STUB = "triton_python_backend_stub"
+"""The process in which a Python-based backend runs: one an instance. It outlives a killed server by some seconds."""
+SHARED_MEMORY = Path("/dev/shm")
+
+STOP_SECONDS = 30.0
+"""A server told to stop finishes its requests and unloads its models (1 to 6 s); beyond this it is killed."""
+
+CALL_SECONDS = 5.0
+"""Limit of one question about readiness."""
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that was started: where it listens and what it serves."""
+
+    pid: int
+    host: str
+    port: int
+    """HTTP; gRPC is the next port up, Prometheus metrics the one after."""
+    model: str
+    repository: str
+    log: str
+    state_dir: str
+    ready_s: float | None = None
+    """Seconds from start to ready; None until then."""
+
+    @property
+    def http(self) -> str:
+        """`host:port` of the HTTP endpoint."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        """`host:port` of the gRPC endpoint."""
+        return f"{self.host}:{self.port + 1}"
+
+    @property
+    def metrics(self) -> str:
+        """`host:port` of the Prometheus metrics."""
+        return f"{self.host}:{self.port + 2}"
+
+    def is_ready(self) -> bool:
+        """Whether the server and its model answer that they are ready."""
+        return is_ready(self.host, self.port, self.model)
+
+    def stop(self, timeout_s: float = STOP_SECONDS) -> float | None:
+        """Stop it; see the function `stop`."""
+        return stop(Path(self.state_dir), timeout_s)
+
+    def leftovers(self) -> list[str]:
+        """What of this server is still there: processes, shared memory, sockets and files, one text each."""
+        state_dir = Path(self.state_dir)
+        found = [f"process {p.pid} ({p.name()})" for p in _processes(state_dir)]
+        found += [str(region) for region in _regions(state_dir)]
+        found += [f"port {port}" for port in range(self.port, self.port + 3) if not _is_free(port)]
+        return found + [str(state_dir / name) for name in (STATE_FILE, BACKENDS) if (state_dir / name).exists()]
+
+
+def start(
+    environment: ServingEnvironment,
+    repository: Path,
+    model: str,
+    state_dir: Path,
+    *,
+    host: str = HOST,
+    port: int | None = None,
+    ready_timeout_s: float = 60,
+    tied: bool = True,
+) -> RunningServer:
+    """Start a server and wait until its models are ready and warm.
+
+    Args:
+        environment: where the server comes from.
+        repository: a model repository.
+        model: the classifier in it that must be ready, with its ensemble.
+        host: the address to listen on. A server that others can reach takes no orders: it loads what is there, and
+            goes over to another version when it is started again.
+        state_dir: the server's own folder; made where it is missing. One server at a time.
+        port: HTTP port, with the next two for gRPC and metrics; None takes three free ones.
+        ready_timeout_s: seconds until ready before the start is given up.
+        tied: the server ends when this process does, however that ends. False lets it go on.
+
+    Raises:
+        RiceError: a server of this folder runs already, a port is in use, there is no such model, or the
+            server died or was not ready in time; the line says which, and names the log. Nothing is left.
+    """
+    if not (repository / model / "config.pbtxt").is_file():
+        raise RiceError(f"{repository}: holds no model named {model} (no {model}/config.pbtxt)")
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with locked(state_dir, f"{state_dir}: another start of this server is under way"):
+        if processes := [p for p in _processes(state_dir) if not _is_stub(p)]:
+            known = read_state(state_dir)
+            raise already_running(known.http if known else "an unknown port", processes[0].pid)
+        stop(state_dir, CALL_SECONDS)  # stubs, shared memory and files of a server that was killed
+        first = _free_ports() if port is None else _require_free(port, host)
+        environment.install_backends(state_dir / BACKENDS)
+        log = state_dir / LOG_FILE
+        server = RunningServer(0, host, first, model, str(repository), str(log), str(state_dir))
+        command = _command(environment, server, ready_timeout_s)
+        if tied:
+            command = [str(environment.interpreter), "-I", launch.__file__, str(os.getpid()), *command]
+        began = time.monotonic()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment.variables(),
+                start_new_session=True,  # a Ctrl-C in our terminal is ours to handle, not the server's
+            )
+        server = replace(server, pid=process.pid)
+        try:
+            write_json(state_dir / STATE_FILE, asdict(server))
+            _wait_ready(server, process, began, ready_timeout_s)
+            server = replace(server, ready_s=time.monotonic() - began)
+            write_json(state_dir / STATE_FILE, asdict(server))
+        except BaseException:
+            stop(state_dir, timeout_s=CALL_SECONDS)
+            raise
+    return server
+
+
+def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
+    """Stop the server of a state folder and clear everything it made but its log. Safe to call at any time.
+
+    Args:
+        state_dir: the server's folder.
+        timeout_s: seconds it may take to finish its requests and leave; beyond them it is killed.
+
+    Returns:
+        Seconds until the last process was gone, or None where none was running.
+    """
+    import psutil
+
+    began = time.monotonic()
+    processes = _processes(state_dir)
+    server = [p for p in processes if p.info["ppid"] not in {other.pid for other in processes}]
+    for process in server:  # it ends its stubs itself
+        _quietly(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    for process in {*alive, *_processes(state_dir)}:
+        _quietly(process.kill)
+        _quietly(lambda p=process: p.wait(CALL_SECONDS))
+    seconds = time.monotonic() - began
+    _clear(state_dir)
+    return seconds if processes else None
+
+
+def already_running(where: str, pid: int) -> RiceError:
+    """The error of a second start."""
+    return RiceError(f"a server is already running at {where} (pid {pid}); stop it first (serve down)", 1)
+
+
+def read_state(state_dir: Path) -> RunningServer | None:
+    """The server that the folder knows of, running or not; None where it knows of none."""
+    try:
+        return RunningServer(**read_json(state_dir / STATE_FILE))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def running(state_dir: Path) -> RunningServer | None:
+    """The folder's server if its process is alive, ready or not."""
+    state = read_state(state_dir)
+    return state if state is not None and any(p.pid == state.pid for p in _processes(state_dir)) else None
+
+
+def _command(environment: ServingEnvironment, server: RunningServer, ready_timeout_s: float) -> list[str]:
+    state_dir = Path(server.state_dir)
+    # Given to the backend "python", the options reach every backend made of it. The stub's own time limit
+    # must not be the shorter one: on a busy machine its imports alone take seconds.
+    python = {
+        "shm-region-prefix-name": _mark(state_dir),
+        "stub-timeout-seconds": max(30, int(ready_timeout_s)),
+    }
+    return [
+        str(environment.binary),
+        f"--model-repository={Path(server.repository).resolve()}",
+        f"--backend-directory={(state_dir / BACKENDS).resolve()}",
+        # a version is switched to when we say so, not when a file appears
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in Names(server.model).public),
+        *(f"--{what}-address={server.host}" for what in ("http", "grpc", "metrics")),
+        *([] if is_loopback(server.host) else _restricted()),
+        f"--http-port={server.port}",
+        f"--grpc-port={server.port + 1}",
+        f"--metrics-port={server.port + 2}",
+        f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
+        *(f"--backend-config=python,{key}={value}" for key, value in python.items()),
+    ]
+
+
+def _wait_ready(server: RunningServer, process: subprocess.Popen, began: float, timeout_s: float) -> None:
+    from tqdm import tqdm
+
+    with tqdm(desc="tritonserver", bar_format="{desc}: starting, {elapsed}", leave=False, disable=None) as progress:
+        while not server.is_ready():
+            if process.poll() is not None:
+                raise RiceError(f"tritonserver did not start: {_reason(Path(server.log))} (log: {server.log})", 1)
+            if time.monotonic() - began > timeout_s:
+                raise RiceError(f"tritonserver was not ready within {timeout_s:g} s (log: {server.log})", 1)
+            time.sleep(0.1)
+            progress.update()
+
+
+def _reason(log: Path) -> str:
+    """The line of a server's log that says why it gave up."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    for pattern in (r"failed to load '.*' version \d+: (.*)", r"[Ff]ailed to start .*", r"error: (.*)"):
+        for line in lines:
+            if found := re.search(pattern, line):
+                return found.group(found.lastindex or 0).strip('"')
+    return lines[-1] if lines else "it wrote nothing"
+
+
+def _mark(state_dir: Path) -> str:
+    """What everything of this folder's server has in its name."""
+    return f"rice_lib_{hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]}_"
+
+
+def _processes(state_dir: Path) -> list[Any]:
+    """The folder's server (or the launcher that is about to become it) and its stubs, as psutil processes."""
+    import psutil
+
+    mark, programs = (
+        _mark(state_dir),
+        {"tritonserver", STUB, Path(launch.__file__).name},
+    )
+    found = []
+    for process in psutil.process_iter(["cmdline", "ppid", "status"]):
+        words = process.info["cmdline"] or []
+        named = any(Path(word).name in programs for word in words[:3])
+        if named and any(mark in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def _is_stub(process: Any) -> bool:
+    return any(Path(word).name == STUB for word in process.info["cmdline"][:1])
+
+
+def _regions(state_dir: Path) -> list[Path]:
+    return sorted(SHARED_MEMORY.glob(f"{_mark(state_dir)}*"))
+
+
+def _clear(state_dir: Path) -> None:
+    """Remove what a server that is gone left in shared memory and in its folder; the log stays."""
+    for file in (*_regions(state_dir), state_dir / STATE_FILE):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(state_dir / BACKENDS, ignore_errors=True)
+
+
+def _is_free(port: int, host: str = HOST) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_ports() -> int:
+    """The first of three free ports in a row."""
+    for _ in range(100):
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            first = probe.getsockname()[1]
+        if first + 2 <= 65535 and all(_is_free(port) for port in range(first, first + 3)):
+            return first
+    raise RiceError(f"no three free ports in a row on {HOST}", 1)
+
+
+def _require_free(port: int, host: str) -> int:
+    if not 1 <= port <= 65533:
+        raise RiceError(f"port {port}: choose one between 1 and 65533 (three in a row are used)")
+    for name, number in zip(("HTTP", "gRPC", "metrics"), range(port, port + 3), strict=True):
+        if not _is_free(number, host):
+            raise RiceError(
+                f"port {number} ({name}) is in use on {host}: stop what uses it, or choose another --port", 1
+            )
+    return port
+
+
+def _restricted() -> list[str]:
+    """Options by which a server takes no orders: they want a secret that nobody knows."""
+    orders = "model-repository,shared-memory,trace,logging:rice-orders=" + secrets.token_hex(16)
+    return [f"--http-restricted-api={orders}", f"--grpc-restricted-protocol={orders}"]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    return host == "localhost" or host.startswith("127.")
+
+
+def is_ready(host: str, port: int, model: str) -> bool:
+    """Whether the classifier on a server and its ensemble answer that they are ready.
+
+    Not asked is `/v2/health/ready`: it says no while any model, also one of a version that is let go, is on its way.
+    """
+    host = HOST if host == "0.0.0.0" else host
+    names = Names(model).public
+    return all(_answers(host, port, f"/v2/models/{name}/ready") for name in names)
+
+
+def _answers(host: str, port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=CALL_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _quietly(act: Any) -> None:
+    """Do something to a process that may be gone by now."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        act()

@@ -1,0 +1,279 @@
+"""Clients of a real server, that is killed, or goes over to another version, while they ask it."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from support import corpus
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+from support.triton import HAS_SERVER, NO_SERVER, ROOT, write_onnx
+
+from rice_lib.contract.decision import KEY, Decision
+from rice_lib.backends.predictor import open_predictor
+from rice_lib.serving import server as life
+from rice_lib.backends.triton import TritonPredictor
+from rice_lib.backends.triton_connection import import_tritonclient
+from rice_lib.serving.environment import ServingEnvironment
+from rice_lib.serving.repository import Repository, write_repository
+from rice_lib.predict.served import TritonTeller, open_teller
+from rice_lib.common.errors import RiceError
+from rice_lib.infer import main, tell_all
+from rice_lib.predict.inputs import Unreadable
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)]
+
+ODD = ("cmyk.jpg", "deep.png", "exif.jpg", "palette.png", "animated.gif", "float.tif", "plain.avif")
+BAD = ("truncated.jpg", "empty.jpg", "paper.pdf")
+
+
+def start(folder, port=None):
+    environment = ServingEnvironment.find(ROOT)
+    return life.start(environment, folder / "repository", "rice", folder / "server", port=port, ready_timeout_s=180)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    write_repository(write_onnx(folder / "model.onnx"), folder / "repository", "rice", 8)
+    server = start(folder)
+    yield folder / "model.onnx", server
+    server.stop()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder for a server that a test may do anything to."""
+    write_repository(write_onnx(tmp_path / "model.onnx"), tmp_path / "repository", "rice", 8)
+    yield tmp_path
+    life.stop(tmp_path / "server", timeout_s=5)
+
+
+def address(server, protocol):
+    return server.http if protocol == "http" else server.grpc
+
+
+def url(server, protocol, model="rice_bytes"):
+    return f"{'triton' if protocol == 'http' else 'triton+grpc'}://{address(server, protocol)}/{model}"
+
+
+def random_images(count):
+    return np.random.default_rng(3).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
+
+
+def write_odd(folder):
+    folder.mkdir()
+    files = {name: corpus.good_files()[name][0] for name in ODD}
+    files |= {name: corpus.foreign_files()[name][0] for name in BAD}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return [str(folder / name) for name in (*BAD[:1], *ODD, *BAD[1:])] + [str(folder / "gone.jpg")]
+
+
+def assert_same(told, expected):
+    assert [result.path for result in told] == [result.path for result in expected]
+    for one, other in zip(told, expected, strict=True):
+        assert (one.error, one.notes, one.reason) == (other.error, other.notes, other.reason)
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+        assert one.error or one.label == other.label
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_logits_are_those_of_the_file_at_any_number(served, protocol):
+    model, server = served
+    pixels = random_images(75)  # ten requests of at most 8
+    expected = open_predictor(model).logits(pixels)
+    with TritonPredictor(address(server, protocol), "rice", protocol) as client:
+        assert (client.max_batch, client.version) == (8, "1")
+        for count in (1, 8, 16, 75):
+            np.testing.assert_allclose(client.logits(pixels[:count]), expected[:count], atol=1e-3)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_files_are_told_as_the_model_here_tells_them(served, tmp_path, protocol):
+    model, server = served
+    sources = [*write_odd(tmp_path / "odd"), Unreadable("folder", "the folder holds no images")]
+    with open_predictor(model) as predictor:
+        expected = list(tell_all(predictor, sources, 32, reject=True, remember=False))
+    with TritonTeller(url(server, protocol)) as teller:
+        assert_same(list(teller.tell(sources)), expected)
+        bad = [result for result in expected if result.error]
+        assert len(bad) == 5
+        assert_same(list(teller.tell([sources[0], *sources[8:]])), bad)  # one request, refused as a whole
+        assert list(teller.tell([])) == []
+
+
+def test_a_slow_list_is_answered_name_by_name(served, tmp_path):
+    path = write_odd(tmp_path / "odd")[1]
+    with TritonTeller(url(served[1], "http")) as teller:
+        answered = threading.Event()
+
+        def names():
+            yield path
+            assert answered.wait(30)
+            yield path
+
+        for result in teller.tell(names()):
+            assert result.label
+            answered.set()
+
+
+def test_large_files_go_in_requests_of_their_own(served, tmp_path, monkeypatch):
+    sources = write_odd(tmp_path / "odd")
+    with TritonTeller(url(served[1], "http")) as teller:
+        together = list(teller.tell(sources))
+        monkeypatch.setattr("rice_lib.predict.served.MAX_REQUEST_BYTES", 1)
+        assert_same(list(teller.tell(sources)), together)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_the_command_tells_by_the_ensemble(served, tmp_path, protocol):
+    files, told = write_odd(tmp_path / "odd"), {}
+    for name, model in (("here", str(served[0])), ("server", url(served[1], protocol))):
+        output = tmp_path / f"{name}.jsonl"
+        assert main([*files, "--model", model, "--top-k", "1", "--output", str(output)]) == 1
+        told[name] = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(told["here"]) == len(files)
+    for one, other in zip(told["server"], told["here"], strict=True):
+        assert one.pop("scores", {}) == pytest.approx(other.pop("scores", {}), abs=1e-5)
+        assert one.pop("confidence", 0) == pytest.approx(other.pop("confidence", 0), abs=1e-5)
+        assert one == other
+
+
+def test_what_takes_pixels_is_no_teller_and_the_other_way_round(served):
+    _, server = served
+    assert open_teller(url(server, "http", "rice")) is None
+    with pytest.raises(RiceError, match="does not take files; name the ensemble that does, as rice_bytes"):
+        TritonTeller(url(server, "http", "rice"))
+    with pytest.raises(RiceError, match=r"rice_bytes on .*: not a model of this project"):
+        TritonPredictor(server.http, "rice_bytes")
+    with pytest.raises(RiceError, match="leave --engine out"):
+        main(["x.jpg", "--engine", "ray", "--model", url(server, "http")])
+
+
+def test_clients_leave_no_open_files(served):
+    def open_files():
+        return len(os.listdir("/proc/self/fd"))
+
+    for protocol in ("http", "grpc"):
+        before = []
+        for _ in range(6):
+            with TritonPredictor(address(served[1], protocol), "rice", protocol) as client:
+                client.logits(random_images(32))
+            before.append(open_files())
+        assert before[-1] <= before[1] + 8  # what gRPC closes, it closes some time later
+
+
+def write_other(folder):
+    """A model that says the opposite, with a temperature of its own."""
+    model = onnx.load(folder / "model.onnx")
+    weights = numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(-weights, "weights"))
+    labels = next(entry.value for entry in model.metadata_props if entry.key == "labels")
+    onnx.helper.set_model_props(model, {"labels": labels, KEY: Decision(temperature=1e6).to_json()})
+    onnx.save(model, folder / "other.onnx")
+    return folder / "other.onnx"
+
+
+def switch(folder, server, version):
+    """Have a version answer on the running server."""
+    # over gRPC: an order to load holds up every other request that shares its thread of the HTTP endpoint
+    with import_tritonclient("grpc").InferenceServerClient(server.grpc) as control:
+        Repository(folder / "repository").switch(version, control.load_model, control.unload_model)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_another_version_under_the_client(own, protocol):
+    server = start(own)
+    pixels = random_images(20)
+    expected = open_predictor(own / "model.onnx").logits(pixels)
+    repository = Repository(own / "repository")
+    assert repository.add(write_other(own), 8).version == 2
+    sign, temperature = {"1": 1, "2": -1}, {"1": None, "2": 1e6}
+    files = write_odd(own / "odd")[1:4]
+    seen = []
+    with (
+        TritonPredictor(address(server, protocol), "rice", protocol) as client,
+        TritonTeller(url(server, protocol)) as teller,
+    ):
+        for goal in (2, 1):
+            switching = threading.Thread(target=switch, args=(own, server, goal))
+            switching.start()
+            until = time.monotonic() + 60
+            while switching.is_alive() or seen[-1] != (str(goal), str(goal)):
+                assert time.monotonic() < until
+                logits = client.logits(pixels)
+                np.testing.assert_allclose(logits, sign[client.version] * expected, atol=1e-3)
+                assert (client.decision and client.decision.temperature) == temperature[client.version]
+                told = list(teller.tell(files))
+                flat = [max(result.scores.values()) < 0.21 for result in told]  # by a temperature of a million
+                assert flat == [teller.version == "2"] * 3
+                seen.append((client.version, teller.version))
+    assert len(seen) > 20
+
+
+def write_small(folder, number):
+    folder.mkdir()
+    pixels = np.random.default_rng(5).integers(0, 256, (number, 8, 8, 3), dtype=np.uint8)
+    for place, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{place:04}.png")
+
+
+def infer(folder, model, output):
+    command = [sys.executable, "-m", "rice_lib.infer", str(folder), "--model", model, "--no-reject", "--output", output]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "protocol", "number"),
+    [("rice", "http", 2000), ("rice", "grpc", 1000), ("rice_bytes", "http", 1000), ("rice_bytes", "grpc", 1000)],
+)
+def test_a_server_killed_in_the_middle_of_a_run(own, model, protocol, number):
+    write_small(own / "small", number)
+    server = start(own)
+    whole, output, partial = own / "whole.jsonl", own / "told.jsonl", own / "told.jsonl.partial"
+    process = infer(own / "small", url(server, protocol, model), whole)
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (0, "")
+
+    process = infer(own / "small", url(server, protocol, model), output)
+    while not partial.exists() or partial.read_bytes().count(b"\n") < number // 10:
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(server.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=10)
+    time.sleep(1.5)
+    assert process.poll() is None, "the server was killed too late"
+    told = partial.read_bytes().count(b"\n")
+    assert number // 10 <= told < number
+    start(own, server.port)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert (said.count("waiting up to 60 s for it\n"), said.count("answers again\n")) == (1, 1)
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [record["path"] for record in records] == [str(own / "small" / f"{n:04}.png") for n in range(number)]
+    for one, other in zip(records, map(json.loads, whole.read_text().splitlines()), strict=True):
+        assert one["label"] == other["label"]
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+
+
+def test_patience_ends_in_one_line(own):
+    server = start(own)
+    path = write_odd(own / "odd")[1]
+    with TritonTeller(url(server, "http"), patience_s=2) as teller:
+        assert next(teller.tell([path])).label
+        os.kill(server.pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(RiceError, match=r"no server answers there \(tried for 2 s\)") as caught:
+            list(teller.tell(itertools.repeat(path, 100)))
+        assert caught.value.status == 1
+        assert time.monotonic() - began < 10

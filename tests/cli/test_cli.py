@@ -1,0 +1,138 @@
+"""The console command `rice`: its verbs, its help, and what shells complete."""
+
+import subprocess
+import sys
+
+import pytest
+from support.models import tiny_onnx, write_grains
+
+from rice_lib.cli import main_ as cli
+from rice_lib.common.errors import RiceError
+
+
+def rice(*arguments, **options):
+    """The command in a process of its own, as the console script starts it."""
+    line = [sys.executable, "-m", "rice_lib.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def test_rice_infer_is_the_infer_command(tmp_path):
+    (image,) = write_grains(tmp_path, 1)
+    arguments = [image, "--model", tiny_onnx(), "--no-reject"]
+    told = rice("infer", *arguments)
+    module = [sys.executable, "-m", "rice_lib.infer", *map(str, arguments)]
+    same = subprocess.run(module, capture_output=True, text=True, timeout=120, check=False)
+    assert (
+        (told.returncode, told.stdout, told.stderr)
+        == (same.returncode, same.stdout, same.stderr)
+        == (0, same.stdout, "")
+    )
+
+
+def test_errors_are_one_line_on_stderr():
+    told = rice("infer", "x.jpg", "--model", "none.onnx")
+    assert (told.returncode, told.stdout, told.stderr) == (2, "", "error: none.onnx: no such model\n")
+
+
+def test_rice_alone_lists_its_verbs(capsys):
+    for argv in ([], ["--help"], ["-h"]):
+        assert cli._run(argv) == 0
+        text = capsys.readouterr().out
+        assert all(f"  {verb} " in text for verb in (*cli.VERBS, "completion"))
+        assert len(text.splitlines()) <= 24
+        assert max(map(len, text.splitlines())) <= 80
+
+
+def test_version_is_the_packages(capsys):
+    from importlib.metadata import version
+
+    assert cli._run(["--version"]) == 0
+    assert capsys.readouterr().out == f"rice {version('rice-lib')}\n"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("infre", "infer"), ("exprot", "export"), ("--verison", "--version")])
+def test_an_unknown_verb_names_the_nearest(typed, meant):
+    with pytest.raises(RiceError, match=f"did you mean rice {meant}") as caught:
+        cli._run([typed])
+    assert caught.value.status == 2
+    with pytest.raises(RiceError, match="rice --help lists them"):
+        cli._run(["zzzzzz"])
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_verb_shows_itself_as_rice(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli._run([verb, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: rice {verb} ")
+
+
+@pytest.mark.parametrize(
+    ("verb", "missing", "extra"),
+    [("stage", "yaml", "train"), ("serve", "psutil", "serve"), ("evaluate", "scipy", "train")],
+)
+def test_a_verb_without_its_libraries_says_what_to_install(verb, missing, extra, monkeypatch):
+    def without(name):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr("importlib.import_module", without)
+    with pytest.raises(RiceError, match=rf"rice {verb} needs {missing}.*rice-lib\[{extra}\]"):
+        cli._run([verb])
+
+
+def test_infer_imports_no_more_than_its_module_does():
+    code = (
+        "import sys; from rice_lib import cli; "
+        "sys.exit(', '.join({'argparse', 'numpy', 'shtab', 'difflib', 'rice_lib.infer'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+COMPLETE = """
+source {script}
+COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_shtab_rice rice "${{COMP_WORDS[COMP_CWORD]}}"
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("completion") / "rice.bash"
+    file.write_text(rice("completion", "bash").stdout)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("rice in", {"infer"}),
+        ("rice export t", {"tensorrt"}),
+        ("rice infer --re", {"--resume", "--reference-mm"}),
+        ("rice infer x.png --engine r", {"ray"}),
+        ("rice infer gr", {"grain.png"}),
+        ("rice infer x.png --model m", {"model.onnx"}),
+        ("rice completion z", {"zsh"}),
+    ],
+)
+def test_bash_completes_verbs_options_choices_and_files(script, tmp_path, words, offered):
+    for name in ("grain.png", "model.onnx"):
+        (tmp_path / name).touch()
+    line = COMPLETE.format(script=script, words=words)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    assert set(done.stdout.split()) == offered, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_are_given_a_script_too(shell, capsys):
+    assert cli._run(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    assert "reference-mm" in text
+    assert "tensorrt" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["tcsh"], ["bash", "zsh"]])
+def test_completion_wants_one_shell(arguments):
+    with pytest.raises(RiceError, match="name one shell: bash, zsh, fish"):
+        cli._run(["completion", *arguments])

@@ -1,0 +1,252 @@
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, write_onnx
+
+from rice_lib.backends.predictor import open_predictor
+from rice_lib.serving import server as life
+from rice_lib.serving.compose import Container
+from rice_lib.serving.promises import ask_bytes
+from rice_lib.serving.repository import Repository, drawn_grain
+from rice_lib.common.errors import RiceError
+from rice_lib.cli.serve import main
+
+PROFILE = ("--profile", "tiny")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.delenv("RICE_SERVE_ENV", raising=False)
+    root = make_checkout(tmp_path / "root", environment=HAS_SERVER)
+    monkeypatch.setenv("RICE_ROOT", str(root))
+    yield root
+    for folder in (root / "models" / "tiny" / "service", root / "models" / "service"):
+        if folder.exists():
+            life.stop(folder, timeout_s=10)
+
+
+@pytest.fixture
+def docker(tmp_path, monkeypatch):
+    """A `docker` that writes down what it is told, and a file that makes its commands fail."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    told, fails = tmp_path / "told.jsonl", tmp_path / "fails"
+    (folder / "docker").write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"if os.path.exists({str(fails)!r}) and 'up' in sys.argv: sys.exit('no such image')\n"
+        "env = {k: v for k, v in os.environ.items() if k.startswith('RICE_')}\n"
+        f"open({str(told)!r}, 'a').write(json.dumps([sys.argv[1:], env]) + '\\n')\n"
+    )
+    (folder / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return told, fails
+
+
+def words(told):
+    return [json.loads(line) for line in told.read_text().splitlines() if "info" not in line and "version" not in line]
+
+
+def test_status_says_by_its_exit_that_nothing_runs(checkout, capsys):
+    assert main(["status", *PROFILE]) == 1
+    assert capsys.readouterr().out == "no server is running\n"
+
+
+def test_down_twice_does_no_harm(checkout, capsys):
+    (checkout / "models" / "tiny" / "service").mkdir()
+    assert [main(["down", *PROFILE]) for _ in range(2)] == [0, 0]
+    assert "no server was running" in capsys.readouterr().out
+
+
+def test_a_build_without_a_model_says_how_to_come_by_one(checkout):
+    (checkout / "models" / "tiny" / "onnx" / "model.onnx").unlink()
+    with pytest.raises(RiceError, match=r"models/tiny/onnx/model\.onnx: no such model; run the profile first"):
+        main(["build", *PROFILE])
+
+
+def test_up_without_an_environment_says_what_makes_one(checkout, monkeypatch):
+    (checkout / ".venv-serve").unlink(missing_ok=True)
+    monkeypatch.setattr("rice_lib.cli.serve.has_engine", lambda: False)
+    with pytest.raises(RiceError, match=r"make serve-env.*no docker"):
+        main(["up", *PROFILE])
+    assert not (checkout / "models" / "tiny" / "service").exists()
+
+
+def test_a_build_before_a_server_runs_and_back(checkout, capsys):
+    assert main(["build", *PROFILE]) == 0
+    other = write_onnx(checkout / "other.onnx", ("One", "Two", "Three"))
+    assert main(["build", *PROFILE, "--model", str(other)]) == 0
+    repository = Repository(checkout / "models" / "tiny" / "service" / "repository")
+    assert repository.active().version == 2
+    assert main(["build", *PROFILE, "--rollback"]) == 0
+    assert repository.active().version == 1
+    assert "version 1 answers again" in capsys.readouterr().out
+    with pytest.raises(RiceError, match="no earlier version"):
+        main(["build", *PROFILE, "--rollback"])
+
+
+def test_without_a_profile_the_model_that_ships_is_served(checkout):
+    assert main(["build"]) == 0
+    about = Repository(checkout / "models" / "service" / "repository").active()
+    assert about.source.endswith("rice-vit-tiny.onnx")
+
+
+def test_no_log_yet_is_one_line(checkout):
+    with pytest.raises(RiceError, match="no server was started yet"):
+        main(["logs", *PROFILE])
+
+
+def test_the_last_lines_of_the_log(checkout, capsys):
+    folder = checkout / "models" / "tiny" / "service"
+    folder.mkdir()
+    (folder / life.LOG_FILE).write_text("".join(f"{n}\n" for n in range(9)))
+    assert main(["logs", *PROFILE, "-n", "2"]) == 0
+    assert capsys.readouterr().out == "7\n8\n"
+
+
+@pytest.mark.parametrize("url", ["box", "box:http", ":8000"])
+def test_health_wants_an_address(url):
+    with pytest.raises(RiceError, match="--url"):
+        main(["health", "--url", url])
+
+
+def test_health_of_nothing_is_1(capsys):
+    assert main(["health", "--url", "127.0.0.1:1"]) == 1
+    assert capsys.readouterr().out == "127.0.0.1:1: not ready\n"
+
+
+def test_a_profile_that_is_not_there_is_one_line_and_status_2(checkout):
+    command = [sys.executable, "-m", "rice_lib.cli.serve", "status", "--profile", "tinny"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, capsys):
+    told, _ = docker
+    ready = iter([False, True, True])
+    monkeypatch.setattr("rice_lib.serving.compose.is_ready", lambda *_: next(ready))
+    assert main(["up", *PROFILE, "--port", "9000"]) == 0
+    ((command, env),) = words(told)
+    assert command == ["compose", "--file", "serving/compose.yaml", "up", "--detach", "--build"]
+    assert env["RICE_SERVICE"] == "tiny/service/repository"
+    assert (env["RICE_HOST"], env["RICE_PORT"], env["RICE_METRICS_PORT"]) == ("127.0.0.1", "9000", "9002")
+    with pytest.raises(RiceError, match=r"already running at 127.0.0.1:9000"):
+        main(["up", *PROFILE])
+    assert main(["down", *PROFILE]) == 0
+    assert words(told)[-1][0][3:] == ["down", "--timeout", "40"]
+    assert main(["status", *PROFILE]) == 1
+    assert "no server is running" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("engine", "variant"), [("onnx", "gpu"), ("plan", "tensorrt")])
+def test_on_a_machine_with_a_gpu_the_container_takes_the_engine_of_the_version(
+    checkout, docker, monkeypatch, engine, variant
+):
+    told, _ = docker
+    (told.parent / "bin" / "nvidia-smi").symlink_to(told.parent / "bin" / "docker")
+    monkeypatch.setattr("rice_lib.serving.compose.is_ready", lambda *_: True)
+    assert main(["build", *PROFILE, "--engine", engine]) == 0
+    assert main(["up", *PROFILE]) == 0
+    ((command, env),) = words(told)
+    assert "serving/compose.gpu.yaml" in command
+    assert env["RICE_ENGINE"] == variant
+
+
+def test_a_container_that_does_not_start_is_one_line_and_nothing_is_left(checkout, docker):
+    _, fails = docker
+    fails.touch()
+    with pytest.raises(RiceError, match="docker compose up: no such image"):
+        main(["up", *PROFILE])
+    assert [path.name for path in (checkout / "models" / "tiny" / "service").iterdir()] == ["repository"]
+
+
+def test_the_compose_files_know_every_variable_that_a_container_is_told(tmp_path):
+    (tmp_path / "models").mkdir()
+    told = Container(tmp_path, tmp_path / "models" / "service", "rice", "127.0.0.1", 8000, "gpu").variables()
+    text = (ROOT / "serving" / "compose.yaml").read_text() + (ROOT / "serving" / "compose.gpu.yaml").read_text()
+    assert [name for name in told if f"${{{name}" not in text] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
+def test_up_new_version_under_load_back_and_down(checkout):
+    def serve(*arguments):
+        command = [sys.executable, "-m", "rice_lib.cli.serve", *arguments, *PROFILE]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    port = str(life._free_ports())
+    up = serve("up", "--by", "wheel", "--port", port, "--timeout", "180")
+    assert up.returncode == 0, up.stderr
+    address = f"127.0.0.1:{port}"
+    assert f"triton://{address}/rice" in up.stdout
+    assert serve("status").returncode == 0  # it goes on although the command that started it has ended
+    assert main(["health", "--url", address]) == 0
+    again = serve("up", "--port", port)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "already running" in again.stderr
+
+    stop, statuses = threading.Event(), []
+
+    def ask():
+        while not stop.is_set():
+            statuses.append(ask_bytes(address, "rice_bytes", drawn_grain())[0])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    other = write_onnx(checkout / "other.onnx", ("One", "Two", "Three"))
+    built = serve("build", "--model", str(other))
+    assert built.returncode == 0, built.stderr
+    assert set(ask_bytes(address, "rice_bytes", drawn_grain())[1]["scores"]) == {"One", "Two", "Three"}
+    assert serve("build", "--rollback").returncode == 0
+    stop.set()
+    thread.join()
+    assert set(statuses) == {200}
+    assert main(["health", "--url", address]) == 0
+    with open_predictor(f"triton://{address}/rice") as predictor:
+        assert predictor.labels[0] == "Arborio"
+
+    # one that the server cannot load is refused, and the one before goes on
+    folder = checkout / "models" / "tiny" / "service" / "repository"
+    third = Repository(folder).add(write_onnx(checkout / "third.onnx", ("A", "B")), 4)
+    broken = Repository(folder).classifier(third.version) / "config.pbtxt"
+    broken.write_text(broken.read_text().replace("onnxruntime", "no_such_backend"))
+    from rice_lib.serving.release import release
+
+    with pytest.raises(RiceError, match=r"version \d is not taken into service: .*no_such_backend"):
+        release(Repository(folder), third, f"127.0.0.1:{int(port) + 1}")
+    assert not broken.exists()
+    assert ask_bytes(address, "rice_bytes", drawn_grain())[0] == 200
+
+    began = time.monotonic()
+    down = serve("down")
+    assert (down.returncode, down.stdout.split()[0]) == (0, "stopped")
+    assert time.monotonic() - began < 60
+    assert serve("status").returncode == 1
+    left = {path.name for path in (checkout / "models" / "tiny" / "service").iterdir()}
+    assert left == {"tritonserver.log", "repository"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
+def test_a_server_on_a_public_address_takes_no_orders(checkout, capsys):
+    port = life._free_ports()
+    assert main(["up", *PROFILE, "--by", "wheel", "--host", "0.0.0.0", "--port", str(port), "--timeout", "180"]) == 0
+    assert "can be reached by others" in capsys.readouterr().out
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", "/v2/repository/models/rice/unload", body="{}")
+    assert connection.getresponse().status == 403
+    connection.close()
+    with open_predictor(f"triton://127.0.0.1:{port}/rice") as predictor:
+        assert np.isfinite(predictor.logits(np.zeros((1, 224, 224, 3), np.uint8))).all()
+    other = write_onnx(checkout / "other.onnx", ("One", "Two", "Three"))
+    assert main(["build", *PROFILE, "--model", str(other)]) == 0
+    assert "takes no orders" in capsys.readouterr().err
+    assert main(["down", *PROFILE]) == 0

@@ -1,0 +1,145 @@
+"""Profiles are validated whole: files that must load, files that must not, and what is said of these.
+
+The first line of a file in `params/invalid/` is a comment: what the error must say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ruamel.yaml import YAML
+
+from rice_lib.common.errors import RiceError
+from rice_lib.common.parameters import Params, load_params, parse_overrides
+from rice_lib.common.run import Run
+from rice_lib.cli.set_params import main, set_params
+
+FILES = Path(__file__).parent / "params"
+PROFILES = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
+
+
+def named(files):
+    return [pytest.param(file, id=file.stem) for file in sorted(files)]
+
+
+@pytest.mark.parametrize("file", named([*PROFILES, *(FILES / "valid").glob("*.yaml")]))
+def test_valid(file):
+    assert isinstance(load_params(str(file)), Params)
+
+
+@pytest.mark.parametrize("file", named((FILES / "invalid").glob("*.yaml")))
+def test_invalid_is_one_line_with_file_and_key(file):
+    expected = file.read_text().splitlines()[0].removeprefix("# ")
+    with pytest.raises(RiceError) as error:
+        load_params(str(file))
+    message = str(error.value)
+    assert message.startswith(f"{file}: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("file", named(PROFILES))
+def test_profile_is_named_as_its_file(file):
+    assert load_params(file.stem).profile == file.stem
+
+
+def test_every_fault_is_named():
+    with pytest.raises(RiceError) as error:
+        load_params(str(FILES / "invalid" / "two_faults.yaml"))
+    for key in ("data.per_class", "serve.max_batch_size", "serve.hots"):
+        assert key in str(error.value)
+
+
+def test_unknown_profile_names_the_nearest():
+    with pytest.raises(RiceError, match="no such profile; did you mean smoke"):
+        load_params("smoek")
+
+
+def test_overrides_are_merged_key_by_key_and_validated():
+    params = load_params("smoke", {"finetune": {"epochs": 1}, "data": None})
+    assert params.finetune.epochs == 1
+    assert params.finetune.model == load_params("smoke").finetune.model
+    assert params.data == load_params("smoke").data
+    with pytest.raises(RiceError, match=r"finetune\.epoch: unknown key; did you mean epochs"):
+        load_params("smoke", {"finetune": {"epoch": 1}})
+
+
+def test_a_notebook_parameter_cell_left_alone_means_the_profile():
+    names = [name for name in Params.model_fields if name != "profile"]
+    assert Run.open("tiny", **dict.fromkeys(names)).params == load_params("tiny")
+
+
+@pytest.mark.parametrize("file", named(PROFILES))
+def test_papermill_passes_a_profile_on_unchanged(file):
+    """`papermill -f` reads with PyYAML's loader and lays the sections over the same file."""
+    values = yaml.safe_load(file.read_text())
+    assert Run.open(values.pop("profile"), **values).params == load_params(file.stem)
+
+
+@pytest.mark.parametrize("file", named(PROFILES))
+def test_dvc_reads_what_we_read(file):
+    """DVC reads YAML 1.2, PyYAML 1.1: a value that the two see differently would be tracked as another."""
+    assert YAML(typ="safe").load(file.read_text()) == yaml.safe_load(file.read_text())
+
+
+def test_fingerprint_tells_sections_apart():
+    one, other = load_params("tiny"), load_params("tiny", {"finetune": {"epochs": 1}})
+    assert one.fingerprint("data", "split") == other.fingerprint("data", "split")
+    assert one.fingerprint("finetune") != other.fingerprint("finetune")
+    assert one.fingerprint() != other.fingerprint()
+
+
+def test_parse_overrides():
+    assert parse_overrides(["finetune.epochs=1", "finetune.compile=true", "data.path=/x=y.zip"]) == {
+        "finetune": {"epochs": 1, "compile": True},
+        "data": {"path": "/x=y.zip"},
+    }
+    assert parse_overrides(["benchmark.batch_sizes=[1, 2]"]) == {"benchmark": {"batch_sizes": [1, 2]}}
+    assert parse_overrides(["finetune.learning_rate=1e-4"]) == {"finetune": {"learning_rate": 1e-4}}
+
+
+@pytest.mark.parametrize("assignment", ["finetune.epochs", "=1", "a.b=[1"])
+def test_parse_overrides_refuses(assignment):
+    with pytest.raises(RiceError, match="--set"):
+        parse_overrides([assignment])
+
+
+@pytest.fixture
+def profile(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "# what it is for\nprofile: mine\ndata: {source: synthetic, per_class: 4}   # few\n"
+        "finetune:\n  epochs: 2   # short\n  learning_rate: 1.0e-3\n"
+    )
+    return file
+
+
+def test_set_params_changes_values_and_keeps_comments(profile):
+    before = profile.read_text()
+    set_params(str(profile), ["finetune.epochs=5", "data.per_class=8"])
+    assert profile.read_text() == before.replace("epochs: 2", "epochs: 5").replace("per_class: 4", "per_class: 8")
+
+
+def test_set_params_adds_sections_and_small_numbers_that_every_reader_takes_for_numbers(profile):
+    set_params(str(profile), ["finetune.learning_rate=0.00001", "split.test_fraction=0.5", "data.path=/a b.zip"])
+    params = load_params(str(profile))
+    assert params.finetune.learning_rate == 1e-5
+    assert params.split.test_fraction == 0.5
+    assert params.data.path == "/a b.zip"
+    assert YAML(typ="safe").load(profile.read_text()) == yaml.safe_load(profile.read_text())
+
+
+@pytest.mark.parametrize("wrong", ["finetune.epoch=5", "finetune.epochs=many", "finetune.epochs"])
+def test_set_params_leaves_the_file_alone_when_refusing(profile, wrong):
+    before = profile.read_text()
+    with pytest.raises(RiceError):
+        set_params(str(profile), ["data.per_class=8", wrong])
+    assert profile.read_text() == before
+    assert list(profile.parent.iterdir()) == [profile]
+
+
+def test_set_params_command(profile):
+    assert main(["--profile", str(profile), "seed=7"]) == 0
+    assert load_params(str(profile)).seed == 7

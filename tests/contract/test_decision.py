@@ -1,0 +1,313 @@
+"""The decision: its probabilities, its reasons, its JSON, and that every form of a model carries the same one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import text_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.models import grains, tiny_checkpoint, tiny_onnx
+from scipy.special import softmax
+from tritonclient.grpc import model_config_pb2 as pb
+
+from rice_lib.cli.calibrate import measure_all, write_decision
+from rice_lib.contract.decision import LOOK, NOT_A_GRAIN, STRUCTURE, UNLIKE, Cluster, Decision, Refusal
+from rice_lib.export.onnx import export
+from rice_lib.backends.predictor import open_predictor
+from rice_lib.export.tensorrt import BatchProfile, EngineManifest
+from rice_lib.backends import triton as client
+from rice_lib.serving.repository import write_repository
+from rice_lib.common.errors import RiceError
+from rice_lib.cli.export import main as export_main
+from rice_lib.common.classes import VARIETIES
+from rice_lib.contract.features import COLUMN, MEASURES, measure
+from rice_lib.models.vit import load_pixel_classifier
+
+LIMITS = {"area": (0.05, 0.5), "rim": (0.0, 0.01), "objects": (1.0, 1.0), "solidity": (0.8, 1.0), "fill": (0.9, 1.01)}
+
+
+def rule(classes: int = 5) -> Refusal:
+    """Each class one unit sphere, that of class k around k * 10 in every measure of the look."""
+    spheres = [[Cluster(np.full(len(LOOK), 10.0 * k), np.eye(len(LOOK)))] for k in range(classes)]
+    return Refusal(LIMITS, spheres, farthest=30.0)
+
+
+def row(look: float = 0, **structure: float) -> np.ndarray:
+    """Measures of an image within all limits, but for those named; solidity and fill count to the look, too."""
+    measures = np.zeros(len(MEASURES), np.float32)
+    measures[[COLUMN[name] for name in LOOK]] = look
+    within = {"area": 0.2, "rim": 0, "objects": 1, "solidity": 0.95, "fill": 0.98, **structure}
+    for name, value in within.items():
+        measures[COLUMN[name]] = value
+    return measures
+
+
+def told(number: int) -> np.ndarray:
+    return np.eye(5, dtype=np.float32)[[number]] * 5
+
+
+DECISION = Decision(1.25, rule(), {"validation_images": 10})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-300, 300), min_size=2, max_size=6), st.floats(0.05, 20))
+def test_probabilities_are_the_softmax_over_the_temperature(logits, temperature):
+    values = np.array([logits], np.float32)
+    found = Decision(temperature).probabilities(values)
+    np.testing.assert_allclose(found, softmax(values.astype(float) / temperature, axis=1), atol=1e-12)
+    assert found.sum() == pytest.approx(1)
+    # equal where two logits differ by less than float64 holds of their exponentials
+    assert found[0, values.argmax()] == found.max()
+
+
+def test_without_a_rule_nothing_is_refused():
+    assert Decision(2).reasons(np.zeros((3, 5)), np.full((3, len(MEASURES)), np.nan)) == [None] * 3
+
+
+def test_a_grain_within_all_limits_is_told():
+    assert DECISION.reasons(told(0), row()[None]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("structure", "why"),
+    [
+        ({"area": 0.01}, "nothing of a grain's size"),
+        ({"area": 0.7}, "more than a grain"),
+        ({"rim": 0.2}, "it touches the border"),
+        ({"rim": 0.9}, "the ground is bright"),
+        ({"objects": 3}, "several objects"),
+        ({"objects": 0}, "there are holes in it"),
+        ({"solidity": 0.5}, "several objects, or an outline"),
+        ({"fill": 0.5}, "several objects, or an outline"),
+        ({"area": np.nan}, ""),
+        ({"rim": 0.9, "objects": -40, "solidity": 0.2}, "the ground is bright"),
+    ],
+)
+def test_structure_outside_its_limits_is_not_a_single_grain(structure, why):
+    (reason,) = DECISION.reasons(told(0), row(**structure)[None])
+    assert reason.startswith(f"{NOT_A_GRAIN} (")
+    assert why in reason
+
+
+def test_the_look_is_compared_with_the_variety_told():
+    measures = row(look=10)[None]
+    assert DECISION.refusal.distances(told(1), measures)[0] < 30 * 10  # solidity and fill lie near 1, not 10
+    far = replace(DECISION.refusal, farthest=200.0)
+    assert Decision(1, far).reasons(told(1), measures) == [None]
+    (reason,) = Decision(1, far).reasons(told(0), measures)
+    assert reason.startswith(f"{UNLIKE} (its ")
+
+
+def test_the_reason_names_the_measure_that_is_farthest():
+    odd = row()
+    odd[COLUMN["hue spread"]] = 7
+    assert DECISION.reasons(told(0), odd[None]) == [f"{UNLIKE} (its hue spread)"]
+    odd[COLUMN["luma"]] = np.nan
+    assert DECISION.reasons(told(0), odd[None])[0].startswith(UNLIKE)
+
+
+def test_the_nearest_cluster_of_a_variety_counts():
+    two = copy.copy(DECISION.refusal)
+    clusters = [[*of, Cluster(of[0].mean + 5, of[0].root)] for of in two.clusters]
+    both = replace(two, clusters=clusters)
+    apart = row(look=5, solidity=1, fill=1)[None]
+    assert Decision(1, two).reasons(told(0), apart) != [None]
+    assert both.distances(told(0), apart)[0] == pytest.approx(2 * 4**2, rel=1e-4)
+
+
+def test_each_image_of_a_batch_is_decided_by_itself():
+    measures = np.stack([row(), row(objects=2), row(look=10), row()])
+    logits = np.concatenate([told(0), told(0), told(0), told(3)])
+    alone = [DECISION.reasons(logits[i : i + 1], measures[i : i + 1])[0] for i in range(4)]
+    assert DECISION.reasons(logits, measures) == alone
+    assert [reason is None for reason in alone] == [True, False, False, False]
+    assert DECISION.reasons(np.empty((0, 5)), np.empty((0, len(MEASURES)))) == []
+
+
+def test_measures_are_those_of_the_module():
+    image = grains(1)[0]
+    np.testing.assert_array_equal(DECISION.measure(image), measure(image))
+    assert set(STRUCTURE) <= set(MEASURES)
+    assert set(LOOK) <= set(MEASURES)
+
+
+def random_decision() -> Decision:
+    rng = np.random.default_rng(4)
+    clusters = [
+        [Cluster(rng.normal(50, 30, len(LOOK)), np.tril(rng.normal(0, 5, (len(LOOK),) * 2))) for _ in range(2)]
+        for _ in VARIETIES
+    ]
+    return Decision(0.8123456789, Refusal(LIMITS, clusters, 41.7), {"note": "žito"})
+
+
+def test_json_keeps_what_decides_in_a_few_kilobytes():
+    before = random_decision()
+    text = before.to_json()
+    after = Decision.from_json(text, classes=5)
+    assert "\n" not in text
+    assert len(text) < 10_000
+    assert after.to_json() == text, "read and written again it is the same, so every form can carry it on"
+    assert after.temperature == pytest.approx(before.temperature, rel=1e-5)
+    assert dict(after.about) == {"note": "žito"}
+    measures = np.random.default_rng(1).normal(50, 30, (50, len(MEASURES))).astype(np.float32)
+    logits = np.eye(5)[np.arange(50) % 5]
+    np.testing.assert_allclose(
+        after.refusal.distances(logits, measures), before.refusal.distances(logits, measures), rtol=0.01
+    )
+
+
+def test_a_decision_without_a_rule_travels_too():
+    assert Decision.from_json(Decision(1.5).to_json()) == Decision(1.5)
+
+
+def broken(change) -> str:
+    values = json.loads(random_decision().to_json())
+    change(values)
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"temperature": 0}',
+        '{"temperature": NaN}',
+        '{"temperature": "warm"}',
+        broken(lambda v: v["refusal"].pop("farthest")),
+        broken(lambda v: v["refusal"].update(farthest=-1)),
+        broken(lambda v: v["refusal"].update(clusters=[])),
+        broken(lambda v: v["refusal"]["clusters"][1].clear()),
+        broken(lambda v: v["refusal"]["clusters"][1][0]["root"].pop()),
+        broken(lambda v: v["refusal"]["clusters"][1][0]["mean"].pop()),
+        broken(lambda v: v["refusal"]["clusters"][1][0].update(mean=["x"] * len(LOOK))),
+        broken(lambda v: v["refusal"]["limits"].pop("rim")),
+        broken(lambda v: v["refusal"]["limits"].update(rim=3)),
+        broken(lambda v: v["refusal"]["measures"].append("weight")),
+        broken(lambda v: v["refusal"]["look"].reverse()),
+        broken(lambda v: v.update(refusal="no")),
+        broken(lambda v: v.update(about=3)),
+    ],
+)
+def test_a_damaged_decision_is_one_line_that_says_what_to_do(text):
+    with pytest.raises(RiceError, match=r"^here: the decision is damaged; measure it anew \(python -m") as caught:
+        Decision.from_json(text, "here")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_decision_of_another_models_classes_is_refused():
+    with pytest.raises(RiceError, match="a decision for 5 classes, the model has 3"):
+        Decision.from_json(random_decision().to_json(), "here", classes=3)
+
+
+# carried by every form
+
+
+@pytest.fixture(scope="module")
+def carried(tmp_path_factory):
+    """A checkpoint with a decision, exported in both precisions."""
+    folder = tmp_path_factory.mktemp("carried")
+    shutil.copytree(tiny_checkpoint(), folder / "checkpoint")
+    write_decision(folder / "checkpoint", DECISION)
+    export_main(["onnx", str(folder / "checkpoint"), "--output", str(folder / "float32.onnx")])
+    classifier = load_pixel_classifier(folder / "checkpoint")
+    export(classifier, folder / "float16.onnx", precision="float16", labels=VARIETIES, decision=DECISION)
+    return folder
+
+
+def test_checkpoint_and_exports_carry_it_and_decide_alike(carried):
+    pixels = np.concatenate([grains(3), np.zeros((1, 224, 224, 3), np.uint8)])
+    answers = []
+    for form in ("checkpoint", "float32.onnx", "float16.onnx"):
+        with open_predictor(carried / form) as model:
+            assert model.decision.to_json() == DECISION.to_json()
+            answers.append(model.decision.reasons(model.logits(pixels), measure_all(pixels)))
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][-1].startswith(NOT_A_GRAIN)
+
+
+def test_models_of_before_stay_usable():
+    for model in (tiny_checkpoint(), tiny_onnx()):
+        with open_predictor(model) as predictor:
+            assert predictor.decision is None
+
+
+def test_a_damaged_decision_in_a_model_is_one_line(carried, tmp_path):
+    proto = onnx.load(carried / "float32.onnx")
+    onnx.helper.set_model_props(proto, {"labels": json.dumps(VARIETIES), "decision": '{"temperature":'})
+    onnx.save(proto, tmp_path / "x.onnx")
+    with pytest.raises(RiceError, match=r"x\.onnx: the ONNX metadata: the decision is damaged"):
+        open_predictor(tmp_path / "x.onnx")
+    shutil.copytree(carried / "checkpoint", tmp_path / "checkpoint")
+    for content in (b'{"temperature":', b"\xff\xfe\x00"):
+        (tmp_path / "checkpoint/decision.json").write_bytes(content)
+        with pytest.raises(RiceError, match=r"decision\.json: "):
+            open_predictor(tmp_path / "checkpoint")
+
+
+def test_a_plans_manifest_carries_it(carried, tmp_path):
+    plan = tmp_path / "x.plan"
+    plan.touch()
+    text = DECISION.to_json()
+    made = EngineManifest(
+        "tensorrt", "10.0", None, "x.onnx", "0", "0", "float32", BatchProfile(), VARIETIES, decision=text
+    )
+    made.write(plan)
+    assert EngineManifest.read(plan).decision == text
+    file = tmp_path / "x.plan.json"
+    values = json.loads(file.read_text())
+    del values["decision"]  # a plan of before
+    file.write_text(json.dumps(values))
+    assert EngineManifest.read(plan).decision is None
+
+
+def test_a_built_plan_has_its_onnx_files(carried, tmp_path):
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    from rice_lib.export.tensorrt import build_engine
+
+    made = build_engine(carried / "float32.onnx", tmp_path / "x.plan", flavour="tensorrt_rtx", workspace_mb=256)
+    assert made.decision == DECISION.to_json()
+
+
+def test_a_servers_configuration_carries_it(carried, tmp_path):
+    repository = write_repository(carried / "float32.onnx", tmp_path / "repository", "rice", 4)
+    config = text_format.Parse((repository.folder / "rice" / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert config.parameters["decision"].string_value == DECISION.to_json()
+    assert repository.decision(1)[1].to_json() == DECISION.to_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [(DECISION.to_json(), DECISION.to_json()), (None, None), ("{", RiceError)],
+    ids=["it", "none", "bad"],
+)
+def test_a_client_reads_it_from_the_servers_configuration(monkeypatch, text, found):
+    parameters = {"labels": {"string_value": json.dumps(VARIETIES)}}
+    if text is not None:
+        parameters["decision"] = {"string_value": text}
+    config = {
+        "max_batch_size": 8,
+        "input": [{"name": "images", "data_type": "TYPE_UINT8", "dims": [224, 224, 3]}],
+        "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [5]}],
+        "parameters": parameters,
+    }
+    server = SimpleNamespace(get_model_config=lambda model: config, close=lambda: None)
+    library = SimpleNamespace(InferenceServerClient=lambda *_, **__: server)
+    monkeypatch.setattr(client, "import_tritonclient", lambda protocol: library)
+    if found is RiceError:
+        with pytest.raises(RiceError, match="the configuration of rice on here:1: the decision is damaged"):
+            client.TritonPredictor("here:1", "rice")
+    else:
+        decision = client.TritonPredictor("here:1", "rice").decision
+        assert (decision and decision.to_json()) == found

@@ -1,0 +1,158 @@
+import os
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from support.data import archive, images
+
+from rice_lib.data import archive as archives
+from rice_lib.common.errors import RiceError
+
+
+def one_entry(file: Path, name: str, data: bytes = b"x", **attributes: object) -> Path:
+    """A zip with a sound Arborio image and one entry more, with the given attributes of `ZipInfo`."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("Arborio/Arborio (1).jpg", b"sound")
+        info = zipfile.ZipInfo(name)
+        info.compress_type = zipfile.ZIP_DEFLATED
+        for key, value in attributes.items():
+            setattr(info, key, value)
+        target.writestr(info, data)
+    return file
+
+
+def unpack(file: Path, target: Path) -> int:
+    found = archives.inspect(file)
+    return archives.extract(found, found.entries, target)
+
+
+def test_places_images_below_the_variety_root_and_skips_the_rest(tmp_path):
+    file = archive(tmp_path / "rice.zip", images(1) | {"Other/odd.png": b"odd"}, prefix="some/where/")
+    assert unpack(file, tmp_path / "out") == 6
+    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*"))
+    assert found[0] == "Arborio/Arborio (1).jpg"
+    assert "Other/odd.png" in found
+    assert not any("Citation" in name for name in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("../evil.jpg", "leads elsewhere"),
+        ("Arborio/../../evil.jpg", "leads elsewhere"),
+        ("Arborio\\..\\evil.jpg", "leads elsewhere"),
+        ("/etc/evil.jpg", "absolute"),
+        ("C:/evil.jpg", "absolute"),
+        ("Arborio/" + "n" * 300 + ".jpg", "too long"),
+    ],
+)
+def test_refuses_names_that_lead_out(tmp_path, name, says):
+    with pytest.raises(RiceError, match=says):
+        unpack(one_entry(tmp_path / "evil.zip", name), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "evil.jpg").exists()
+
+
+def test_refuses_links_and_devices(tmp_path):
+    for kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR):
+        file = one_entry(tmp_path / "link.zip", "Arborio/l.jpg", b"/etc/passwd", external_attr=(kind | 0o777) << 16)
+        with pytest.raises(RiceError, match="link or a device"):
+            archives.inspect(file)
+
+
+def test_refuses_encrypted_entries(tmp_path):
+    file = one_entry(tmp_path / "secret.zip", "Arborio/s.jpg")
+    raw = bytearray(file.read_bytes())
+    entry = raw.rindex(b"PK\x01\x02")
+    raw[entry + 8] |= 1  # general purpose bit 0 of the last entry in the central directory
+    file.write_bytes(raw)
+    with pytest.raises(RiceError, match="encrypted"):
+        archives.inspect(file)
+
+
+def test_refuses_a_bomb_by_ratio_size_and_total(tmp_path, monkeypatch):
+    bomb = one_entry(tmp_path / "bomb.zip", "Arborio/b.jpg", bytes(4 * 1024**2))
+    with pytest.raises(RiceError, match="bomb"):
+        archives.inspect(bomb)
+    noise = one_entry(tmp_path / "large.zip", "Arborio/b.jpg", os.urandom(3000))
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 2000)
+    with pytest.raises(RiceError, match=r"would be 3,000 bytes"):
+        archives.inspect(noise)
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 10**6)
+    monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 2000)
+    with pytest.raises(RiceError, match=r"would unpack to 3,005"):
+        archives.inspect(noise)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 1)
+    with pytest.raises(RiceError, match="2 entries"):
+        archives.inspect(noise)
+
+
+def test_refuses_an_entry_that_comes_twice_whatever_its_case(tmp_path):
+    file = one_entry(tmp_path / "twice.zip", "arborio/ARBORIO (1).jpg")
+    with pytest.raises(RiceError, match="comes twice"):
+        archives.inspect(file)
+
+
+def test_refuses_two_sets_in_one_archive(tmp_path):
+    file = one_entry(tmp_path / "two.zip", "other/Basmati/x.jpg")
+    with pytest.raises(RiceError, match="several folders"):
+        archives.inspect(file)
+
+
+def test_says_what_is_wrong_with_a_file_that_is_no_archive(tmp_path):
+    cases = {"no such file": tmp_path / "none.zip", "a folder": tmp_path}
+    (tmp_path / "text.zip").write_text("not a zip")
+    cases["not a whole zip"] = tmp_path / "text.zip"
+    cut = archive(tmp_path / "cut.zip", images(1))
+    cut.write_bytes(cut.read_bytes()[:-200])
+    cases["whole zip archive"] = cut
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as target:
+        target.writestr("readme.txt", "nothing")
+    cases["no images"] = tmp_path / "texts.zip"
+    with zipfile.ZipFile(tmp_path / "cats.zip", "w") as target:
+        target.writestr("cats/cat.jpg", "cat")
+    cases["no folder named after a variety"] = tmp_path / "cats.zip"
+    for says, file in cases.items():
+        with pytest.raises(RiceError, match=says):
+            archives.inspect(file)
+
+
+def test_an_interrupted_extraction_goes_on(tmp_path, monkeypatch):
+    files = images(2)
+    file = archive(tmp_path / "rice.zip", files)
+    real, calls = zipfile.ZipFile.read, []
+
+    def failing(self, info, *rest):
+        calls.append(info)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, info, *rest)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", failing)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(file, tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 3
+    assert unpack(file, tmp_path / "out") == len(files) - 3
+    assert unpack(file, tmp_path / "out") == 0
+
+
+def test_a_file_of_the_right_size_and_wrong_content_is_written_again(tmp_path):
+    files = images(1)
+    file = archive(tmp_path / "rice.zip", files)
+    unpack(file, tmp_path / "out")
+    name, data = next(iter(files.items()))
+    (tmp_path / "out" / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert unpack(file, tmp_path / "out") == 1
+    assert zlib.crc32((tmp_path / "out" / name).read_bytes()) == zlib.crc32(data)
+
+
+def test_damaged_content_is_told_and_leaves_no_half_file(tmp_path):
+    file = tmp_path / "rice.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:
+        target.writestr("Arborio/Arborio (1).jpg", b"good content")
+    file.write_bytes(file.read_bytes().replace(b"good content", b"evil content"))
+    with pytest.raises(RiceError, match="damaged at 'Arborio/Arborio"):
+        unpack(file, tmp_path / "out")
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]

@@ -1,0 +1,177 @@
+import os
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.data import grain, images, make_run, png, real_images, write
+
+from rice_lib.data import decoding, loading, manifest, pixels, split
+from rice_lib.data.listing import OK
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import read_json, sha256_file
+from rice_lib.common.classes import VARIETIES
+from rice_lib.contract.decode import decode
+
+
+def folder_run(tmp_path, files, **data):
+    write(tmp_path / "mine", files)
+    return make_run(tmp_path, source="folder", path=str(tmp_path / "mine"), **data)
+
+
+def test_one_row_an_image_and_its_pixels_in_the_same_row(tmp_path):
+    files = images(3)
+    run = folder_run(tmp_path, files)
+    built = manifest.build(run)
+    table = manifest.read(run.paths)
+    pd.testing.assert_frame_equal(built, table)
+    assert table["path"].tolist() == sorted(files)
+    assert set(table["status"]) == {OK}
+    first = table.iloc[0]
+    assert (first["label"], first["number"], first["width"], first["height"]) == ("Arborio", 1, 250, 250)
+    assert first["bytes"] == len(files[first["path"]])
+    assert first["sha256"] == sha256_file(tmp_path / "mine" / first["path"])
+    cached = loading.open_cache(run.paths)
+    for row, path in enumerate(table["path"]):
+        np.testing.assert_array_equal(cached[row], decode(files[path]))
+    assert read_json(run.paths.labels) == {
+        "labels2id": {"Arborio": 0, "Basmati": 1, "Ipsala": 2, "Jasmine": 3, "Karacadag": 4},
+        "id2labels": {"0": "Arborio", "1": "Basmati", "2": "Ipsala", "3": "Jasmine", "4": "Karacadag"},
+    }
+
+
+def test_bad_files_are_listed_and_in_no_split(tmp_path):
+    good = images(4)
+    bad = {
+        "Arborio/Arborio (90).jpg": b"",
+        "Arborio/Arborio (91).jpg": grain("Arborio", 91)[:900],
+        "Arborio/Arborio (92).jpg": b"no image at all",
+        "Basmati/Arborio (93).jpg": grain("Arborio", 93),
+        "cats/cat.jpg": grain("Jasmine", 94),
+        "loose.jpg": grain("Jasmine", 95),
+        "Ipsala/Ipsala (96).png": png(np.zeros((50, 60, 3), np.uint8)),
+        "Ipsala/Ipsala (97).jpg": grain("Karacadag", 98),
+        "Karacadag/Karacadag (98).jpg": grain("Karacadag", 98),
+    }
+    run = folder_run(tmp_path, good | bad)
+    table = manifest.build(run).set_index("path")
+    says = dict(
+        zip(bad, ["empty: ", "corrupt: ", "corrupt: ", "mislabelled: the name says Arborio", "mislabelled: not in",
+                  "mislabelled: not in", "empty: no pixel", *["mislabelled: the same photograph lies under"] * 2],
+            strict=True)
+    )  # fmt: skip
+    for path, start in says.items():
+        assert table.loc[path, "status"].startswith(start), (path, table.loc[path, "status"])
+    assert set(table.loc[list(good), "status"]) == {OK}
+    assert set(manifest.problems(manifest.read(run.paths))["path"]) == set(bad)
+    assert manifest.summary(manifest.read(run.paths)).loc["all", ["images", "usable"]].tolist() == [29, 20]
+    assert set(split.make(run)["random"]["path"]) == set(good)
+    cached = loading.open_cache(run.paths)
+    row = list(table.index).index("Arborio/Arborio (91).jpg")
+    assert not cached[row].any()
+
+
+def test_duplicates_share_a_group(tmp_path):
+    files = images(3)
+    files["Ipsala/Ipsala (50).jpg"] = files["Ipsala/Ipsala (2).jpg"]
+    files["Jasmine/Jasmine (50).png"] = png(np.rot90(decode(files["Jasmine/Jasmine (1).jpg"])).copy())
+    run = folder_run(tmp_path, files)
+    table = manifest.build(run).set_index("path")
+    assert table.loc["Ipsala/Ipsala (50).jpg", "group"] == table.loc["Ipsala/Ipsala (2).jpg", "group"]
+    assert table.loc["Jasmine/Jasmine (50).png", "group"] == table.loc["Jasmine/Jasmine (1).jpg", "group"]
+    assert table["group"].nunique() == 15
+    exact, near = manifest.duplicate_groups(table.reset_index())
+    assert (len(exact), len(near)) == (1, 1)
+    counted = manifest.summary(table.reset_index())
+    assert counted.loc["Ipsala", "exact duplicate groups"] == counted.loc["Jasmine", "near duplicate groups"] == 1
+
+
+def test_the_pool_of_processes_finds_the_same(tmp_path, monkeypatch):
+    run = folder_run(tmp_path, images(2) | {"Arborio/Arborio (9).jpg": b"bad"}, workers=2)
+    alone = manifest.build(run)
+    before = np.array(loading.open_cache(run.paths))
+    monkeypatch.setattr(decoding, "POOL_FROM", 1)
+    monkeypatch.setattr(decoding, "_CHUNK", 4)
+    pd.testing.assert_frame_equal(manifest.build(run), alone)
+    np.testing.assert_array_equal(loading.open_cache(run.paths), before)
+
+
+def test_rebuilding_gives_the_same_hash_and_thinning_is_seeded(tmp_path):
+    run = folder_run(tmp_path, images(6), per_class=2)
+    first = manifest.build(run)
+    digest = manifest.manifest_hash(run.paths)
+    manifest.build(run)
+    assert manifest.manifest_hash(run.paths) == digest
+    assert first["label"].value_counts().tolist() == [2] * 5
+    other = make_run(tmp_path, seed=1, **run.params.data.model_dump())
+    assert manifest.build(other)["path"].tolist() != first["path"].tolist()
+
+
+def test_odd_names_survive_the_csv(tmp_path):
+    names = ['Arborio/#1, "odd".jpg', "Arborio/ünïcode (3).jpg", "Arborio/new\nline.jpg", "Arborio/NA.jpg"]
+    run = folder_run(tmp_path, images(3) | {name: grain("Arborio", 10 + k) for k, name in enumerate(names)})
+    write(tmp_path / "mine", {os.fsdecode(b"Arborio/latin\xe9.jpg"): grain("Arborio", 30)})
+    table = manifest.build(run)
+    pd.testing.assert_frame_equal(table, manifest.read(run.paths))
+    assert set(table.loc[table["path"].isin(names), "status"]) == {OK}
+    assert manifest.problems(table).values.tolist() == [
+        ["Arborio/latin\\udce9.jpg", "corrupt: the file's name is not UTF-8"]
+    ]
+    frames = split.make(run)
+    assert set(frames) == {"random"}
+    pd.testing.assert_frame_equal(split.read(run.paths, "random"), frames["random"], check_dtype=False)
+
+
+def test_no_image_no_manifest_and_a_foreign_file_are_told(tmp_path):
+    run = folder_run(tmp_path, {"Arborio/readme.txt": b""})
+    with pytest.raises(RiceError, match="no images in it"):
+        manifest.build(run)
+    with pytest.raises(RiceError, match="no manifest; run notebook 01_eda"):
+        manifest.read(run.paths)
+    write(run.paths.data, {"manifest.csv": b"a,b\n1,2\n"})
+    with pytest.raises(RiceError, match="not a manifest"):
+        manifest.read(run.paths)
+    write(run.paths.data, {"manifest.csv": b"\x00\xff"})
+    with pytest.raises(RiceError, match="not a manifest"):
+        manifest.read(run.paths)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    run = folder_run(tmp_path, images(1))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RiceError, match=r"no room for 0\.0 GB"):
+        manifest.build(run)
+    assert not [p for p in run.paths.cache.rglob("*") if p.is_file()]
+    assert not run.paths.manifest.exists()
+
+
+def test_the_cache_comes_back_from_manifest_and_images(tmp_path):
+    run = folder_run(tmp_path, images(2))
+    manifest.build(run)
+    before = np.array(loading.open_cache(run.paths))
+    (run.paths.cache / "cache.json").unlink()
+    assert pixels.restore(run)
+    np.testing.assert_array_equal(loading.open_cache(run.paths), before)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_real_images(tmp_path):
+    """A sample of the real set: every file sound, 250 x 250, and the copies inside Ipsala found."""
+    source = real_images()
+    kind = "folder" if source.is_dir() else "zip"
+    run = make_run(tmp_path, source=kind, path=str(source), per_class=400, session_after=12000)
+    start = time.perf_counter()
+    table = manifest.build(run)
+    print(f"{len(table):,} images in {time.perf_counter() - start:.1f} s")
+    assert len(table) == 2000
+    assert set(table["status"]) == {OK}
+    assert set(table["width"]) == set(table["height"]) == {250}
+    assert set(table.loc[table["group"].duplicated(), "label"]) <= {"Ipsala"}
+    schemes = split.make(run)
+    assert set(schemes) == {"random", "session"}
+    assert set(schemes["session"]["label"]) == set(VARIETIES)

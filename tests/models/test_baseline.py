@@ -1,0 +1,201 @@
+"""The baselines: thinning, features by row, the classifier's arrays against scikit-learn, the frozen CNN's weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.numpy import save_file
+from sklearn.datasets import load_sample_images
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from rice_lib.data.loading import Examples
+from rice_lib.common.errors import RiceError
+from rice_lib.common.classes import VARIETIES
+from rice_lib.models import baseline, embedding
+from rice_lib.common.parameters import BaselineParams, Params
+from rice_lib.common.paths import Paths
+from rice_lib.common.run import Run
+
+
+def _examples(rows: np.ndarray, labels: np.ndarray | None = None) -> Examples:
+    """Images of one pixel that hold their own row number."""
+    pixels = np.repeat(np.arange(200, dtype=np.uint8), 3).reshape(200, 1, 1, 3)
+    labels = rows % 5 if labels is None else labels
+    return Examples(pixels, rows, labels, [f"{row}.jpg" for row in rows])
+
+
+@pytest.fixture
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """300 points of six features, five overlapping classes; the last feature never varies."""
+    rng = np.random.default_rng(7)
+    labels = np.arange(300) % 5
+    features = rng.normal(labels[:, None] * [1, -1, 0.5, 0, 2, 0], 1).astype(np.float32) * 50
+    features[:, 5] = 3
+    return features, labels
+
+
+def test_thin_keeps_the_shares_and_the_order() -> None:
+    labels = np.repeat([0, 1, 2, 3, 4], [80, 40, 40, 20, 20])
+    examples = _examples(np.arange(200), labels)
+    thinned = baseline.thin(examples, 50, seed=1)
+    assert np.bincount(thinned.labels).tolist() == [20, 10, 10, 5, 5]
+    assert (np.diff(thinned.rows) > 0).all()
+    assert thinned.paths == [f"{row}.jpg" for row in thinned.rows]
+    np.testing.assert_array_equal(thinned.rows, baseline.thin(examples, 50, seed=1).rows)
+    assert not np.array_equal(thinned.rows, baseline.thin(examples, 50, seed=2).rows)
+
+
+@pytest.mark.parametrize("limit", [None, 200, 999])
+def test_thin_takes_all_where_it_may(limit: int | None) -> None:
+    examples = _examples(np.arange(200))
+    assert baseline.thin(examples, limit, seed=1) is examples
+
+
+def test_extract_measures_each_image_once_and_gives_it_back_by_row() -> None:
+    first = baseline.Task("random", _examples(np.array([9, 3, 50])), _examples(np.array([7, 8])))
+    second = baseline.Task("session", _examples(np.array([3, 8, 120])), _examples(np.array([9])))
+    seen: list[int] = []
+
+    def measure(pixels: np.ndarray) -> np.ndarray:
+        seen.extend(pixels[:, 0, 0, 0].tolist())
+        return pixels[:, 0, 0, :2].astype(np.float32)
+
+    features = baseline.extract([first, second], measure, batch_size=4, title="test")
+    assert seen == [3, 7, 8, 9, 50, 120]
+    assert features.of(first.train).tolist() == [[9, 9], [3, 3], [50, 50]]
+    with pytest.raises(KeyError):
+        features.of(_examples(np.array([199])))
+
+
+def test_scores_are_scikit_learns(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    features, labels = blobs
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=baseline.ITERATIONS))
+    expected = pipeline.fit(features.astype(np.float64), labels).predict_proba(features.astype(np.float64))
+    classifier = baseline.fit(features, labels, 0.5, {})
+    np.testing.assert_allclose(classifier.scores(features), expected, atol=1e-9)
+
+
+def test_saved_and_loaded_it_answers_the_same(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    features, labels = blobs
+    classifier = baseline.fit(features, labels, 1.0, {"kind": "shape", "scheme": "random"})
+    files = classifier.save(tmp_path / "baseline", "shape_random")
+    loaded = baseline.LinearClassifier.load(tmp_path / "baseline", "shape_random")
+    np.testing.assert_array_equal(loaded.scores(features), classifier.scores(features))
+    assert loaded.labels == VARIETIES
+    assert loaded.about == {"kind": "shape", "scheme": "random"}
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["shape_random.json", "shape_random.safetensors"]
+    assert json.loads(files[1].read_text())["labels"] == list(VARIETIES)
+
+
+def test_a_damaged_baseline_is_told_in_a_line(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    with pytest.raises(RiceError, match="no such baseline"):
+        baseline.LinearClassifier.load(tmp_path, "b")
+    file, words = baseline.fit(*blobs, 1.0, {}).save(tmp_path, "b")
+    words.write_text('{"labels": ["rye"]}')
+    with pytest.raises(RiceError, match="weights for 1 labels"):
+        baseline.LinearClassifier.load(tmp_path, "b")
+    save_file({"mean": np.zeros(3)}, file)
+    with pytest.raises(RiceError, match="not a baseline"):
+        baseline.LinearClassifier.load(tmp_path, "b")
+    file.write_bytes(b"nonsense")
+    with pytest.raises(RiceError, match="not a baseline"):
+        baseline.LinearClassifier.load(tmp_path, "b")
+
+
+def test_no_convergence_names_the_parameter(blobs: tuple[np.ndarray, np.ndarray], monkeypatch) -> None:
+    monkeypatch.setattr(baseline, "ITERATIONS", 2)
+    with pytest.raises(RiceError, match="regularisation_c"):
+        baseline.fit(*blobs, 1e6, {})
+
+
+def _run(tmp_path: Path) -> Run:
+    params = Params.model_validate(
+        {"profile": "t", "data": {"source": "synthetic"}, "baseline": {"max_train_images": 60}}
+    )
+    return Run(params, Paths(tmp_path, "t"))
+
+
+def test_task_is_trained_saved_and_scored(tmp_path: Path, monkeypatch) -> None:
+    parts = {"train": _examples(np.arange(150)), "test": _examples(np.arange(150, 200))}
+    monkeypatch.setattr(baseline, "open_examples", lambda paths, scheme, part: parts[part])
+    run = _run(tmp_path)
+    task = baseline.open_task(run, "random")
+    assert (len(task.train), len(task.test)) == (60, 50)
+
+    def measure(pixels: np.ndarray) -> np.ndarray:
+        return np.eye(5, dtype=np.float32)[pixels[:, 0, 0, 0] % 5]
+
+    result = baseline.fit_and_test(run, task, "cnn", baseline.extract([task], measure, 32, "test"))
+    assert (result.scores.argmax(axis=1) == task.test.labels).all()
+    words = json.loads((run.paths.baseline / "cnn_random.json").read_text())
+    assert (words["kind"], words["scheme"], words["train_images"]) == ("cnn", "random", 60)
+    assert words["provenance"]["params"] == run.params.fingerprint()
+
+
+def test_task_wants_every_variety(tmp_path: Path, monkeypatch) -> None:
+    some = _examples(np.arange(100), np.arange(100) % 4)
+    monkeypatch.setattr(baseline, "open_examples", lambda paths, scheme, part: some)
+    with pytest.raises(RiceError, match="no training image of Karacadag"):
+        baseline.open_task(_run(tmp_path), "random")
+
+
+def test_match_tensors_goes_by_order_kind_and_shape() -> None:
+    wanted = {"stem.weight": torch.zeros(3, 2), "bn.bias": torch.zeros(3)}
+    found = {"_conv.weight": torch.ones(3, 2), "_norm.bias": torch.ones(3)}
+    assert embedding.match_tensors(wanted, found)["bn.bias"] is found["_norm.bias"]
+    with pytest.raises(RiceError, match="1 tensors for 2"):
+        embedding.match_tensors(wanted, {"_conv.weight": torch.ones(3, 2)})
+    with pytest.raises(RiceError, match=r"_norm\.weight"):
+        embedding.match_tensors(wanted, {"_conv.weight": torch.ones(3, 2), "_norm.weight": torch.ones(3)})
+    with pytest.raises(RiceError, match=r"\(3, 3\)"):
+        embedding.match_tensors(wanted, {**found, "_conv.weight": torch.ones(3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (BaselineParams(model="resnet18"), "weights to hub"),
+        (BaselineParams(model="resnett18", weights="hub"), "did you mean resnet18"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_in_a_line(params: BaselineParams, message: str) -> None:
+    with pytest.raises(RiceError, match=message):
+        embedding.load_frozen_cnn(params)
+
+
+def test_packaged_weights_are_in_their_places() -> None:
+    """scikit-learn's two sample photographs are what ImageNet's classes say: a palace, a daisy."""
+    network = embedding.packaged_network("tf_efficientnet_lite0").eval()
+    for pixels, expected in zip(load_sample_images().images, (698, 985), strict=True):
+        image = ImageOps.fit(Image.fromarray(pixels), (224, 224))
+        x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.inference_mode():
+            assert int(network(x).argmax()) == expected
+
+
+def test_frozen_cnn_normalises_and_resizes_inside() -> None:
+    model = embedding.load_frozen_cnn(BaselineParams(image_size=96))
+    assert not any(weight.requires_grad for weight in model.parameters())
+    seen: list[torch.Tensor] = []
+    model.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        features = model(torch.full((2, 224, 224, 3), 255, dtype=torch.uint8))
+    assert features.shape == (2, 1280)
+    assert seen[0].shape == (2, 3, 96, 96)
+    torch.testing.assert_close(seen[0], torch.ones(2, 3, 96, 96))
+
+
+@pytest.mark.slow
+def test_onnxruntime_embeds_as_torch_does() -> None:
+    params = BaselineParams(image_size=64)
+    embed, model = embedding.open_embedder(params), embedding.load_frozen_cnn(params)
+    images = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images)).numpy()
+    for n in (1, 3, 5):
+        np.testing.assert_allclose(embed(images[:n]), expected[:n], atol=2e-3 * np.abs(expected).max())

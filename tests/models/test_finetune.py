@@ -1,0 +1,175 @@
+"""Training: the parts that decide what is learnt, and that a killed run ends where an unbroken one does."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rice_lib.data import manifest, split
+from rice_lib.data.loading import Examples, open_examples
+from rice_lib.models import finetune
+from rice_lib.models.vit import load_checkpoint
+from rice_lib.common.paths import Paths
+from rice_lib.common.run import Run
+
+SETTINGS = {
+    "data": {"per_class": 12},
+    "finetune": {"epochs": 3, "architecture": {"hidden_size": 16, "layers": 1, "heads": 1}, "batch_size": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A run with data and splits made, in a root of its own."""
+    root = tmp_path_factory.mktemp("root")
+    opened = Run.open("tiny", **SETTINGS)
+    run = Run(opened.params, Paths(root, "tiny"))
+    manifest.build(run)
+    split.make(run)
+    return run
+
+
+def elsewhere(run, tmp_path):
+    """The same run with models and tracking of its own."""
+    (tmp_path / "data").symlink_to(run.paths.root / "data")
+    return Run(run.params, Paths(tmp_path, "tiny"))
+
+
+def test_a_batch_is_bytes_with_labels_and_only_training_is_augmented(ready):
+    examples = open_examples(ready.paths, "random", "train")
+    plain = finetune.PixelDataset(examples).__getitems__([3, 0])
+    assert plain["pixel_values"].dtype == torch.uint8
+    assert np.array_equal(plain["pixel_values"].numpy(), examples.batch(np.array([3, 0])))
+    assert plain["labels"].tolist() == examples.labels[[3, 0]].tolist()
+    changed = finetune.PixelDataset(examples, ready.params.finetune.augmentation).__getitems__([3, 0])
+    assert not torch.equal(changed["pixel_values"], plain["pixel_values"])
+
+
+def test_the_fingerprint_changes_with_what_the_result_depends_on_and_with_nothing_else(ready):
+    def fingerprint(**changes):
+        return finetune.run_fingerprint(Run(ready.params.model_copy(update=changes), ready.paths), "random")
+
+    base = fingerprint()
+    assert fingerprint(seed=84) != base
+    assert fingerprint(finetune=ready.params.finetune.model_copy(update={"learning_rate": 0.5})) != base
+    assert fingerprint(finetune=ready.params.finetune.model_copy(update={"schemes": ["session"]})) == base
+    assert fingerprint(export=ready.params.export.model_copy(update={"opset": 19})) == base
+    assert finetune.run_fingerprint(ready, "session") != base
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    for step, state in ((10, "{}"), (20, None), (9, "{}"), (30, '{"half')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert finetune.newest_checkpoint(tmp_path).name == "checkpoint-10"
+    assert finetune.newest_checkpoint(tmp_path / "none") is None
+
+
+def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_unbroken_one(ready, tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "broken").mkdir()
+    whole = elsewhere(ready, tmp_path / "whole")
+    result = finetune.train(whole, "random")
+    assert result.resumed_from is None
+    assert not list(whole.paths.training.rglob("checkpoint-*")), "a finished scheme leaves no training checkpoints"
+
+    broken = elsewhere(ready, tmp_path / "broken")
+    kill_after_first_epoch(broken)
+    assert not broken.paths.checkpoint("random").exists()
+    result = finetune.train(broken, "random")
+    assert result.resumed_from is not None
+    one, other = (load_file(run.paths.checkpoint("random") / "model.safetensors") for run in (whole, broken))
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=2e-5, rtol=0)
+    facts = json.loads((broken.paths.checkpoint("random") / "provenance.json").read_text())
+    assert facts["scheme"] == "random"
+    assert facts["mlflow_run"] == result.mlflow_run
+
+
+def test_a_finished_scheme_is_not_trained_again_until_the_run_is_forgotten(ready, tmp_path, monkeypatch):
+    run = elsewhere(ready, tmp_path)
+    first = finetune.train(run, "random")
+    shutil.rmtree(run.paths.checkpoint("random"))  # as DVC does before it runs a stage again
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "RiceTrainer", None)
+        assert finetune.train(run, "random") == first
+    assert load_checkpoint(run.paths.checkpoint("random")).config.foreground_patches == 64
+    finetune.forget(run)
+    assert not run.paths.training.exists()
+
+
+def test_the_best_epoch_is_what_is_kept_whole(ready, tmp_path, monkeypatch):
+    run = elsewhere(ready, tmp_path)
+    saved = {}
+
+    class Spy(finetune.RiceTrainer):
+        def evaluate(self, *args, **kwargs):
+            numbers = super().evaluate(*args, **kwargs)
+            epoch = round(self.state.epoch)
+            numbers["eval_loss"] = {1: 1.0, 2: 0.5, 3: 0.9}[epoch]  # the second epoch is made to be the best
+            saved[epoch] = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+            return numbers
+
+    monkeypatch.setattr(finetune, "RiceTrainer", Spy)
+    result = finetune.train(run, "random")
+    assert result.best_validation_loss == 0.5
+    kept = load_checkpoint(run.paths.checkpoint("random")).state_dict()
+    for name, weight in kept.items():
+        torch.testing.assert_close(weight, saved[2][name], atol=0, rtol=0)
+    assert any(not torch.equal(weight, saved[3][name]) for name, weight in kept.items())
+
+
+def kill_after_first_epoch(run):
+    """Train in another process and kill it outright as soon as it has saved a whole checkpoint."""
+    program = f"""
+        from rice_lib.models import finetune
+        from rice_lib.common.paths import Paths
+        from rice_lib.common.run import Run
+        from pathlib import Path
+        opened = Run.open("tiny", **{SETTINGS!r})
+        finetune.train(Run(opened.params, Paths(Path({str(run.paths.root)!r}), "tiny")), "random")
+    """
+    log = (run.paths.root / "training.log").open("w+")
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=log)
+    workplace = run.paths.training / f"random-{finetune.run_fingerprint(run, 'random')}"
+    deadline = time.monotonic() + 300
+    while finetune.newest_checkpoint(workplace) is None:
+        assert process.poll() is None, (run.paths.root / "training.log").read_text()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_bfloat16_is_used_where_told_or_where_the_gpu_has_it():
+    assert finetune.use_bfloat16("bfloat16")
+    assert not finetune.use_bfloat16("float32")
+    assert finetune.use_bfloat16("auto") == (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+
+
+def test_validation_metrics():
+    logits = np.eye(3)[[0, 1, 2, 2]]
+    prediction = finetune.EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 2, 1]))
+    assert finetune.accuracy_and_f1(prediction)["accuracy"] == 0.75
+    assert finetune.accuracy_and_f1(prediction)["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_the_loader_benchmark_measures_both_loaders(ready):
+    from rice_lib.models.loader_benchmark import loader_rates
+
+    examples: Examples = open_examples(ready.paths, "random", "train")
+    table = loader_rates(examples, ready.paths.images, ready.params.finetune.augmentation, batch_size=8, limit=16)
+    assert (table["images_per_s"] > 0).all()
+    assert table["ratio"].iloc[0] == 1

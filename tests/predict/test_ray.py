@@ -1,0 +1,140 @@
+"""The Ray engine: the same records as the local one, in the same order, on a cluster of two machines."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from support.models import tiny_onnx, write_grains
+
+from rice_lib import infer
+from rice_lib.predict import ray as ray_engine
+from rice_lib.common.errors import RiceError
+from rice_lib.predict.inputs import Unreadable
+from rice_lib.contract.record import Result
+
+NOT_UTF8 = "latin-\udce9.png"
+
+
+@pytest.mark.parametrize("source", ["a/b.png", f"/tmp/{NOT_UTF8}", Unreadable("a", "why")])
+def test_a_source_travels_as_json(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = ray_engine._dumps_source(source)
+    text.encode()  # what Arrow does with it
+    given, there = ray_engine._loads_source(text)
+    if isinstance(source, Unreadable):
+        assert (given, there) == ("a", Unreadable(str(tmp_path / "a"), "why"))
+    else:
+        assert (given, there) == (source, str(tmp_path / source))
+
+
+def test_a_worker_tells_a_block_under_the_names_given(tmp_path, monkeypatch):
+    files = write_grains(tmp_path / "images", 3)
+    monkeypatch.chdir(tmp_path)
+    sources = ["images/grain (2).png", "none.png", Unreadable("empty", "why"), "images/grain (0).png"]
+    texts = np.array(list(map(ray_engine._dumps_source, sources)), dtype=object)
+    monkeypatch.chdir("/")
+    worker = ray_engine.Worker(str(tiny_onnx()), batch_size=2, reject=True, threads=1)
+    told = worker({"number": np.arange(4), "source": texts})
+    results = list(ray_engine._in_order({"number": n, "result": r} for n, r in enumerate(told["result"])))
+    assert [result.path for result in results] == [*sources[:2], "empty", sources[3]]
+    assert [result.error for result in results] == [None, "no such file", "why", None]
+    with infer_predictor() as predictor:
+        here = list(infer.tell_all(predictor, map(str, (files[2], files[0])), 2, reject=True, remember=False))
+    assert [results[0].scores, results[3].scores] == [result.scores for result in here]
+
+
+def infer_predictor():
+    from rice_lib.backends.predictor import open_predictor
+
+    return open_predictor(tiny_onnx(), 1)
+
+
+def test_a_result_comes_back_whole():
+    result = Result(NOT_UTF8, {"a": 1 / 3, "b": 2 / 3}, reason="not a single grain", notes=("first of 2 frames",))
+    text = json.dumps({name: getattr(result, name) for name in ("path", "scores", "reason", "notes", "error")})
+    assert list(ray_engine._in_order(iter([{"number": 0, "result": text}]))) == [result]
+
+
+def test_results_out_of_order_are_refused():
+    with pytest.raises(RiceError, match="result 1 in the place of 0"):
+        next(ray_engine._in_order(iter([{"number": 1, "result": "{}"}])))
+
+
+def test_a_model_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ray_engine.absolute("m.onnx") == str(tmp_path / "m.onnx")
+    assert ray_engine.absolute("triton://host:1/m") == "triton://host:1/m"
+
+
+def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RiceError, match=r"pip install 'rice-lib\[bulk\]'"):
+        infer.main([str(tmp_path), "--engine", "ray", "--model", str(tiny_onnx())])
+
+
+class Pools:
+    """What `_resources` asks of Ray."""
+
+    def __init__(self, **has):
+        self.has = has
+        self.data = self
+
+    def cluster_resources(self):
+        return self.has
+
+    def ActorPoolStrategy(self, size):
+        return size
+
+
+def test_workers_are_as_many_as_there_is_room_and_work_for():
+    def workers(cluster, model="m.onnx", threads=1, blocks=100):
+        asked = ray_engine._resources(cluster, model, threads, blocks)
+        return asked["compute"], asked["num_cpus"], asked["num_gpus"]
+
+    assert workers(Pools(CPU=16.0)) == (16, 1, 0)
+    assert workers(Pools(CPU=16.0), threads=4) == (4, 4, 0)
+    assert workers(Pools(CPU=16.0), blocks=3) == (3, 1, 0)
+    assert workers(Pools(CPU=16.0, GPU=2.0)) == (2, 1, 1)
+    assert workers(Pools(CPU=16.0, GPU=2.0), model="triton://h:1/m") == (16, 1, 0)
+    with pytest.raises(RiceError, match="has 2 CPUs"):
+        workers(Pools(CPU=2.0), threads=4)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two machines of one CPU each, as far as Ray can tell."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves the workers too little to start with
+    ray = ray_engine._import_ray()
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    ray.init(address=made.address, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_two_machines_tell_what_one_process_tells(cluster, tmp_path, monkeypatch, capsys):
+    images = write_grains(tmp_path / "images", 30)
+    (tmp_path / "images" / "broken.png").write_bytes(images[0].read_bytes()[:300])
+    (tmp_path / "images" / NOT_UTF8).write_bytes(images[1].read_bytes())
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_engine, "BLOCK", 4)
+    inputs = ["images", "none.png", "empty", *(f"images/grain ({number}).png" for number in range(5))]
+    told = {}
+    for engine in ("local", "ray"):
+        assert infer.main([*inputs, "--engine", engine, "--model", str(tiny_onnx()), "--format", "jsonl"]) == 1
+        told[engine] = capsys.readouterr().out
+    assert len(told["local"].splitlines()) == 32 + 2 + 5
+    assert told["ray"] == told["local"]
+    assert len(nodes_used()) == 2
+
+
+def nodes_used() -> set[str]:
+    from ray._private.state import actors
+
+    return {actor["Address"]["NodeID"] for actor in actors().values() if "Worker" in actor["ActorClassName"]}

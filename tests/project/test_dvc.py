@@ -1,0 +1,214 @@
+"""The stages of dvc.yaml: what they depend on, and what a change runs again (the real dvc, stand-in notebooks)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from support.imports import FOR_OTHER_MODELS, closure, module_file
+
+from rice_lib.common.parameters import Params
+from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.report.tables import STAGES
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+HAS_TO_OPEN_ANY_MODEL = ("06_trt_benchmark", "07_triton_smoke")
+
+
+def stage_of(notebook: str, profile: str = "smoke") -> dict:
+    """A stage as DVC resolves it for a profile."""
+    text = json.dumps(PIPELINE["stages"][STAGES[notebook]])
+    return json.loads(text.replace("${item.profile}", profile))
+
+
+def code_of(notebook: str) -> str:
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def parameters_of(stage: dict) -> set[str]:
+    return {key.split(".")[0] for file in stage["params"] for keys in file.values() for key in keys}
+
+
+def outputs_of(stage: dict) -> list[str]:
+    listed = [*stage.get("outs", []), *stage.get("metrics", [])]
+    return [next(iter(out)) if isinstance(out, dict) else out for out in listed]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_code_dependencies_cover_what_the_notebook_imports(notebook):
+    spared = {} if notebook in HAS_TO_OPEN_ANY_MODEL else FOR_OTHER_MODELS
+    declared = [ROOT / dep for dep in stage_of(notebook)["deps"]]
+    needed = {module_file(name) for name in closure(code_of(notebook), spared)}
+    needed = {file for file in needed if file.name != "__init__.py" or "import" in file.read_text()}
+    missing = {
+        str(file.relative_to(ROOT))
+        for file in needed
+        if not any(file == dep or dep in file.parents for dep in declared)
+    }
+    assert not missing, f"add to the deps of {STAGES[notebook]} in dvc.yaml"
+    assert ROOT / "notebooks" / f"{notebook}.ipynb" in declared
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_declared_dependencies_in_the_checkout_exist(notebook):
+    inside = [dep for dep in stage_of(notebook)["deps"] if not dep.startswith(("data/", "models/", "reports/"))]
+    assert [dep for dep in inside if not (ROOT / dep).exists()] == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_parameters_cover_what_the_notebook_reads(notebook):
+    read = set(re.findall(r"\bparams\.(\w+)", code_of(notebook))) & set(Params.model_fields) - {"profile"}
+    in_the_files_it_depends_on = {"data", "split"} if notebook not in ("01_eda", "02_split") else set()
+    assert read - in_the_files_it_depends_on <= parameters_of(stage_of(notebook))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_executed_notebook_and_metrics_are_outputs(notebook):
+    paths = Paths(ROOT, "smoke")
+    outputs = outputs_of(stage_of(notebook))
+    assert paths.relative(paths.notebook(notebook)) in outputs
+    assert stage_of(notebook)["metrics"] == [paths.relative(paths.metrics(notebook))]
+    shown = [paths.relative(paths.notebook(notebook)), paths.relative(paths.metrics(notebook))]
+    report = PIPELINE["stages"]["report"]["deps"]
+    assert {path.replace("smoke", "${item.profile}", 1) for path in shown} <= {*report}
+
+
+def test_predictions_that_a_later_notebook_reads_are_outputs_and_its_dependencies():
+    paths = Paths(ROOT, "smoke")
+    for model, notebook in (("cnn", "03_baseline"), ("shape", "03_baseline"), ("vit", "04_vit_finetune")):
+        folder = paths.relative(paths.predictions(model, "random").parent)
+        assert folder in outputs_of(stage_of(notebook))
+        if model != "vit":
+            assert folder in stage_of("04_vit_finetune")["deps"]
+
+
+def test_resumable_training_and_pixel_cache_are_no_outputs():
+    paths = Paths(ROOT, "smoke")
+    outputs = [ROOT / out for notebook in NOTEBOOKS for out in outputs_of(stage_of(notebook))]
+    for kept in (paths.training, paths.cache, paths.engines, paths.mlruns):
+        assert not any(kept == out or out in kept.parents for out in outputs), kept
+
+
+def test_every_profile_has_its_stages():
+    assert set(PIPELINE["vars"][0]["profiles"]) == {file.stem for file in (ROOT / "params").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("profile", PIPELINE["vars"][0]["profiles"])
+def test_profiles_hold_the_sections_that_stages_track(profile):
+    values = yaml.safe_load((ROOT / "params" / f"{profile}.yaml").read_text())
+    tracked = {key for notebook in NOTEBOOKS for key in parameters_of(stage_of(notebook))}
+    assert tracked <= set(values), "DVC refuses to track a section that a profile leaves out; an empty one is {}"
+
+
+# A stand-in for `python`: writes what the stage declares, from the stage's inputs, and notes that it ran.
+STAND_IN = """#!{python}
+import hashlib, json, pathlib, sys
+name = sys.argv[3] if sys.argv[2] == "rice_lib", "stage" else "report"
+with open("ran.txt", "a") as log:
+    log.write(name + "\\n")
+if pathlib.Path("fail.txt").exists() and pathlib.Path("fail.txt").read_text() == name:
+    sys.exit(1)
+stage = json.loads(pathlib.Path("stages.json").read_text())[name]
+digest = hashlib.sha256(b"".join(pathlib.Path(dep).read_bytes() for dep in stage["reads"])).hexdigest()
+for out in stage["outs"]:
+    file = pathlib.Path(out)
+    if not file.suffix:
+        file.mkdir(parents=True, exist_ok=True)
+        file = file / "content"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(digest)
+"""
+
+
+class Checkout:
+    """A copy of what dvc needs, in which stages are stood in for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("params", "notebooks", "src", "serving"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (root / ".dvc").mkdir()
+        (root / "reports").mkdir()
+        for name in ("dvc.yaml", "_quarto.yml", "reports/index.qmd", "reports/styles.css", ".dvcignore"):
+            shutil.copy(ROOT / name, root / name)
+        config = (ROOT / ".dvc/config").read_text()
+        (root / ".dvc/config").write_text(config.replace("[core]\n", "[core]\n    no_scm = true\n"))
+        stages = {}
+        for notebook in (*NOTEBOOKS, "report"):
+            key = STAGES.get(notebook, notebook)
+            stage = json.loads(json.dumps(PIPELINE["stages"][key]).replace("${item.profile}", "tiny"))
+            # enough to make the outputs change when an input does
+            made = [dep for dep in stage["deps"] if dep.startswith(("data/", "models/", "reports/tiny/"))]
+            reads = [f"notebooks/{notebook}.ipynb"] if notebook in STAGES else []
+            reads += [dep if Path(dep).suffix else f"{dep}/content" for dep in made]
+            reads += ["params/tiny.yaml"] if notebook == "04_vit_finetune" else []
+            stages[notebook] = {"outs": outputs_of(stage), "reads": reads}
+        (root / "stages.json").write_text(json.dumps(stages))
+        python = root / "bin/python"
+        python.parent.mkdir()
+        python.write_text(STAND_IN.format(python=sys.executable))
+        python.chmod(0o755)
+
+    def dvc(self, *arguments: str, status: int = 0) -> str:
+        environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
+        command = [str(Path(sys.executable).parent / "dvc"), *arguments]
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def repro(self, status: int = 0) -> list[str]:
+        """Run the report of `tiny` as `make report` does; the stages that were executed, sorted."""
+        log = self.root / "ran.txt"
+        log.unlink(missing_ok=True)
+        self.dvc("repro", "--pull", "report@tiny", status=status)
+        return sorted(log.read_text().split()) if log.is_file() else []
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return Checkout(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.mark.slow
+def test_what_runs_again(checkout):
+    params = checkout.root / "params/tiny.yaml"
+    text = params.read_text()
+    assert checkout.repro() == sorted([*NOTEBOOKS, "report"])
+    assert checkout.repro() == []
+
+    params.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 2.0e-3", text))
+    assert checkout.repro() == [*NOTEBOOKS[3:], "report"], "from notebook 04 on, and nothing before it"
+
+    params.write_text(text)
+    assert checkout.repro() == [], "what had run before comes out of the cache"
+
+    (checkout.root / "fail.txt").write_text("06_trt_benchmark")
+    with (checkout.root / "notebooks/05_export.ipynb").open("a") as notebook:
+        notebook.write("\n")
+    before = set(checkout.repro(status=255))
+    assert {"05_export", "06_trt_benchmark"} <= before <= {"05_export", "06_trt_benchmark", "07_triton_smoke"}
+    (checkout.root / "fail.txt").unlink()
+    # 06 and 07 depend on 05 alone, so either may come first
+    left = {"06_trt_benchmark", "07_triton_smoke", "report"} - (before - {"06_trt_benchmark"})
+    assert set(checkout.repro()) == left, "it goes on where it stopped"
+
+
+@pytest.mark.slow
+def test_missing_data_and_models_are_pulled_before_they_are_made(checkout):
+    checkout.repro()
+    checkout.dvc("push", "--run-cache")
+    for made in ("data", "models", ".dvc/cache", "reports/tiny"):
+        shutil.rmtree(checkout.root / made)
+    assert checkout.repro() == []
+    assert (checkout.root / "models/tiny/vit/content").is_file()
+    assert (checkout.root / "reports/tiny/site/content").is_file()

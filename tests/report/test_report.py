@@ -1,0 +1,326 @@
+"""The report's pages, from recorded metrics and executed notebooks that are made up here."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import stat
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import write_json
+from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.report import tables
+from rice_lib.cli.report import main
+from rice_lib.report.render import render
+from rice_lib.report.results import read_results
+from rice_lib.report.sources import fill, write_sources
+from rice_lib.common.tracking import Metric
+
+ROOT = Path(__file__).parents[2]
+PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()
+RUN = "5a0ec1f2b3c44d5e8f90123456789abc"
+METRICS = {
+    "01_eda": {"images": Metric(1200)},
+    "02_split": {"leak/naive_torn_groups": Metric(12, how="same seed, duplicates ignored")},
+    "03_baseline": {
+        "cnn/random/accuracy": Metric(0.9583, 0.925, 0.977, 240),
+        "cnn/session/accuracy": Metric(0.8292, 0.776, 0.872, 240),
+        "cnn/random/errors": Metric(10, n=240),
+    },
+    "04_vit_finetune": {
+        "vit/random/accuracy": Metric(0.9875, 0.964, 0.9957, 240),
+        "vit/session/accuracy": Metric(None, how="not measured here: no image numbers"),
+    },
+    "05_export": {"export/parity_max_abs_b1": Metric(2.1e-6, n=1, how="torch against <ONNX> Runtime")},
+    "06_trt_benchmark": {
+        "benchmark/torch_eager/b1/images_per_s": Metric(52.3, unit="images/s"),
+        "benchmark/torch_eager/b1/p50_ms": Metric(19.1, unit="ms"),
+        "benchmark/torch_eager/b8/images_per_s": Metric(71.0, unit="images/s"),
+        "benchmark/tensorrt_float16/b1/images_per_s": Metric(None, how="not measured here: no NVIDIA GPU"),
+        "benchmark/tensorrt_float16/b8/p50_ms": Metric(None, how="not measured here: no NVIDIA GPU"),
+        "benchmark/torch_eager/peak_rss_mb": Metric(812.4, unit="MB"),
+    },
+    "07_triton_smoke": {"serve/ready_s": Metric(2.1, unit="s", how="start to model ready")},
+}
+
+
+def provenance(**changes):
+    return {
+        "created": "2026-01-02T03:04:05+00:00",
+        "commit": "3bf06de12ab4",
+        "params": "0123456789abcdef",
+        "data": "fedcba9876543210",
+        "source": "synthetic",
+        "hardware": "A CPU, 2 cores",
+        "versions": {"python": "3.11.7", "torch": "2.14.1"},
+        "mlflow_run": RUN,
+        **changes,
+    }
+
+
+def write_notebook(paths: Paths, name: str) -> None:
+    cells = [
+        new_markdown_cell(f"# {name[:2]} Title of {name}\n\nWhat it finds out.\n\n## A section"),
+        new_code_cell("profile = None", metadata={"tags": ["parameters"]}, execution_count=1),
+        new_code_cell('profile = "tiny"', metadata={"tags": ["injected-parameters"]}, execution_count=2),
+        new_code_cell(
+            f'figures.save(figure, paths.figure("{name[:2]}_curves"))',
+            outputs=[
+                new_output("stream", name="stderr", text="some library warns"),
+                new_output("stream", name="stdout", text="told on stdout"),
+                new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"}),
+            ],
+            execution_count=3,
+        ),
+    ]
+    paths.notebook(name).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), paths.notebook(name))
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    """A checkout whose seven notebooks have run under `tiny`."""
+    monkeypatch.setenv("RICE_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    (tmp_path / "reports").mkdir()
+    for name in ("_quarto.yml", "reports/index.qmd", "reports/styles.css"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    paths = Paths(tmp_path, "tiny")
+    for name in NOTEBOOKS:
+        record(paths, name)
+        write_notebook(paths, name)
+    return paths
+
+
+def record(paths: Paths, name: str, **changes) -> None:
+    metrics = {key: metric.__dict__ for key, metric in METRICS[name].items()}
+    content = {"notebook": name, "profile": "tiny", "metrics": metrics, "provenance": provenance(**changes)}
+    write_json(paths.metrics(name), content)
+
+
+class Page(HTMLParser):
+    """The links, sources and balance of an HTML page."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.text = file.read_text()
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag in ("a", "link") and values.get("href"):
+            self.links.append(values["href"])
+        if values.get("src"):
+            self.sources.append(values["src"])
+        if tag not in ("meta", "link", "img", "br", "input", "hr", "col"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}>"
+
+
+@pytest.fixture
+def site(paths):
+    render(write_sources(paths), paths)
+    return paths.report / "site"
+
+
+def test_pages_are_whole_and_lead_to_each_other(site):
+    files = sorted(site.rglob("*.html"))
+    assert len(files) == 8
+    for file in files:
+        page = Page(file)
+        assert page.open == []
+        for link in [*page.links, *page.sources]:
+            assert not link.startswith(("http:", "https:", "//")), "nothing from outside"
+            if not link.startswith(("#", "data:")):
+                assert (file.parent / link.partition("#")[0]).is_file(), link
+            if link.startswith("#"):
+                assert f'id="{link[1:]}"' in page.text
+        assert "http" not in re.sub(r"data:image/[^\"']*", "", page.text).replace("http-equiv", "").replace("HTTP", "")
+
+
+def test_summary_says_what_it_is_about_first_and_that_quarto_is_missing(site):
+    text = (site / "index.html").read_text()
+    body = text[text.index("<main>") :]
+    assert body.index("Rendered by nbconvert") < body.index("<h1>")
+    assert body.index("Generated images, not photographs") < body.index("Five varieties")
+    assert "1,200 images." in body[: body.index("Five varieties")]
+    assert "report:" not in body
+    assert "{=html}" not in body
+
+
+def test_headline_has_each_number_with_its_interval_and_origin(site):
+    text = (site / "index.html").read_text()
+    table = text[text.index("How well the varieties") : text.index('id="figures"')]
+    for expected in ("0.9583", "[0.9250, 0.9770]", "0.8292", "240 / 240", RUN[:8], "3bf06de12ab4", "fedcba98", "A CPU"):
+        assert expected in table
+    assert "not measured" in table, "the ViT's session score"
+
+
+def test_what_was_not_measured_is_told(site):
+    text = (site / "index.html").read_text()
+    table = text[text.index('id="not-measured"') :]
+    assert "tensorrt_float16: 2 numbers" in table
+    assert "no NVIDIA GPU" in table
+    assert "no image numbers" in table
+    speed = text[text.index('id="speed"') : text.index('id="serving"')]
+    assert "not measured here: no NVIDIA GPU" in speed
+
+
+def test_text_of_metrics_is_escaped(site):
+    assert "torch against &lt;ONNX&gt; Runtime" in (site / "index.html").read_text()
+
+
+def test_notebook_pages_fold_code_and_leave_out_stderr(site):
+    text = (site / "pages" / "03_baseline.html").read_text()
+    assert "<h1>03 Title of 03_baseline</h1>" in text
+    assert text.count("Title of 03_baseline</h1>") == 1
+    assert "<details" in text
+    assert "Parameters of this run" in text
+    assert "told on stdout" in text
+    assert "some library warns" not in text
+    assert PIXEL[:20] in text
+    assert 'alt="Curves"' in text
+
+
+def test_figures_come_from_the_notebook_not_from_files_of_another_run(paths):
+    stale = paths.figure("03_curves")
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"another run's")
+    write_sources(paths)
+    assert (paths.report / "images" / "03_curves.png").read_bytes() == base64.b64decode(PIXEL)
+
+
+def test_project_for_quarto_is_complete_in_its_folder(paths):
+    write_sources(paths)
+    project = yaml.safe_load((paths.report / "_quarto.yml").read_text())
+    assert project["project"]["type"] == "website"
+    assert project["project"]["output-dir"] == "site"
+    assert project["execute"]["enabled"] is False
+    assert "reports/" not in str(project)
+    assert (paths.report / project["format"]["html"]["css"]).is_file()
+    summary, notebooks = project["website"]["sidebar"]["contents"]
+    assert (paths.report / summary["href"]).is_file()
+    assert [(paths.report / page).stem for page in notebooks["contents"]] == list(NOTEBOOKS)
+    for page in notebooks["contents"]:
+        first = nbformat.read(paths.report / page, as_version=4).cells[0]
+        assert first.cell_type == "raw"
+        assert yaml.safe_load(first.source.strip("-\n"))["title"].startswith(Path(page).stem[:2])
+
+
+def test_a_notebook_that_has_not_run_is_told_and_left_out(paths):
+    paths.notebook("07_triton_smoke").unlink()
+    paths.metrics("07_triton_smoke").unlink()
+    render(write_sources(paths), paths)
+    text = (paths.report / "site/index.html").read_text()
+    assert "Not run yet: 07_triton_smoke." in text
+    assert "pages/07_triton_smoke.html" not in text
+    project = yaml.safe_load((paths.report / "_quarto.yml").read_text())
+    assert "07_triton_smoke" not in str(project)
+
+
+def test_notebooks_on_different_images_are_called_out(paths):
+    record(paths, "04_vit_finetune", source="zip", data="0000000000000000")
+    write_sources(paths)
+    text = (paths.report / "index.qmd").read_text()
+    assert "ran on different images" in text
+    assert "Photographs from a zip" in text
+    assert "Generated images, not photographs" in text
+
+
+def test_different_commits_are_told(paths):
+    record(paths, "06_trt_benchmark", commit="ffffffffffff-dirty")
+    write_sources(paths)
+    assert "different commits: 3bf06de12ab4, ffffffffffff-dirty" in (paths.report / "index.qmd").read_text()
+
+
+def test_nothing_run_is_one_line(paths, capsys):
+    shutil.rmtree(paths.report)
+    with pytest.raises(RiceError, match="nothing to report yet; run: make report PROFILE=tiny"):
+        main(["--profile", "tiny"])
+
+
+def test_damaged_metrics_are_one_line(paths):
+    paths.metrics("05_export").write_text("{}")
+    with pytest.raises(RiceError, match=r"05_export\.json: not a metrics file"):
+        read_results(paths)
+
+
+def test_blanks_must_match_the_template():
+    template = "<!-- report:a -->\ndefault\n<!-- /report -->"
+    assert fill(template, {"a": "filled"}) == "filled"
+    for blanks in ({}, {"a": "x", "b": "y"}):
+        with pytest.raises(RiceError, match="blanks do not match"):
+            fill(template, blanks)
+
+
+def test_rendering_twice_is_the_same(paths):
+    def snapshot():
+        render(write_sources(paths), paths)
+        made = ["_quarto.yml", "index.qmd", "pages", "images", "site"]
+        files = [f for name in made for f in [paths.report / name, *(paths.report / name).rglob("*")] if f.is_file()]
+        return {file: file.read_bytes() for file in files}
+
+    assert snapshot() == snapshot()
+
+
+def quarto(folder: Path, script: str) -> None:
+    file = folder / "quarto"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+def test_quarto_renders_where_it_is_installed(paths, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("bin")
+    quarto(folder, 'echo "$@" > "$2/arguments"; mkdir "$2/site"; echo quarto > "$2/site/index.html"')
+    monkeypatch.setenv("PATH", f"{folder}:{os.defpath}")
+    index = render(write_sources(paths), paths)
+    assert index.read_text() == "quarto\n"
+    assert (paths.report / "arguments").read_text().split() == ["render", str(paths.report), "--no-execute"]
+
+
+def test_quarto_that_fails_is_one_line(paths, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("bin")
+    quarto(folder, "exit 3")
+    monkeypatch.setenv("PATH", f"{folder}:{os.defpath}")
+    with pytest.raises(RiceError, match=r"quarto could not render .* \(status 3\)"):
+        render(write_sources(paths), paths)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1200, "", "1,200"),
+        (0.12345, "", "0.1235"),
+        (12345.6, "", "12,346"),
+        (2.1e-6, "", "2.1e-06"),
+        (19.12, "ms", "19.12&nbsp;ms"),
+    ],
+)
+def test_numbers_as_people_write_them(value, unit, text):
+    assert tables.number(value, unit) == text
+
+
+def test_root_project_shows_the_smoke_profile():
+    project = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    listed = re.findall(r"reports/smoke/[\w/]+\.(?:qmd|ipynb)", str(project))
+    assert set(listed) == {"reports/smoke/index.qmd", *(f"reports/smoke/pages/{name}.ipynb" for name in NOTEBOOKS)}

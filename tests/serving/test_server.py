@@ -1,0 +1,202 @@
+"""The life of a server: with a stand-in for what real ones do too rarely, and with the real one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, stand_in, write_onnx
+
+from rice_lib.backends.predictor import open_predictor
+from rice_lib.serving import server as life
+from rice_lib.backends.triton import TritonPredictor
+from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.repository import write_repository
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import locked
+
+real = pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "repository"
+    write_repository(write_onnx(tmp_path / "model.onnx"), folder, "rice", 8)
+    return folder
+
+
+@pytest.fixture
+def state(tmp_path):
+    folder = tmp_path / "server"
+    yield folder
+    life.stop(folder, timeout_s=5)
+
+
+def test_start_ready_stop_and_nothing_is_left(tmp_path, repository, state):
+    server = life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state)
+    assert server.is_ready()
+    assert life.running(state) == server
+    assert 0 < server.ready_s < 60
+    assert {item.split()[0] for item in server.leftovers()} >= {"process", "port", str(state / "state.json")}
+    assert server.stop() > 0
+    assert server.leftovers() == []
+    assert life.running(state) is None
+    assert server.stop() is None  # once more does no harm
+
+
+def test_a_second_start_is_refused_and_the_first_goes_on(tmp_path, repository, state):
+    environment = stand_in(tmp_path / "env", "ready")
+    server = life.start(environment, repository, "rice", state)
+    with pytest.raises(RiceError, match=f"already running at {server.http} .pid {server.pid}"):
+        life.start(environment, repository, "rice", state)
+    assert server.is_ready()
+
+
+def test_a_server_that_dies_says_why_and_where_its_log_is(tmp_path, repository, state):
+    with pytest.raises(RiceError, match=r"did not start: Internal: damaged model \(log: .*tritonserver\.log\)"):
+        life.start(stand_in(tmp_path / "env", "dies"), repository, "rice", state)
+    assert [path.name for path in state.iterdir()] == ["tritonserver.log"]
+
+
+def test_a_server_that_is_never_ready_is_given_up_and_cleared(tmp_path, repository, state):
+    began = time.monotonic()
+    with pytest.raises(RiceError, match=r"not ready within 0.3 s \(log: "):
+        life.start(stand_in(tmp_path / "env", "hangs"), repository, "rice", state, ready_timeout_s=0.3)
+    assert time.monotonic() - began < 15
+    assert life._processes(state) == []
+    assert [path.name for path in state.iterdir()] == ["tritonserver.log"]
+
+
+def test_a_server_that_ignores_the_request_to_stop_is_killed(tmp_path, repository, state, monkeypatch):
+    monkeypatch.setattr(life, "CALL_SECONDS", 0.5)
+    with pytest.raises(RiceError, match="not ready"):
+        life.start(stand_in(tmp_path / "env", "stubborn"), repository, "rice", state, ready_timeout_s=1)
+    assert life._processes(state) == []
+
+
+def test_what_a_killed_server_left_is_cleared_by_the_next_start(tmp_path, repository, state):
+    environment = stand_in(tmp_path / "env", "ready")
+    first = life.start(environment, repository, "rice", state)
+    region = life.SHARED_MEMORY / f"{life._mark(state)}left-behind"
+    region.touch()
+    os.kill(first.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(first.pid)], timeout=10)
+    assert life.running(state) is None
+    assert str(region) in first.leftovers()
+    second = life.start(environment, repository, "rice", state)
+    assert not region.exists()
+    assert second.is_ready()
+
+
+def test_a_tied_server_ends_with_the_process_that_started_it_even_if_killed(tmp_path, repository, state):
+    stand_in(tmp_path / "env", "ready")
+    code = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
+        "from rice_lib.serving import server; from rice_lib.serving.environment import *;"
+        "t = Path(sys.argv[2]); v = '%d.%d' % sys.version_info[:2];"
+        "e = ServingEnvironment(t / 'env', t / 'env' / 'site', v, t / 'env' / 'lib', {});"
+        "server.start(e, t / 'repository', 'rice', t / 'server'); print('up', flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT / "src"), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout.readline() == "up\n"
+    server = life.running(state)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    _, alive = psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=20)
+    assert alive == []
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path, repository, state):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(RiceError, match=rf"port {port} \(gRPC\) is in use"):
+            life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state, port=port - 1)
+    assert list(state.iterdir()) == []
+
+
+@pytest.mark.parametrize("port", [0, 65534, -1])
+def test_a_port_that_cannot_be_is_refused(tmp_path, repository, state, port):
+    with pytest.raises(RiceError, match="between 1 and 65533"):
+        life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state, port=port)
+
+
+def test_a_missing_model_is_named(tmp_path, repository, state):
+    with pytest.raises(RiceError, match="no model named wheat"):
+        life.start(stand_in(tmp_path / "env", "ready"), repository, "wheat", state)
+    assert not state.exists()
+
+
+def test_two_starts_at_the_same_time(tmp_path, repository, state):
+    state.mkdir()
+    with locked(state, "-"), pytest.raises(RiceError, match="another start"):
+        life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state)
+
+
+def test_a_damaged_state_file_counts_as_none(state):
+    state.mkdir()
+    (state / "state.json").write_text('{"pid": 1, "unknown": 2}')
+    assert life.read_state(state) is None
+    assert life.stop(state) is None
+    assert not (state / "state.json").exists()
+
+
+def test_no_environment_says_what_makes_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("RICE_SERVE_ENV", raising=False)
+    with pytest.raises(MissingEnvironmentError, match="make serve-env"):
+        ServingEnvironment.find(tmp_path)
+
+
+def test_a_broken_environment_is_an_error_of_its_own(tmp_path, monkeypatch):
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho 'No module named pytriton' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("RICE_SERVE_ENV", str(tmp_path / "env"))
+    with pytest.raises(RiceError, match="No module named pytriton") as caught:
+        ServingEnvironment.find(tmp_path)
+    assert not isinstance(caught.value, MissingEnvironmentError)
+
+
+@real
+@pytest.mark.slow
+def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository, state):
+    environment = ServingEnvironment.find(make_checkout(tmp_path / "root", environment=True))
+    shared_memory = set(life.SHARED_MEMORY.iterdir())
+    server = life.start(environment, repository, "rice", state, ready_timeout_s=180)
+    pixels = np.random.default_rng(3).integers(0, 256, (19, 224, 224, 3), dtype=np.uint8)
+    expected = open_predictor(tmp_path / "model.onnx").logits(pixels)
+    for protocol, address in (("http", server.http), ("grpc", server.grpc)):
+        with TritonPredictor(address, "rice", protocol) as client:
+            assert client.max_batch == 8
+            np.testing.assert_allclose(client.logits(pixels), expected, atol=1e-3)  # 8 + 8 + 3
+            assert client.logits(pixels[:0]).shape == (0, 5)
+    assert [item for item in server.leftovers() if item.startswith("/dev/shm/")]  # the mark is really theirs
+    os.kill(server.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(server.pid)], timeout=10)
+    assert life.running(state) is None
+    server = life.start(environment, repository, "rice", state, ready_timeout_s=180)
+    assert server.stop() < 60
+    assert server.leftovers() == []
+    assert not {path for path in set(life.SHARED_MEMORY.iterdir()) - shared_memory if "rice_lib" in path.name}
+
+
+@real
+@pytest.mark.slow
+def test_the_real_server_says_why_it_cannot_load_a_model(tmp_path, repository, state):
+    (repository / "rice_v1" / "1" / "model.onnx").write_bytes(b"not a model")
+    environment = ServingEnvironment.find(make_checkout(tmp_path / "root", environment=True))
+    with pytest.raises(RiceError, match=r"did not start: .*(INVALID_PROTOBUF|Protobuf).*tritonserver\.log"):
+        life.start(environment, repository, "rice", state, ready_timeout_s=180)
+    assert [path.name for path in state.iterdir()] == ["tritonserver.log"]
+    assert Path(state / "tritonserver.log").stat().st_size > 0
