@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 def _cold(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rice_lib.benchmark import cold
+
     from models import write_forms
 
     forms = write_forms(folder, arguments.checkpoint, arguments.patches)
@@ -53,6 +54,7 @@ def _cold(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _bulk(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rice_lib.benchmark import bulk
+
     from models import write_forms
 
     forms = write_forms(folder, arguments.checkpoint, arguments.patches)
@@ -77,7 +79,8 @@ def _memory(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _triton(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rice_lib.benchmark import triton
-    from rice_lib.infer import default_model
+
+    from rice_lib.backends.open import default_model
 
     grid = triton.Grid(arguments.concurrency, arguments.batch, arguments.seconds, arguments.runs)
     found = triton.measure(arguments.model or default_model(), _images(arguments, folder), folder, grid)
@@ -86,7 +89,8 @@ def _triton(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _hostile(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rice_lib.benchmark import hostile
-    from rice_lib.infer import default_model
+
+    from rice_lib.backends.open import default_model
 
     model, images = arguments.model or default_model(), _images(arguments, folder)
     found = hostile.measure(model, images, folder, arguments.requests, arguments.concurrency)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from models import Forms
+from rice_lib.backends.open import default_model
 from rice_lib.export.timing import in_turn, python, ratio
-from rice_lib.infer import default_model
 
 PIPELINE = "transformers.pipeline"
 OURS = "rice infer, the same weights"

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hostile_requests import PARSER, Request, good_requests, odd_requests
 from tqdm import tqdm
 
-from hostile_requests import PARSER, Request, good_requests, odd_requests
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
+from rice_lib.backends.triton import import_tritonclient
+from rice_lib.contract.decision import Decision
+from rice_lib.serving.config import OUTPUT, Names
 from rice_lib.serving.load import BYTES_OUTPUTS, TIMEOUT_S
 from rice_lib.serving.processes import MODEL, memory_mib, serving
-from rice_lib.contract.decision import Decision
-from rice_lib.backends.predictor import Predictor, open_predictor
-from rice_lib.backends.triton import import_tritonclient
-from rice_lib.serving.config import OUTPUT, Names
 from rice_lib.serving.server import RunningServer
 
 SEED = 83

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rice_lib.serving.load import Body, body
-from rice_lib.contract.decision import Decision
 from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import import_tritonclient
-from rice_lib.serving.config import FILE, INPUT
+from rice_lib.contract.decision import Decision
+from rice_lib.contract.decode import IMAGE_SIZE, decode
+from rice_lib.contract.record import Record
 from rice_lib.infer import tell_all
 from rice_lib.predict.inputs import expand
-from rice_lib.contract.decode import IMAGE_SIZE, decode
-from rice_lib.contract.record import Result
+from rice_lib.serving.config import FILE, INPUT
+from rice_lib.serving.load import Body, body
 
 MOST_IMAGES = 4
 """Images of a good request."""
@@ -157,12 +157,12 @@ def odd_requests(
     ]
 
 
-def results(predictor: Predictor, files: Sequence[Path]) -> list[Result]:
+def results(predictor: Predictor, files: Sequence[Path]) -> list[Record]:
     """What `rice infer` says of files."""
     return list(tell_all(predictor, expand([str(file) for file in files]), 32, reject=True, remember=False))
 
 
-def answer_of(predictor: Predictor, told: Sequence[Result]) -> Answer:
+def answer_of(predictor: Predictor, told: Sequence[Record]) -> Answer:
     """The same as the ensemble has to say it."""
     varieties = tuple("" if result.error else result.label for result in told)
     rows = [[result.scores.get(label, 0.0) for label in predictor.labels] for result in told]

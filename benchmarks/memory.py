@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rice_lib.export.timing import python
 from rice_lib.common.errors import RiceError
+from rice_lib.export.timing import python
 
 SHARES = (0.2, 1.0)
 """Parts of all files that the runs tell."""

@@ -10,17 +10,12 @@ import torch
 from transformers import ViTImageProcessor
 from transformers.utils import logging
 
-from rice_lib.export.onnx import export
+from rice_lib.backends.vit import PixelClassifier, RiceViTConfig, RiceViTForImageClassification, load_checkpoint
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models.vit import (
-    PixelClassifier,
-    RiceViTConfig,
-    RiceViTForImageClassification,
-    create_model,
-    load_checkpoint,
-)
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
 from rice_lib.contract.decode import IMAGE_SIZE
+from rice_lib.export.onnx import export
+from rice_lib.models.vit import create_model
 
 VIT_TINY = ArchitectureParams(hidden_size=192, layers=12, heads=3)
 """ViT-Ti/16 (Touvron et al. 2021, arXiv:2012.12877): 5.5 M parameters."""

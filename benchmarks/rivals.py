@@ -29,7 +29,7 @@ def onnxruntime(model: str, batch: int, images: list[str]) -> float:
     """Seconds that ONNX Runtime takes for the images, once they are decoded."""
     import numpy as np
 
-    from rice_lib.backends.predictor import open_predictor
+    from rice_lib.backends.open import open_predictor
     from rice_lib.contract.decode import decode
 
     pixels = np.stack([decode(image) for image in images])

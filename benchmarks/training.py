@@ -12,11 +12,12 @@ import torch
 from tqdm import tqdm
 
 from models import VIT_TINY, in_form
-from rice_lib.export.timing import ratio
+from rice_lib.backends.vit import RiceViTForImageClassification, normalise
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models.vit import RiceViTForImageClassification, create_model, normalise
 from rice_lib.common.parameters import FinetuneParams
 from rice_lib.contract.decode import decode
+from rice_lib.export.timing import ratio
+from rice_lib.models.vit import create_model
 
 
 def measure(images: Sequence[Path], patches: int, batch: int, steps: int) -> dict[str, Any]:

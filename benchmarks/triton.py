@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
+from rice_lib.common.errors import RiceError
+from rice_lib.contract.decode import decode
+from rice_lib.contract.image_file import BadImageError
+from rice_lib.export.timing import in_turn, python, ratio
+from rice_lib.serving.config import Names
 from rice_lib.serving.load import Body, Rows, bodies, measure_point
 from rice_lib.serving.processes import MODEL, PeakMemory, memory_mib, serving
-from rice_lib.export.timing import in_turn, python, ratio
-from rice_lib.backends.predictor import Predictor, open_predictor
-from rice_lib.serving.config import Names
 from rice_lib.serving.server import RunningServer
-from rice_lib.common.errors import RiceError
-from rice_lib.contract.image_file import BadImageError
-from rice_lib.contract.decode import decode
 
 COMPARED = 16
 """Clients at once where the server is compared; the most that there are, where the grid has fewer."""

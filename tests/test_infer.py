@@ -15,12 +15,13 @@ import pytest
 from support.models import tiny_onnx, write_grains
 
 from rice_lib import infer
-from rice_lib.backends.predictor import open_predictor, probabilities
-from rice_lib.common.errors import RiceError
-from rice_lib.predict.inputs import DECODERS, DecodedInput, decode_all, expand, read_list
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import probabilities
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
-from rice_lib.contract.record import Result
+from rice_lib.contract.record import Record
+from rice_lib.predict.inputs import DECODERS, DecodedInput, decode_all, expand, read_list
 
 
 def command(*arguments, **options):
@@ -286,7 +287,7 @@ def test_read_list_puts_names_together_across_reads():
 
 
 def test_a_result_rounds_its_scores():
-    result = Result("x", {"a": 1 / 3, "b": 2 / 3})
+    result = Record("x", {"a": 1 / 3, "b": 2 / 3})
     assert result.record(2) == {
         "path": "x",
         "label": "b",

@@ -9,9 +9,11 @@ import pytest
 from support.models import grains, tiny_checkpoint, tiny_onnx
 
 from rice_lib.backends import predictor as predictors
-from rice_lib.backends.predictor import LEAST_SHARE, MAX_BATCH, OnnxPredictor, Predictor, open_predictor, probabilities
-from rice_lib.common.errors import RiceError
+from rice_lib.backends.onnx import OnnxPredictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import MAX_BATCH, Predictor, probabilities
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
 
 
 class Counting(Predictor):
@@ -171,5 +173,5 @@ def test_a_large_batch_is_shared_among_the_cores_and_told_the_same(count):
     with OnnxPredictor(tiny_onnx(), threads=1) as one, OnnxPredictor(tiny_onnx(), threads=3) as three:
         np.testing.assert_array_equal(three.logits(pixels), one.logits(pixels))
         # from twice the least share on, not before
-        assert (three._share._session is not None) == (count >= 2 * LEAST_SHARE)
+        assert (three._share._session is not None) == (count >= 2 * MIN_SHARE)
         assert one._share._session is None

@@ -9,26 +9,26 @@ import sys
 import threading
 import time
 
-from support import corpus
 import numpy as np
 import onnx
 import psutil
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from support import corpus
 from support.triton import HAS_SERVER, NO_SERVER, ROOT, write_onnx
 
-from rice_lib.contract.decision import KEY, Decision
-from rice_lib.backends.predictor import open_predictor
-from rice_lib.serving import server as life
+from rice_lib.backends.open import open_predictor
 from rice_lib.backends.triton import TritonPredictor
 from rice_lib.backends.triton_connection import import_tritonclient
-from rice_lib.serving.environment import ServingEnvironment
-from rice_lib.serving.repository import Repository, write_repository
-from rice_lib.predict.served import TritonTeller, open_teller
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.decision import KEY, Decision
 from rice_lib.infer import main, tell_all
 from rice_lib.predict.inputs import Unreadable
+from rice_lib.predict.served import TritonTeller, open_teller
+from rice_lib.serving import server as life
+from rice_lib.serving.environment import ServingEnvironment
+from rice_lib.serving.repository import Repository, write_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)]
 

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from rice_lib.benchmark import __main__ as command
+from rice_lib.benchmark import cold, training
 from support.models import grains, tiny_checkpoint, write_grains
 from transformers import ViTForImageClassification, ViTImageProcessor
 
-from rice_lib.benchmark import __main__ as command
-from rice_lib.benchmark import cold, training
-from rice_lib.cli.export import timing
 from models import write_forms
-from rice_lib.backends.predictor import open_predictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.cli.export import timing
 from rice_lib.common.errors import RiceError
 
 

@@ -7,15 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from rice_lib.benchmark import __main__ as command
+from rice_lib.benchmark import triton
 from support.models import grains, write_grains
 from support.triton import HAS_SERVER, NO_SERVER, write_onnx
 
-from rice_lib.benchmark import __main__ as command
-from rice_lib.benchmark import triton
-from rice_lib.serving import load
-from rice_lib.serving import processes
-from rice_lib.serving.environment import MissingEnvironmentError
 from rice_lib.common.errors import RiceError
+from rice_lib.serving import load, processes
+from rice_lib.serving.environment import MissingEnvironmentError
 
 real = pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 

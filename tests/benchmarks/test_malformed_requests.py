@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hostile_requests import Answer, Request, good_requests, odd_requests
+from rice_lib.benchmark import __main__ as command
+from rice_lib.benchmark import hostile
 from support.models import write_grains
 from support.triton import HAS_SERVER, NO_SERVER, write_onnx
 
-from rice_lib.benchmark import __main__ as command
-from rice_lib.benchmark import hostile
-from hostile_requests import Answer, Request, good_requests, odd_requests
+from rice_lib.backends.open import open_predictor
 from rice_lib.serving.load import Body
 from rice_lib.serving.processes import serving
-from rice_lib.backends.predictor import open_predictor
 
 real = pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 NAMES = ("rice", "rice_bytes")

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
-from rice_lib.cli import evaluate
-from rice_lib.contract.decision import LOOK, Cluster, Decision, Refusal
-from rice_lib.common.errors import RiceError
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
+from rice_lib.contract.decision import APPEARANCE, Cluster, Decision, RejectionRule
 
 
 @pytest.fixture
@@ -192,8 +191,8 @@ class _Predictor:
 @pytest.fixture
 def command(monkeypatch):
     """The command on 21 images of 4 x 4 pixels, the first of them told wrongly."""
-    from rice_lib.data import loading
     from rice_lib.backends import predictor as predictors
+    from rice_lib.data import loading
 
     labels = np.arange(21) % 5
     pixels = np.zeros((21, 4, 4, 3), np.uint8)
@@ -248,9 +247,9 @@ def test_command_compares_two_models_on_the_same_images(command, capsys, tmp_pat
 
 def test_command_applies_the_models_decision(command, capsys, tmp_path, monkeypatch) -> None:
     # the rule takes the logits in the model's own order, and 4 x 4 pixels hold no grain
-    cluster = Cluster(np.zeros(len(LOOK)), np.eye(len(LOOK)))
+    cluster = Cluster(np.zeros(len(APPEARANCE)), np.eye(len(APPEARANCE)))
     limits = {"area": (0.1, 1.0), "rim": (0.0, 1.0), "objects": (1.0, 1.0), "solidity": (0.0, 1.0), "fill": (0.0, 1.0)}
-    decision = Decision(2.0, Refusal(limits, [[cluster]] * 5, 1.0))
+    decision = Decision(2.0, RejectionRule(limits, [[cluster]] * 5, 1.0))
     monkeypatch.setattr(_Predictor, "decision", decision)
     output = tmp_path / "f.json"
     assert command(["--model", "m", "--profile", "tiny", "--output", str(output)]) == 0

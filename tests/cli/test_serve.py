@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, write_onnx
 
-from rice_lib.backends.predictor import open_predictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.cli.serve import main
+from rice_lib.common.errors import RiceError
 from rice_lib.serving import server as life
 from rice_lib.serving.compose import Container
 from rice_lib.serving.promises import ask_bytes
 from rice_lib.serving.repository import Repository, drawn_grain
-from rice_lib.common.errors import RiceError
-from rice_lib.cli.serve import main
 
 PROFILE = ("--profile", "tiny")
 

@@ -16,11 +16,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rice_lib.cli import stage
-from rice_lib.data import pixels
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import load_params
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
+from rice_lib.data import pixels
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = 'profile = "smoke"\nseed = None\nfinetune = None'

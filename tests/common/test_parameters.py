@@ -11,10 +11,10 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from rice_lib.cli.set_params import main, set_params
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import Params, load_params, parse_overrides
 from rice_lib.common.run import Run
-from rice_lib.cli.set_params import main, set_params
 
 FILES = Path(__file__).parent / "params"
 PROFILES = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))

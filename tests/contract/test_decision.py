@@ -14,40 +14,41 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import grains, tiny_checkpoint, tiny_onnx
 from scipy.special import softmax
+from support.models import grains, tiny_checkpoint, tiny_onnx
 from tritonclient.grpc import model_config_pb2 as pb
 
-from rice_lib.cli.calibrate import measure_all, write_decision
-from rice_lib.contract.decision import LOOK, NOT_A_GRAIN, STRUCTURE, UNLIKE, Cluster, Decision, Refusal
-from rice_lib.export.onnx import export
-from rice_lib.backends.predictor import open_predictor
-from rice_lib.export.tensorrt import BatchProfile, EngineManifest
 from rice_lib.backends import triton as client
-from rice_lib.serving.repository import write_repository
-from rice_lib.common.errors import RiceError
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.plan import BatchProfile, EngineManifest
+from rice_lib.backends.vit import load_pixel_classifier
 from rice_lib.cli.export import main as export_main
 from rice_lib.common.classes import VARIETIES
-from rice_lib.contract.features import COLUMN, MEASURES, measure
-from rice_lib.models.vit import load_pixel_classifier
+from rice_lib.common.errors import RiceError
+from rice_lib.contract.decision import APPEARANCE, NOT_A_GRAIN, STRUCTURE, UNLIKE, Cluster, Decision, RejectionRule
+from rice_lib.contract.features import COLUMN, FEATURES, measure
+from rice_lib.contract.prediction import feature_table
+from rice_lib.export.onnx import export
+from rice_lib.models.calibration import write_decision
+from rice_lib.serving.repository import write_repository
 
 LIMITS = {"area": (0.05, 0.5), "rim": (0.0, 0.01), "objects": (1.0, 1.0), "solidity": (0.8, 1.0), "fill": (0.9, 1.01)}
 
 
-def rule(classes: int = 5) -> Refusal:
+def rule(classes: int = 5) -> RejectionRule:
     """Each class one unit sphere, that of class k around k * 10 in every measure of the look."""
-    spheres = [[Cluster(np.full(len(LOOK), 10.0 * k), np.eye(len(LOOK)))] for k in range(classes)]
-    return Refusal(LIMITS, spheres, farthest=30.0)
+    spheres = [[Cluster(np.full(len(APPEARANCE), 10.0 * k), np.eye(len(APPEARANCE)))] for k in range(classes)]
+    return RejectionRule(LIMITS, spheres, max_distance=30.0)
 
 
 def row(look: float = 0, **structure: float) -> np.ndarray:
     """Measures of an image within all limits, but for those named; solidity and fill count to the look, too."""
-    measures = np.zeros(len(MEASURES), np.float32)
-    measures[[COLUMN[name] for name in LOOK]] = look
+    features = np.zeros(len(FEATURES), np.float32)
+    features[[COLUMN[name] for name in APPEARANCE]] = look
     within = {"area": 0.2, "rim": 0, "objects": 1, "solidity": 0.95, "fill": 0.98, **structure}
     for name, value in within.items():
-        measures[COLUMN[name]] = value
-    return measures
+        features[COLUMN[name]] = value
+    return features
 
 
 def told(number: int) -> np.ndarray:
@@ -69,11 +70,11 @@ def test_probabilities_are_the_softmax_over_the_temperature(logits, temperature)
 
 
 def test_without_a_rule_nothing_is_refused():
-    assert Decision(2).reasons(np.zeros((3, 5)), np.full((3, len(MEASURES)), np.nan)) == [None] * 3
+    assert Decision(2).rejections(np.zeros((3, 5)), np.full((3, len(FEATURES)), np.nan)) == [None] * 3
 
 
 def test_a_grain_within_all_limits_is_told():
-    assert DECISION.reasons(told(0), row()[None]) == [None]
+    assert DECISION.rejections(told(0), row()[None]) == [None]
 
 
 @pytest.mark.parametrize(
@@ -92,60 +93,63 @@ def test_a_grain_within_all_limits_is_told():
     ],
 )
 def test_structure_outside_its_limits_is_not_a_single_grain(structure, why):
-    (reason,) = DECISION.reasons(told(0), row(**structure)[None])
+    (reason,) = DECISION.rejections(told(0), row(**structure)[None])
     assert reason.startswith(f"{NOT_A_GRAIN} (")
     assert why in reason
 
 
 def test_the_look_is_compared_with_the_variety_told():
-    measures = row(look=10)[None]
-    assert DECISION.refusal.distances(told(1), measures)[0] < 30 * 10  # solidity and fill lie near 1, not 10
-    far = replace(DECISION.refusal, farthest=200.0)
-    assert Decision(1, far).reasons(told(1), measures) == [None]
-    (reason,) = Decision(1, far).reasons(told(0), measures)
+    features = row(look=10)[None]
+    assert DECISION.rejection.distances(told(1), features)[0] < 30 * 10  # solidity and fill lie near 1, not 10
+    far = replace(DECISION.rejection, max_distance=200.0)
+    assert Decision(1, far).rejections(told(1), features) == [None]
+    (reason,) = Decision(1, far).rejections(told(0), features)
     assert reason.startswith(f"{UNLIKE} (its ")
 
 
 def test_the_reason_names_the_measure_that_is_farthest():
     odd = row()
     odd[COLUMN["hue spread"]] = 7
-    assert DECISION.reasons(told(0), odd[None]) == [f"{UNLIKE} (its hue spread)"]
+    assert DECISION.rejections(told(0), odd[None]) == [f"{UNLIKE} (its hue spread)"]
     odd[COLUMN["luma"]] = np.nan
-    assert DECISION.reasons(told(0), odd[None])[0].startswith(UNLIKE)
+    assert DECISION.rejections(told(0), odd[None])[0].startswith(UNLIKE)
 
 
 def test_the_nearest_cluster_of_a_variety_counts():
-    two = copy.copy(DECISION.refusal)
+    two = copy.copy(DECISION.rejection)
     clusters = [[*of, Cluster(of[0].mean + 5, of[0].root)] for of in two.clusters]
     both = replace(two, clusters=clusters)
     apart = row(look=5, solidity=1, fill=1)[None]
-    assert Decision(1, two).reasons(told(0), apart) != [None]
+    assert Decision(1, two).rejections(told(0), apart) != [None]
     assert both.distances(told(0), apart)[0] == pytest.approx(2 * 4**2, rel=1e-4)
 
 
 def test_each_image_of_a_batch_is_decided_by_itself():
-    measures = np.stack([row(), row(objects=2), row(look=10), row()])
+    features = np.stack([row(), row(objects=2), row(look=10), row()])
     logits = np.concatenate([told(0), told(0), told(0), told(3)])
-    alone = [DECISION.reasons(logits[i : i + 1], measures[i : i + 1])[0] for i in range(4)]
-    assert DECISION.reasons(logits, measures) == alone
+    alone = [DECISION.rejections(logits[i : i + 1], features[i : i + 1])[0] for i in range(4)]
+    assert DECISION.rejections(logits, features) == alone
     assert [reason is None for reason in alone] == [True, False, False, False]
-    assert DECISION.reasons(np.empty((0, 5)), np.empty((0, len(MEASURES)))) == []
+    assert DECISION.rejections(np.empty((0, 5)), np.empty((0, len(FEATURES)))) == []
 
 
 def test_measures_are_those_of_the_module():
     image = grains(1)[0]
     np.testing.assert_array_equal(DECISION.measure(image), measure(image))
-    assert set(STRUCTURE) <= set(MEASURES)
-    assert set(LOOK) <= set(MEASURES)
+    assert set(STRUCTURE) <= set(FEATURES)
+    assert set(APPEARANCE) <= set(FEATURES)
 
 
 def random_decision() -> Decision:
     rng = np.random.default_rng(4)
     clusters = [
-        [Cluster(rng.normal(50, 30, len(LOOK)), np.tril(rng.normal(0, 5, (len(LOOK),) * 2))) for _ in range(2)]
+        [
+            Cluster(rng.normal(50, 30, len(APPEARANCE)), np.tril(rng.normal(0, 5, (len(APPEARANCE),) * 2)))
+            for _ in range(2)
+        ]
         for _ in VARIETIES
     ]
-    return Decision(0.8123456789, Refusal(LIMITS, clusters, 41.7), {"note": "žito"})
+    return Decision(0.8123456789, RejectionRule(LIMITS, clusters, 41.7), {"note": "žito"})
 
 
 def test_json_keeps_what_decides_in_a_few_kilobytes():
@@ -157,10 +161,10 @@ def test_json_keeps_what_decides_in_a_few_kilobytes():
     assert after.to_json() == text, "read and written again it is the same, so every form can carry it on"
     assert after.temperature == pytest.approx(before.temperature, rel=1e-5)
     assert dict(after.about) == {"note": "žito"}
-    measures = np.random.default_rng(1).normal(50, 30, (50, len(MEASURES))).astype(np.float32)
+    features = np.random.default_rng(1).normal(50, 30, (50, len(FEATURES))).astype(np.float32)
     logits = np.eye(5)[np.arange(50) % 5]
     np.testing.assert_allclose(
-        after.refusal.distances(logits, measures), before.refusal.distances(logits, measures), rtol=0.01
+        after.rejection.distances(logits, features), before.rejection.distances(logits, features), rtol=0.01
     )
 
 
@@ -185,18 +189,18 @@ def broken(change) -> str:
         '{"temperature": 0}',
         '{"temperature": NaN}',
         '{"temperature": "warm"}',
-        broken(lambda v: v["refusal"].pop("farthest")),
-        broken(lambda v: v["refusal"].update(farthest=-1)),
+        broken(lambda v: v["refusal"].pop("max_distance")),
+        broken(lambda v: v["refusal"].update(max_distance=-1)),
         broken(lambda v: v["refusal"].update(clusters=[])),
         broken(lambda v: v["refusal"]["clusters"][1].clear()),
         broken(lambda v: v["refusal"]["clusters"][1][0]["root"].pop()),
         broken(lambda v: v["refusal"]["clusters"][1][0]["mean"].pop()),
-        broken(lambda v: v["refusal"]["clusters"][1][0].update(mean=["x"] * len(LOOK))),
+        broken(lambda v: v["refusal"]["clusters"][1][0].update(mean=["x"] * len(APPEARANCE))),
         broken(lambda v: v["refusal"]["limits"].pop("rim")),
         broken(lambda v: v["refusal"]["limits"].update(rim=3)),
-        broken(lambda v: v["refusal"]["measures"].append("weight")),
+        broken(lambda v: v["refusal"]["features"].append("weight")),
         broken(lambda v: v["refusal"]["look"].reverse()),
-        broken(lambda v: v.update(refusal="no")),
+        broken(lambda v: v.update(rejection="no")),
         broken(lambda v: v.update(about=3)),
     ],
 )
@@ -232,7 +236,7 @@ def test_checkpoint_and_exports_carry_it_and_decide_alike(carried):
     for form in ("checkpoint", "float32.onnx", "float16.onnx"):
         with open_predictor(carried / form) as model:
             assert model.decision.to_json() == DECISION.to_json()
-            answers.append(model.decision.reasons(model.logits(pixels), measure_all(pixels)))
+            answers.append(model.decision.rejections(model.logits(pixels), feature_table(pixels)))
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][-1].startswith(NOT_A_GRAIN)
 

@@ -10,6 +10,9 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from support.corpus import (
     ADOBE_RGB,
     Transpose,
@@ -27,12 +30,9 @@ from support.corpus import (
     srgb_profile,
     tiff,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 from rice_lib.contract import decode as preprocess
-from rice_lib.contract.decode import BadImageError, decode, decode_noting, open_image, to_square
+from rice_lib.contract.decode import BadImageError, decode, decode_with_notes, open_image, to_square
 
 FROZEN = {
     # name: sha256 of the file (to know another encoder), and of its pixels; first 16 digits, Pillow 13.0.0
@@ -138,7 +138,7 @@ def test_a_damaged_exif_block_is_passed_over_and_said():
     broken = (
         broken[: start - 4] + png_chunk(b"eXIf", broken[start + 4 : start + 4 + length]) + broken[start + 8 + length :]
     )
-    pixels, notes = decode_noting(broken)
+    pixels, notes = decode_with_notes(broken)
     np.testing.assert_array_equal(pixels, decode(encoded(COLOUR, "PNG")))
     assert notes == ("EXIF data ignored (damaged)",)
 
@@ -192,7 +192,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
         "jp2": encoded(Image.fromarray(np.repeat(DEEP, 8, 0)), "JPEG2000", irreversible=False),
     }
     for name, data in files.items():
-        pixels, notes = picture(data), decode_noting(data)[1]
+        pixels, notes = picture(data), decode_with_notes(data)[1]
         assert np.abs(pixels[0, :, 0] - SHALLOW).max() <= (1 if name == "jp2" else 0), name
         assert notes == ()
 
@@ -227,7 +227,7 @@ def test_sixteen_bit_colour_keeps_its_upper_byte():
 def test_pixels_without_a_white_are_read_by_the_brightest(values, expected, note):
     data = encoded(Image.fromarray(values[None]), "TIFF")
     assert picture(data)[0, :, 0].tolist() == expected
-    assert decode_noting(data)[1] == (note,)
+    assert decode_with_notes(data)[1] == (note,)
 
 
 def test_cmyk_of_adobe_is_not_inverted():
@@ -283,7 +283,7 @@ def test_a_colour_profile_is_applied(form):
     got = picture(data)[8, 8::16]
     assert np.abs(got - expected[0]).max() <= (5 if form == "JPEG" else 2)
     assert np.abs(PATCHES[0] - expected[0]).max() > 15, "a profile that changes nothing would prove nothing"
-    assert decode_noting(data)[1] == ()
+    assert decode_with_notes(data)[1] == ()
 
 
 def test_a_profile_keeps_transparency_palette_and_grey():
@@ -344,7 +344,7 @@ def test_a_press_profile_is_applied():
 )
 def test_a_profile_that_cannot_be_used_is_passed_over_and_said(profile, note):
     image = Image.fromarray(drawn(250, 250))
-    pixels, notes = decode_noting(encoded(image, "TIFF", icc_profile=profile))
+    pixels, notes = decode_with_notes(encoded(image, "TIFF", icc_profile=profile))
     np.testing.assert_array_equal(pixels, decode(encoded(image, "TIFF")))
     assert notes == (note,)
 
@@ -356,7 +356,7 @@ def test_the_first_frame_is_taken_and_said(form):
         [Image.new("RGB", (40, 40), (0, k, 200)) for k in (1, 99)],
     )
     options = {"lossless": True} if form == "WEBP" else {}
-    pixels, notes = decode_noting(encoded(first, form, save_all=True, append_images=others, **options))
+    pixels, notes = decode_with_notes(encoded(first, form, save_all=True, append_images=others, **options))
     assert np.abs(pixels[112, 112].astype(int) - [200, 10, 10]).max() <= 2
     assert notes == ("first of 3 frames",)
 
@@ -364,12 +364,12 @@ def test_the_first_frame_is_taken_and_said(form):
 def test_counting_frames_ends():
     frame = b",\0\0\0\0\1\0\1\0\0\2\2D\1\0"
     gif = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + frame * 30_000 + b";"
-    assert decode_noting(gif)[1] == ("first of more than 10,000 frames",)
+    assert decode_with_notes(gif)[1] == ("first of more than 10,000 frames",)
 
 
 def test_the_previews_in_a_telephones_jpeg_are_no_frames():
     data = encoded(COLOUR, "MPO", save_all=True, append_images=[COLOUR.resize((20, 20))])
-    pixels, notes = decode_noting(data)
+    pixels, notes = decode_with_notes(data)
     assert notes == ()
     assert Image.open(io.BytesIO(data)).n_frames == 2
     np.testing.assert_array_equal(pixels, reference(data))

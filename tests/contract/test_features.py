@@ -1,4 +1,4 @@
-"""The measures against shapes whose values are known, and against the changes that must not move them."""
+"""The features against shapes whose values are known, and against the changes that must not move them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from rice_lib.contract.decode import IMAGE_SIZE
+from rice_lib.contract.features import BACKGROUND_MAX, COLUMN, FEATURES, measure
 from rice_lib.data.decoding import DARKEST_GRAIN
 from rice_lib.data.synthetic import draw
-from rice_lib.contract.features import COLUMN, GROUND_MAX, MEASURES, measure
-from rice_lib.contract.decode import IMAGE_SIZE
 
 SIDE = IMAGE_SIZE
 
 
 def of(image: np.ndarray) -> dict[str, float]:
-    return dict(zip(MEASURES, measure(image).tolist(), strict=True))
+    return dict(zip(FEATURES, measure(image).tolist(), strict=True))
 
 
 def painted(mask: np.ndarray, colour: tuple[int, int, int] = (200, 190, 220)) -> np.ndarray:
@@ -34,7 +34,7 @@ def grain(number: int = 1) -> np.ndarray:
 
 
 def test_the_ground_is_what_the_decoding_takes_for_it():
-    assert GROUND_MAX == DARKEST_GRAIN
+    assert BACKGROUND_MAX == DARKEST_GRAIN
 
 
 def test_an_ellipse_has_an_ellipses_values():
@@ -126,7 +126,7 @@ def test_any_angle_leaves_the_shape_and_the_colour():
 def test_any_pixels_have_finite_measures(image):
     found = measure(image)
     assert found.dtype == np.float32
-    assert found.shape == (len(MEASURES),)
+    assert found.shape == (len(FEATURES),)
     assert np.isfinite(found).all()
 
 

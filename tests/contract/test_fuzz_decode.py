@@ -31,7 +31,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support.corpus import ordinary, sample_images
-from rice_lib.contract.decode import BadImageError, decode_noting
+from rice_lib.contract.decode import BadImageError, decode_with_notes
 
 SEEDS = dict(sorted(sample_images().items())) | {{"grain.jpg": ordinary()["jpeg.jpg"]}}
 HUGE = [0, 1, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1]
@@ -81,7 +81,7 @@ def fuzz(example):
         last.write(data)
     begun = time.thread_time()
     try:
-        pixels, notes = decode_noting(data)
+        pixels, notes = decode_with_notes(data)
     except BadImageError as error:
         assert str(error) and "\\n" not in str(error), repr(error)
         reason = str(error).split("(")[0].strip()

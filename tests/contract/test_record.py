@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rice_lib.contract.record import Record
+from rice_lib.predict.writers import Writer, csv_columns, format_of
 from rice_lib.predict.resume import read_records, whole_records
-from rice_lib.contract.record import Result, Writer, csv_columns, format_of
 
 LABELS = ("Arborio", "Basmati")
-TOLD = Result("a.jpg", {"Arborio": 0.25, "Basmati": 0.75})
-REFUSED = Result("b.jpg", {"Arborio": 0.9, "Basmati": 0.1}, reason="not a single grain", notes=("first of 3 frames",))
-FAILED = Result("c.jpg", error="no such file")
+TOLD = Record("a.jpg", {"Arborio": 0.25, "Basmati": 0.75})
+REFUSED = Record("b.jpg", {"Arborio": 0.9, "Basmati": 0.1}, reason="not a single grain", notes=("first of 3 frames",))
+FAILED = Record("c.jpg", error="no such file")
 
 
 def written(form, *results, top_k=2) -> str:
@@ -80,7 +81,7 @@ names = st.text(st.sampled_from('a\n\r",;\u2028\x85é \udce9\\'), min_size=1, ma
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 @given(paths=st.lists(names, max_size=4), cut=st.integers(0, 400))
 def test_whatever_byte_a_file_ends_at_its_whole_records_are_found(form, paths, cut):
-    results = [Result(path, {"Arborio": 0.25, "Basmati": 0.75}) for path in paths]
+    results = [Record(path, {"Arborio": 0.25, "Basmati": 0.75}) for path in paths]
     data = written(form, *results).encode("utf-8", "surrogateescape")
     ends = [len(written(form, *results[:count]).encode("utf-8", "surrogateescape")) for count in range(len(paths) + 1)]
     torn = data[: min(cut, len(data))]

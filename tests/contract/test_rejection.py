@@ -5,14 +5,16 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from support import not_grains
 import numpy as np
 import pytest
+from support import not_grains
 from support.data import real_images
 
-from rice_lib.cli.calibrate import measure_all
-from rice_lib.backends.predictor import Predictor, open_predictor
-from rice_lib.cli.evaluate import wilson
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
+from rice_lib.contract.prediction import feature_table
+from rice_lib.models.calibration import 
+from rice_lib.models.metrics import wilson
 from rice_lib.common.paths import Paths
 from rice_lib.contract.decode import decode
 
@@ -25,7 +27,7 @@ PER_KIND = 40
 
 def reasons_of(model: Predictor, pixels: np.ndarray) -> list[str | None]:
     assert model.decision is not None
-    return list(model.decision.reasons(model.logits(pixels), measure_all(pixels)))
+    return list(model.decision.rejections(model.logits(pixels), feature_table(pixels)))
 
 
 def images_of_the_test_split() -> list[str]:

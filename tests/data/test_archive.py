@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.data import archive, images
 
-from rice_lib.data import archive as archives
 from rice_lib.common.errors import RiceError
+from rice_lib.data import archive as archives
 
 
 def one_entry(file: Path, name: str, data: bytes = b"x", **attributes: object) -> Path:

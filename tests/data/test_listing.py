@@ -1,8 +1,8 @@
 import pytest
 from support.data import images, write
 
-from rice_lib.data.listing import OK, classify, find_variety_root, list_images, thin
 from rice_lib.common.errors import RiceError
+from rice_lib.data.listing import OK, classify, find_variety_root, list_images, thin
 
 
 @pytest.mark.parametrize(

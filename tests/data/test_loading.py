@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from support.data import images, make_run, write
 
-from rice_lib.data import loading, manifest, split
-from rice_lib.common.errors import RiceError
 from rice_lib.common.classes import LABEL_TO_ID
+from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
+from rice_lib.data import loading, manifest, split
 
 
 @pytest.fixture(scope="module")

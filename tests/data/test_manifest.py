@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from support.data import grain, images, make_run, png, real_images, write
 
-from rice_lib.data import decoding, loading, manifest, pixels, split
-from rice_lib.data.listing import OK
+from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, sha256_file
-from rice_lib.common.classes import VARIETIES
 from rice_lib.contract.decode import decode
+from rice_lib.data import decoding, loading, manifest, pixels, split
+from rice_lib.data.listing import OK
 
 
 def folder_run(tmp_path, files, **data):

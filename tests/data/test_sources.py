@@ -4,9 +4,9 @@ import kagglehub
 import pytest
 from support.data import archive, images, make_run, write
 
-from rice_lib.data import sources
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
+from rice_lib.data import sources
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rice_lib.data import manifest, split
-from rice_lib.data.listing import OK
+from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import sha256_file, write_text
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.parameters import DataParams, Params, SplitParams
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
+from rice_lib.data import manifest, split
+from rice_lib.data.listing import OK
 
 
 def table_of(sizes: dict[str, list[int]], bad: int = 0) -> pd.DataFrame:

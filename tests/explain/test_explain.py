@@ -15,22 +15,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from support.data import real_images
 from support.models import grains, write_grains
-from PIL import Image
 
-from rice_lib.export.onnx import export
-from rice_lib.backends.predictor import open_predictor
-from rice_lib.common.errors import RiceError
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.vit import dim_unattended, load_pixel_classifier
 from rice_lib.cli.explain import run
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models.vit import create_model, dim_unattended, load_pixel_classifier
+from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
 from rice_lib.contract.decode import decode
 from rice_lib.explain.backward import OpenedGraph, erf
 from rice_lib.explain.deletion import black_out, deletion_test, first_patches, grain_area
 from rice_lib.explain.explainers import Explanation, class_token_relevance, open_explainer
 from rice_lib.explain.picture import COLOURS, overlay
+from rice_lib.export.onnx import export
+from rice_lib.models.vit import create_model
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "models" / "rice-vit-tiny.onnx"

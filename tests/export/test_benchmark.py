@@ -1,4 +1,4 @@
-"""The benchmark: what a worker measures, and that what cannot be measured is a row that says why."""
+"""The benchmark: what a worker features, and that what cannot be measured is a row that says why."""
 
 import json
 import math
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from support.models import KEEP, grains, tiny_checkpoint, tiny_onnx
 
-from rice_lib.cli.export import benchmark
-from rice_lib.cli.export import benchmark_worker
-from rice_lib.export.benchmark import Benchmark, Engine, build_plans, list_engines, measure
-from rice_lib.backends.predictor import CheckpointPredictor, open_predictor
+from rice_lib.backends.checkpoint import CheckpointPredictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.cli.export import benchmark, benchmark_worker
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import BenchmarkParams
+from rice_lib.export.benchmark import Benchmark, Engine, build_plans, list_engines, measure
 
 SETTINGS = BenchmarkParams(batch_sizes=[1, 4], repeats=6, warmup=1, images=5, seconds_per_point=0.2)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from support.models import KEEP, grains, tiny_checkpoint, tiny_classifier, tiny_onnx
 
-from rice_lib.export.onnx import check_parity, export, operator_counts
-from rice_lib.common.errors import RiceError
 from rice_lib.cli.export import main
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
+from rice_lib.export.onnx import check_parity, export, operator_counts
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -7,26 +7,26 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.models import grains, tiny_onnx
 from PIL import Image
+from support.models import grains, tiny_onnx
 
-from rice_lib.cli.export import tensorrt
 from rice_lib.backends import plan as tensorrt_runtime
 from rice_lib.backends.cuda import Gpu, find_gpu
-from rice_lib.backends.predictor import OnnxPredictor, open_predictor
-from rice_lib.export.tensorrt import (
+from rice_lib.backends.onnx import OnnxPredictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.plan import (
     Agreement,
     BatchProfile,
     EngineManifest,
-    build_engine,
     check_manifest,
     import_tensorrt,
     manifest_file,
 )
-from rice_lib.common.errors import RiceError
-from rice_lib.cli.export import main
-from rice_lib.common.files import sha256_file
+from rice_lib.cli.export import main, tensorrt
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import sha256_file
+from rice_lib.export.tensorrt import build_engine
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from rice_lib.models.augment import augment, random_affine
 from rice_lib.common.parameters import AugmentationParams
+from rice_lib.models.augment import augment, random_affine
 
 NOTHING = AugmentationParams(rotation_degrees=0, flip=False, scale=0, shift=0, brightness=0)
 

@@ -13,13 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rice_lib.data.loading import Examples
-from rice_lib.common.errors import RiceError
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models import baseline, embedding
+from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import BaselineParams, Params
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
+from rice_lib.data.loading import Examples
+from rice_lib.models import baseline, embedding
 
 
 def _examples(rows: np.ndarray, labels: np.ndarray | None = None) -> Examples:

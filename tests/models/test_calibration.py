@@ -7,24 +7,26 @@ import sys
 from types import SimpleNamespace
 
 import cv2
-from support import not_grains
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import tiny_checkpoint, tiny_onnx
 from scipy.special import softmax
+from support import not_grains
+from support.models import tiny_checkpoint, tiny_onnx
 
-from rice_lib.cli import calibrate as calibration
-from rice_lib.cli.calibrate import calibrate, fit_clusters, fit_refusal, fit_temperature, main, measure_all, write_decision
+from rice_lib.backends.open import open_predictor
+from rice_lib.cli.calibrate import main
+from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
+from rice_lib.contract.decision import APPEARANCE, Decision, RejectionRule
+from rice_lib.contract.features import COLUMN, FEATURES
+from rice_lib.contract.prediction import feature_table
 from rice_lib.data.loading import Examples
 from rice_lib.data.synthetic import draw
-from rice_lib.contract.decision import LOOK, Decision, Refusal
-from rice_lib.backends.predictor import open_predictor
-from rice_lib.common.errors import RiceError
-from rice_lib.common.classes import VARIETIES
-from rice_lib.contract.features import COLUMN, MEASURES
+from rice_lib.models import calibration as calibration
+from rice_lib.models.calibration import calibrate, fit_clusters, fit_rejection_rule, fit_temperature, write_decision
 from rice_lib.models.reliability import reliability
 
 
@@ -36,18 +38,20 @@ def generated(numbers: range) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.repeat(np.arange(len(VARIETIES)), len(numbers))
 
 
-def nearest(refusal: Refusal, measures: np.ndarray) -> np.ndarray:
+def nearest(refusal: RejectionRule, features: np.ndarray) -> np.ndarray:
     """Logits of the most lenient model there could be: it always tells the variety that is nearest."""
-    look = measures[:, [COLUMN[name] for name in LOOK]].astype(float)
+    look = features[:, [COLUMN[name] for name in APPEARANCE]].astype(float)
     return -np.array([np.min([c.distances(look) for c in clusters], axis=0) for clusters in refusal.clusters]).T
 
 
 @pytest.fixture(scope="module")
-def refusal() -> Refusal:
+def refusal() -> RejectionRule:
     training, labels = generated(range(1, 61))
     validation, truth = generated(range(61, 111))
-    return fit_refusal(
-        (measure_all(training), labels), (measure_all(validation), np.eye(5, dtype=np.float32)[truth] * 10), share=0.01
+    return fit_rejection_rule(
+        (feature_table(training), labels),
+        (feature_table(validation), np.eye(5, dtype=np.float32)[truth] * 10),
+        share=0.01,
     )
 
 
@@ -86,20 +90,20 @@ def test_whatever_the_logits_the_temperature_is_within_its_bounds(count, size, s
 
 def test_two_sessions_of_a_variety_are_two_clusters():
     rng = np.random.default_rng(0)
-    small, large = rng.normal(0, 0.1, (300, len(LOOK))), rng.normal(3, 0.1, (150, len(LOOK)))
+    small, large = rng.normal(0, 0.1, (300, len(APPEARANCE))), rng.normal(3, 0.1, (150, len(APPEARANCE)))
     clusters = fit_clusters(np.concatenate([small, large]), seed=1)
     assert sorted(cluster.mean.mean().round() for cluster in clusters) == [0, 3]
-    between = np.full((1, len(LOOK)), 1.5)
+    between = np.full((1, len(APPEARANCE)), 1.5)
     assert min(cluster.distances(between)[0] for cluster in clusters) > 100
 
 
 def test_distances_are_mahalanobis_with_the_tolerance():
-    look = np.random.default_rng(0).normal(size=(5000, len(LOOK)))
+    look = np.random.default_rng(0).normal(size=(5000, len(APPEARANCE)))
     (cluster, *others) = fit_clusters(look[:150], seed=1)
     assert not others, "too few images for two clusters"
     covariance = np.linalg.inv(cluster.root @ cluster.root.T)
     own = np.cov(look[:150].T, bias=True)
-    at = LOOK.index("luma")
+    at = APPEARANCE.index("luma")
     assert covariance[at, at] == pytest.approx(own[at, at] + 10**2, rel=0.01)
     apart = look[:3] - cluster.mean
     expected = [row @ np.linalg.inv(covariance) @ row for row in apart]
@@ -109,33 +113,33 @@ def test_distances_are_mahalanobis_with_the_tolerance():
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_a_handful_of_images_gives_a_usable_cluster(count):
-    look = np.random.default_rng(0).normal(size=(count, len(LOOK)))
+    look = np.random.default_rng(0).normal(size=(count, len(APPEARANCE)))
     (cluster,) = fit_clusters(look, seed=1)
     assert np.isfinite(cluster.distances(look)).all()
 
 
 def test_the_share_of_validation_images_that_is_refused_is_the_one_asked_for():
-    measures = np.zeros((1000, len(MEASURES)), np.float32)
-    columns = [COLUMN[name] for name in LOOK]
-    measures[:, columns] = np.random.default_rng(0).normal(1, 0.1, (1000, len(columns)))
-    measures[:, COLUMN["objects"]], measures[:, COLUMN["area"]] = 1, 0.2
-    measures[:, [COLUMN["solidity"], COLUMN["fill"]]] = 0.95
+    features = np.zeros((1000, len(FEATURES)), np.float32)
+    columns = [COLUMN[name] for name in APPEARANCE]
+    features[:, columns] = np.random.default_rng(0).normal(1, 0.1, (1000, len(columns)))
+    features[:, COLUMN["objects"]], features[:, COLUMN["area"]] = 1, 0.2
+    features[:, [COLUMN["solidity"], COLUMN["fill"]]] = 0.95
     labels, logits = np.arange(1000) % 2, np.eye(2)[np.arange(1000) % 2]
     for share, count in ((0.01, 10), (0.05, 50), (0.0005, 0)):
-        rule = fit_refusal((measures, labels), (measures, logits), share=share)
-        assert sum(reason is not None for reason in rule.reasons(logits, measures)) == count
+        rule = fit_rejection_rule((features, labels), (features, logits), share=share)
+        assert sum(reason is not None for reason in rule.rejections(logits, features)) == count
 
 
 def test_generated_grains_are_told_and_other_things_refused(refusal):
     """The quick form of the `real` test: rule, grains and other things without any real image."""
     images, truth = generated(range(111, 151))
-    measures = measure_all(images)
-    told = refusal.reasons(np.eye(5)[truth], measures)
+    features = feature_table(images)
+    told = refusal.rejections(np.eye(5)[truth], features)
     assert sum(reason is not None for reason in told) <= 6, "3 % of 200, where 1 % was asked for"
     missed = {}
     for kind in not_grains.KINDS:
-        others = measure_all(not_grains.draw(kind, 4, "development", images))
-        missed[kind] = sum(reason is None for reason in refusal.reasons(nearest(refusal, others), others))
+        others = feature_table(not_grains.draw(kind, 4, "development", images))
+        missed[kind] = sum(reason is None for reason in refusal.rejections(nearest(refusal, others), others))
     assert sum(missed.values()) <= 0.05 * 4 * len(missed), missed
     assert max(missed.values()) <= 2, missed
 
@@ -152,7 +156,7 @@ def test_generated_grains_are_told_and_other_things_refused(refusal):
 )
 def test_what_another_photograph_of_a_grain_changes_is_let_pass(refusal, change, at_most):
     images, truth = generated(range(111, 151))
-    reasons = refusal.reasons(np.eye(5)[truth], measure_all(np.stack([change(image) for image in images])))
+    reasons = refusal.rejections(np.eye(5)[truth], feature_table(np.stack([change(image) for image in images])))
     assert sum(reason is not None for reason in reasons) / len(reasons) <= at_most
 
 
@@ -177,8 +181,8 @@ def test_calibrate_takes_the_models_own_order_of_labels():
     decision = calibrate(model, examples_of(*training), examples_of(*validation), batch_size=16, seed=1)
     assert decision.temperature < 2
     assert decision.about == {"training_images": 100, "validation_images": 50, "validation_refused": 0}
-    arborio = measure_all(training[0][:5])
-    as_arborio, as_karacadag = (decision.refusal.distances(np.eye(5)[[at] * 5], arborio) for at in (4, 0))
+    arborio = feature_table(training[0][:5])
+    as_arborio, as_karacadag = (decision.rejection.distances(np.eye(5)[[at] * 5], arborio) for at in (4, 0))
     assert (as_arborio < as_karacadag).all()
 
 
@@ -229,7 +233,7 @@ def test_the_command_writes_it_beside_the_weights(tmp_path, monkeypatch, capsys)
     assert out.startswith(f"{checkpoint / 'decision.json'}: temperature ")
     assert "of 50 validation images" in out
     with open_predictor(checkpoint) as predictor:
-        assert predictor.decision.refusal is not None
+        assert predictor.decision.rejection is not None
     assert sorted({*checkpoint.iterdir()} - {checkpoint / f.name for f in tiny_checkpoint().iterdir()}) == [
         checkpoint / "decision.json"
     ]

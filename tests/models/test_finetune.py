@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rice_lib.backends.vit import load_checkpoint
+from rice_lib.common.paths import Paths
+from rice_lib.common.run import Run
 from rice_lib.data import manifest, split
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.models import finetune
-from rice_lib.models.vit import load_checkpoint
-from rice_lib.common.paths import Paths
-from rice_lib.common.run import Run
 
 SETTINGS = {
     "data": {"per_class": 12},

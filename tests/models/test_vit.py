@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import ViTForImageClassification
 
-from rice_lib.common.errors import RiceError
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models import vit
+from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
+from rice_lib.models import vit
 
 SMALL = ArchitectureParams(hidden_size=16, layers=2, heads=2)
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.corpus import Case, drawn, encoded, foreign_files, png, write_corpus
 from support.models import tiny_onnx
-from PIL import Image
 
 LIMIT_S = 120
 """The whole corpus takes a few seconds of one core; the machine may be busy."""

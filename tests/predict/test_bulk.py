@@ -15,17 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.models import tiny_onnx, write_grains
 from PIL import Image
+from support.models import tiny_onnx, write_grains
 
 from rice_lib import infer
-from rice_lib.predict import inputs
-from rice_lib.predict import resume as journal
-from rice_lib.predict import progress
-from rice_lib.contract.decision import UNKNOWN
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.prediction import UNKNOWN
+from rice_lib.contract.record import Record
+from rice_lib.predict import inputs, progress
+from rice_lib.predict import resume as journal
 from rice_lib.predict.inputs import Memory, count, decode_all, expand
-from rice_lib.contract.record import Result
 
 AWKWARD = ["new\nline.png", 'quo"te,\r.png', "süß.png", os.fsdecode(b"latin-\xe9.png")]
 
@@ -351,8 +350,8 @@ def test_files_of_the_same_bytes_are_decoded_and_told_once(tmp_path, monkeypatch
             files[-1].write_bytes(file.read_bytes())
     files = sorted(files, key=lambda file: (file.name[0] == "0", file.name))
     decoded = []
-    decode = inputs.decode_noting
-    monkeypatch.setattr(inputs, "decode_noting", lambda data: decoded.append(data) or decode(data))
+    decode = inputs.decode_with_notes
+    monkeypatch.setattr(inputs, "decode_with_notes", lambda data: decoded.append(data) or decode(data))
     model = Model()
     results = tell(model, files, Memory())
     assert model.asked == 6
@@ -380,7 +379,7 @@ def test_the_command_tells_copies_once_and_resumed_runs_too(tmp_path, monkeypatc
 
 def test_memory_keeps_the_latest_alone():
     memory = Memory(size=3)
-    results = [Result(str(number)) for number in range(5)]
+    results = [Record(str(number)) for number in range(5)]
     digests = [memory.decode("x", b"%d" % number, lambda: inputs.DecodedInput("x")).digest for number in range(5)]
     for digest, result in zip(digests, results, strict=True):
         memory.keep(digest, result)
@@ -450,9 +449,9 @@ class Rule:
         shifted = np.exp(logits.astype(np.float64) / 2)
         return shifted / shifted.sum(axis=-1, keepdims=True)
 
-    def reasons(self, logits, measures):
-        assert measures.shape == (len(logits), 1)
-        return ["not a single grain (dark)" if dark else None for dark in measures[:, 0] < 100]
+    def reasons(self, logits, features):
+        assert features.shape == (len(logits), 1)
+        return ["not a single grain (dark)" if dark else None for dark in features[:, 0] < 100]
 
 
 @pytest.fixture
@@ -502,7 +501,7 @@ def test_a_model_without_a_rule_is_said_once_unless_none_is_wanted(dark_and_ligh
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
     (file,) = write_small(tmp_path, 1)
     # how far the decoders run ahead differs from run to run: images of 150 kB would drown what each file leaves
-    monkeypatch.setattr(inputs, "decode_noting", lambda _: (np.broadcast_to(np.uint8(20), (224, 224, 3)), ()))
+    monkeypatch.setattr(inputs, "decode_with_notes", lambda _: (np.broadcast_to(np.uint8(20), (224, 224, 3)), ()))
 
     def peak(number: int) -> int:
         names = (str(file) for _ in range(number))

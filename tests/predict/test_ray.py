@@ -8,10 +8,10 @@ import pytest
 from support.models import tiny_onnx, write_grains
 
 from rice_lib import infer
-from rice_lib.predict import ray as ray_engine
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.record import Record
+from rice_lib.predict import ray as ray_engine
 from rice_lib.predict.inputs import Unreadable
-from rice_lib.contract.record import Result
 
 NOT_UTF8 = "latin-\udce9.png"
 
@@ -45,13 +45,13 @@ def test_a_worker_tells_a_block_under_the_names_given(tmp_path, monkeypatch):
 
 
 def infer_predictor():
-    from rice_lib.backends.predictor import open_predictor
+    from rice_lib.backends.open import open_predictor
 
     return open_predictor(tiny_onnx(), 1)
 
 
 def test_a_result_comes_back_whole():
-    result = Result(NOT_UTF8, {"a": 1 / 3, "b": 2 / 3}, reason="not a single grain", notes=("first of 2 frames",))
+    result = Record(NOT_UTF8, {"a": 1 / 3, "b": 2 / 3}, reason="not a single grain", notes=("first of 2 frames",))
     text = json.dumps({name: getattr(result, name) for name in ("path", "scores", "reason", "notes", "error")})
     assert list(ray_engine._in_order(iter([{"number": 0, "result": text}]))) == [result]
 

@@ -18,7 +18,7 @@ SHARED = {
     "files",
     "labels",
     "machine",
-    "measures",
+    "features",
     "params",
     "paths",
     "run",

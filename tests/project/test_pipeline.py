@@ -1,7 +1,7 @@
 """The whole way, once: the seven notebooks in order on the tiny profile, and the report of what they recorded.
 
 The images are few and the training is short, so accuracies are held to loose bounds: what is told here is that each
-notebook measures what it says, not how good the models are.
+notebook features what it says, not how good the models are.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rice_lib.report import figures
-from rice_lib.common.errors import RiceError
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models.reliability import reliability
+from rice_lib.common.errors import RiceError
 from rice_lib.common.tracking import Metric
+from rice_lib.models.reliability import reliability
+from rice_lib.report import figures
 
 
 @pytest.fixture(autouse=True)

@@ -15,15 +15,15 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from rice_lib.cli.report import main
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.common.tracking import Metric
 from rice_lib.report import tables
-from rice_lib.cli.report import main
 from rice_lib.report.render import render
 from rice_lib.report.results import read_results
 from rice_lib.report.sources import fill, write_sources
-from rice_lib.common.tracking import Metric
 
 ROOT = Path(__file__).parents[2]
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from support.triton import ROOT, write_onnx
 
+from rice_lib.common.files import sha256_file
 from rice_lib.serving.config import Names
 from rice_lib.serving.repository import CONFIG_FILES, write_repository
-from rice_lib.common.files import sha256_file
 
 SERVING = ROOT / "serving"
 COMPOSE, GPU, SCRIPT = SERVING / "compose.yaml", SERVING / "compose.gpu.yaml", SERVING / "build_plan.sh"

@@ -7,13 +7,13 @@ from google.protobuf import text_format
 from support.triton import write_onnx
 from tritonclient.grpc import model_config_pb2 as pb
 
+from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import locked
 from rice_lib.contract.decision import Decision
 from rice_lib.serving import config as configs
 from rice_lib.serving.config import Names, Served
 from rice_lib.serving.repository import CONTRACT, Repository, drawn_grain, write_repository
-from rice_lib.common.errors import RiceError
-from rice_lib.common.files import locked
-from rice_lib.common.classes import VARIETIES
 
 SERVED = Served(version=3, labels=VARIETIES, decision=Decision(2.0), max_batch=32, instances=4)
 NAMES = Names("rice")
@@ -232,9 +232,9 @@ def test_what_cannot_be_served_is_one_clear_line(tmp_path, model, file, name, ma
 
 
 def test_the_grain_that_warms_up_is_one():
-    from rice_lib.contract.features import COLUMN, measure
     from rice_lib.contract.decode import decode
+    from rice_lib.contract.features import COLUMN, measure
 
-    measures = measure(decode(drawn_grain()))
-    assert (measures[COLUMN["objects"]], measures[COLUMN["rim"]]) == (1, 0)
-    assert 0.05 < measures[COLUMN["area"]] < 0.4
+    features = measure(decode(drawn_grain()))
+    assert (features[COLUMN["objects"]], features[COLUMN["rim"]]) == (1, 0)
+    assert 0.05 < features[COLUMN["area"]] < 0.4

@@ -13,13 +13,13 @@ import psutil
 import pytest
 from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, stand_in, write_onnx
 
-from rice_lib.backends.predictor import open_predictor
-from rice_lib.serving import server as life
+from rice_lib.backends.open import open_predictor
 from rice_lib.backends.triton import TritonPredictor
-from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
-from rice_lib.serving.repository import write_repository
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked
+from rice_lib.serving import server as life
+from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.repository import write_repository
 
 real = pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 

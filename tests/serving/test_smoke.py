@@ -1,12 +1,12 @@
 import pytest
 from support.triton import HAS_SERVER, NO_SERVER, make_checkout, write_onnx
 
+from rice_lib.common.errors import RiceError
+from rice_lib.common.run import Run
 from rice_lib.serving import promises
 from rice_lib.serving import smoke as module
 from rice_lib.serving.repository import write_repository
 from rice_lib.serving.smoke import BrokenPromiseError, SmokeTest, endpoints
-from rice_lib.common.errors import RiceError
-from rice_lib.common.run import Run
 
 CHECKS = ("readiness", "metadata", "parity", "refusals", "classification", "latency", "end")
 METRICS = {

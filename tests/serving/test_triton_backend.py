@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.triton import write_onnx
 
-from rice_lib.backends.predictor import open_predictor
+from rice_lib.backends.open import open_predictor
 from rice_lib.serving import server
 
 

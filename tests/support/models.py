@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rice_lib.export.onnx import Precision, export
+from rice_lib.backends.vit import PixelClassifier
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models.vit import PixelClassifier, create_model
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
+from rice_lib.export.onnx import Precision, export
+from rice_lib.models.vit import create_model
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="rice-tests-")
 KEEP = 40
@@ -41,7 +42,7 @@ def tiny_checkpoint(foreground: bool = True) -> Path:
 @cache
 def tiny_classifier(foreground: bool = True) -> PixelClassifier:
     """The checkpoint, loaded."""
-    from rice_lib.models.vit import load_pixel_classifier
+    from rice_lib.backends.vit import load_pixel_classifier
 
     return load_pixel_classifier(tiny_checkpoint(foreground))
 

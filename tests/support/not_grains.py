@@ -403,7 +403,7 @@ HELD_OUT_KINDS = (
     "drawn letters",
     "gradients",
 )
-"""Kinds that were not looked at while the measures and the rule were chosen."""
+"""Kinds that were not looked at while the features and the rule were chosen."""
 
 
 def draw(kind: str, count: int, half: str, grains: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from rice_lib.data.synthetic import draw
 from rice_lib.common.classes import VARIETIES
+from rice_lib.data.synthetic import draw
 from rice_lib.tray.find import Grain
 
 GROUNDS = {

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.common.classes import VARIETIES
+from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
 

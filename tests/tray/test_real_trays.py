@@ -9,13 +9,12 @@ import pytest
 from conftest import ROOT
 from support.trays import Setting, compose, matches, numbered
 
-from rice_lib.data.loading import open_examples
-from rice_lib.backends.predictor import open_predictor
-from rice_lib.common.errors import RiceError
-from rice_lib.infer import default_model
+from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
 from rice_lib.common.paths import Paths
 from rice_lib.contract.decode import BadImageError, open_image
+from rice_lib.data.loading import open_examples
 from rice_lib.tray.count import wilson
 from rice_lib.tray.find import find
 from rice_lib.tray.light import gains

@@ -14,13 +14,12 @@ import pytest
 from PIL import Image
 from support.trays import Setting, Tray, compose, matches, numbered, synthetic_grains
 
-from rice_lib.cli import evaluate
 from rice_lib.backends.predictor import Predictor
-from rice_lib.common.errors import RiceError
-from rice_lib.report.figures import PALETTE
-from rice_lib.infer import parser
-from rice_lib.common.classes import VARIETIES
 from rice_lib.cli import tray as command
+from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
+from rice_lib.infer import parser
+from rice_lib.report.figures import PALETTE
 from rice_lib.tray.count import count, wilson
 from rice_lib.tray.find import find
 from rice_lib.tray.picture import COLOURS, LEAST_WIDTH
@@ -61,8 +60,8 @@ class RefusesLarge:
     def measure(self, pixels):
         return np.array([(pixels.max(axis=2) > 60).mean()], np.float32)
 
-    def reasons(self, logits, measures):
-        return ["unlike the training images (its size)" if m[0] > 0.2 else None for m in measures]
+    def reasons(self, logits, features):
+        return ["unlike the training images (its size)" if m[0] > 0.2 else None for m in features]
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,28 @@
-"""Running a TensorRT plan: the predictor over `rice_lib.export.tensorrt`'s plans.
+"""A TensorRT plan and its manifest, run by TensorRT.
 
-The calls are those that TensorRT 10 and 11 have in common (tensors by name, `execute_async_v3`); device
-memory is taken through `rice_lib.backends.cuda`, once, for the plan's largest batch.
+A plan runs only with the TensorRT release and on the kind of GPU that built it: the engine manifest (`<plan>.json`)
+records both, and `check_manifest` rejects a mismatch in one line. The calls are those that TensorRT 10 and 11 have in
+common (tensors by name, `execute_async_v3`); device memory is taken through `rice_lib.backends.cuda`, once, for the
+plan's largest batch.
 """
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from rice_lib.backends.cuda import Cuda
+from rice_lib.backends.cuda import Cuda, Gpu
 from rice_lib.backends.predictor import Predictor, parse_decision
-from rice_lib.export.tensorrt import EngineManifest, check_manifest, import_tensorrt, make_logger, manifest_file
 from rice_lib.common.errors import RiceError
+from rice_lib.common.files import read_json, sha256_file, write_json
 from rice_lib.contract.decode import IMAGE_SIZE
+
+Flavour = Literal["tensorrt", "tensorrt_rtx"]
+FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
 
 
 class TensorRTPredictor(Predictor):
@@ -67,3 +75,166 @@ class TensorRTPredictor(Predictor):
             self._cuda.free(self._logits)
             self._cuda.destroy(self._stream)
             self._stream = None
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """The batches a plan takes: `min` to `max`, tuned for `opt`."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 32
+
+    def __post_init__(self) -> None:
+        """Raises `RiceError` where they are out of order."""
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise RiceError(f"batch profile {self.min}/{self.opt}/{self.max}: wants 1 <= min <= opt <= max")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a plan's logits compare with ONNX Runtime's, of the same ONNX file on the same images."""
+
+    images: int
+    labels_equal: int
+    """Images whose highest logit is the same one."""
+    max_abs_difference: float
+    """Of a logit."""
+    mean_abs_difference: float
+    """Over the logits of all images."""
+
+    @classmethod
+    def of(cls, logits: np.ndarray, reference: np.ndarray) -> Agreement:
+        """Compare logits `[images, classes]`, at least one image, with those of the reference."""
+        difference = np.abs(logits - reference)
+        return cls(
+            images=len(logits),
+            labels_equal=int((logits.argmax(1) == reference.argmax(1)).sum()),
+            max_abs_difference=float(difference.max()),
+            mean_abs_difference=float(difference.mean()),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.labels_equal} of {self.images} labels as ONNX Runtime's, logits within "
+            f"{self.max_abs_difference:.1e} (on average {self.mean_abs_difference:.1e})"
+        )
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """What a plan was built from, by what, and for what."""
+
+    flavour: Flavour
+    tensorrt: str
+    """Its full version, as `10.9.0.34`."""
+    gpu: Gpu | None
+    """None: built without one (`tensorrt_rtx` can)."""
+    onnx: str
+    """The ONNX file, as it was named to the builder."""
+    onnx_sha256: str
+    plan_sha256: str
+    precision: str
+    """Of the ONNX file: `float32` or `float16`."""
+    profile: BatchProfile
+    labels: tuple[str, ...]
+    decision: str | None = None
+    """How the logits are read (`Decision.to_json`), as the ONNX file carries it; None where it carries none."""
+    agreement: Agreement | None = None
+    """With ONNX Runtime; None: not checked on images."""
+
+    @classmethod
+    def read(cls, plan: Path) -> EngineManifest:
+        """The manifest beside a plan; raises `RiceError` where it is missing or damaged."""
+        file = manifest_file(plan)
+        try:
+            values = read_json(file)
+            return cls(
+                **{
+                    **values,
+                    "gpu": Gpu(**values["gpu"]) if values["gpu"] else None,
+                    "profile": BatchProfile(**values["profile"]),
+                    "labels": tuple(values["labels"]),
+                    "agreement": Agreement(**values["agreement"]) if values.get("agreement") else None,
+                }
+            )
+        except FileNotFoundError:
+            raise RiceError(f"{plan}: no engine manifest beside it; {rebuild_command('MODEL.onnx', plan)}") from None
+        except (ValueError, TypeError, KeyError):
+            raise RiceError(f"{file}: damaged; {rebuild_command('MODEL.onnx', plan)}") from None
+
+    def write(self, plan: Path) -> None:
+        """Write `<plan>.json`."""
+        write_json(manifest_file(plan), asdict(self))
+
+
+def manifest_file(plan: Path) -> Path:
+    """`x.plan` to `x.plan.json`."""
+    return plan.with_name(plan.name + ".json")
+
+
+def import_tensorrt(flavour: Flavour = "tensorrt") -> Any:
+    """The TensorRT module, or a `RiceError` that says what to install."""
+    try:
+        return importlib.import_module(flavour)
+    except ImportError as error:
+        name = flavour.replace("_", "-")
+        why = f"not installed here (pip install {name})"
+        if not isinstance(error, ModuleNotFoundError):
+            why = f"cannot be loaded ({error})"
+        raise RiceError(f"{flavour}: {why}") from None
+
+
+def check_manifest(manifest: EngineManifest, plan: Path, version: str, gpu: Gpu) -> None:
+    """Refuse a plan that does not belong here.
+
+    Args:
+        manifest: the plan's.
+        plan: the plan.
+        version: of the TensorRT that would run it (the manifest's flavour).
+        gpu: the GPU that would.
+
+    Raises:
+        RiceError: one line with every difference and the command that builds the plan anew.
+    """
+    differences = []
+    if manifest.tensorrt != version:
+        differences.append(f"built by {manifest.flavour} {manifest.tensorrt}, here is {version}")
+    if manifest.gpu is not None:
+        if (manifest.gpu.name, manifest.gpu.compute_capability) != (gpu.name, gpu.compute_capability):
+            there, here = (f"{g.name} (compute capability {g.compute_capability})" for g in (manifest.gpu, gpu))
+            differences.append(f"built for {there}, here is {here}")
+        if _major(gpu.cuda_driver) < _major(manifest.gpu.cuda_driver):
+            differences.append(f"built under CUDA {manifest.gpu.cuda_driver}, the driver here has {gpu.cuda_driver}")
+    if manifest.plan_sha256 != sha256_file(plan):
+        differences.append("the manifest belongs to another plan")
+    onnx_path = Path(manifest.onnx)
+    if onnx_path.is_file() and sha256_file(onnx_path) != manifest.onnx_sha256:
+        differences.append(f"{onnx_path} has changed since")
+    if differences:
+        raise RiceError(f"{plan}: {'; '.join(differences)}; {rebuild_command(manifest.onnx, plan, manifest.flavour)}")
+
+
+def make_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps errors (`.errors`, a list of lines) and says nothing by itself."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def rebuild_command(onnx: str, plan: Path, flavour: Flavour = "tensorrt") -> str:
+    """Give the command that builds a plan again, for an error."""
+    choice = "" if flavour == "tensorrt" else f" --flavour {flavour}"
+    return f"build it again: rice export tensorrt {onnx} --output {plan}{choice}"
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rice_lib.contract.decision import KEY
-from rice_lib.backends.predictor import LEAST_SHARE, Predictor, parse_decision, parse_labels
+from rice_lib.backends.predictor import MIN_SHARE, Predictor, parse_decision, parse_labels
 from rice_lib.backends.triton_connection import (
     IN_FLIGHT,
     TIMEOUT_SECONDS,
@@ -24,6 +23,7 @@ from rice_lib.backends.triton_connection import (
 )
 from rice_lib.backends.triton_retry import PATIENCE_S, VersionGoneError
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.decision import KEY
 from rice_lib.contract.decode import IMAGE_SIZE
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class TritonPredictor(Predictor):
 
     def _gather(self, pixels: np.ndarray) -> np.ndarray:
         """Logits of any number of images, all of one version: shares of at most `max_batch`, `IN_FLIGHT` at once."""
-        shares = max(-(-len(pixels) // self.max_batch), min(IN_FLIGHT, len(pixels) // LEAST_SHARE))
+        shares = max(-(-len(pixels) // self.max_batch), min(IN_FLIGHT, len(pixels) // MIN_SHARE))
         logits = np.concatenate(self._infer(np.array_split(pixels, shares)))
         if logits.shape != (len(pixels), len(self.labels)):
             raise RiceError(f"{self._connection.where}: {logits.shape} logits came back for {len(pixels)} images", 1)

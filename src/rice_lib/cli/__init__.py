@@ -131,4 +131,3 @@ def _mark_paths(parser: argparse.ArgumentParser) -> None:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.type is Path or action.dest in _PATHS:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-

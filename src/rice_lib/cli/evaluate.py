@@ -1,286 +1,31 @@
-"""How good a model is, with the error bars that its number of test images allows.
+"""`rice evaluate`: measure any model on the images of a split.
 
-The statistics here are what the notebooks record; a predictions file lets two models be compared on the same
-images afterwards. As a command it measures any model that `rice_lib.backends.predictor` opens:
-
-    python -m rice_lib evaluate --model models/rice-vit-tiny.onnx --split test --profile local
+rice evaluate --model models/rice-vit-tiny.onnx --split test --profile local
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 from rice_lib.cli.arguments import positive
-from rice_lib.data.split import PARTS, SCHEMES
+from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError, run_command
-from rice_lib.common.files import atomic_path, write_json
-from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
-from rice_lib.models.reliability import expected_calibration_error
+from rice_lib.common.files import write_json
 from rice_lib.common.tracking import Metric
+from rice_lib.data.split import PARTS, SCHEMES
+from rice_lib.models.metrics import classification_metrics, confusion_counts, evaluate, mcnemar, write_predictions
+from rice_lib.models.reliability import expected_calibration_error
 
 if TYPE_CHECKING:
     from rice_lib.data.loading import Examples
-    from rice_lib.backends.predictor import Predictor
 
-PROG = "python -m rice_lib evaluate"
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-"""Bootstrap resamples; the ends of a 95 % interval then rest on 50 resamples each."""
-
-
-class LabelledImages(Protocol):
-    """What a predictions file needs of the images: `rice_lib.data.loading.Examples` has it."""
-
-    paths: list[str]
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A model's answers on images: `labels` and `predicted` int64 `[n]`, `scores` float64 `[n, 5]`."""
-
-    paths: list[str]
-    labels: np.ndarray
-    predicted: np.ndarray
-    scores: np.ndarray
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Images that only one of two models told wrongly, and the exact two-sided p-value of that."""
-
-    only_a_wrong: int
-    only_b_wrong: int
-    p_value: float
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share of `k` in `n` (Wilson 1927, JASA 22:209); (0, 1) of none."""
-    if n == 0:
-        return 0.0, 1.0
-    interval = stats.binomtest(int(k), int(n)).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int = len(VARIETIES)) -> np.ndarray:
-    """Confusion matrix, int64 `[classes, classes]`: rows true, columns predicted."""
-    cells = np.asarray(labels, np.int64) * classes + np.asarray(predicted, np.int64)
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int) -> dict[str, Metric]:
-    """Accuracy, macro F1, F1 and recall of each variety, and the number of errors.
-
-    Accuracy and recall have Wilson's interval. A class's F1 is 2J/(1+J) with J the share of true positives
-    among the images that are of the class or were told so (Hand, Christen & Kirielle 2021, Machine Learning
-    110:451), so it has Wilson's interval of J, put through the same formula. Macro F1 has a percentile
-    bootstrap's, over images; where there is no error to resample, the accuracy's.
-
-    Args:
-        labels: true class numbers, int `[n]`.
-        predicted: predicted class numbers, int `[n]`.
-        seed: of the bootstrap.
-
-    Returns:
-        `accuracy`, `macro_f1`, `errors`, and `f1/<Variety>`, `recall/<Variety>` for each variety; None, with
-        the reason, where a variety has no image (for F1: and no prediction).
-
-    Raises:
-        ValueError: the arrays are empty or differ in length.
-    """
-    if len(labels) == 0 or len(labels) != len(predicted):
-        raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions")
-    counts = confusion_counts(labels, predicted)
-    n, right = int(counts.sum()), int(np.trace(counts))
-    metrics = {
-        "accuracy": Metric(right / n, *wilson(right, n), n=n, how="Wilson"),
-        "macro_f1": _macro_f1(counts, seed),
-        "errors": Metric(n - right, n=n, unit="images"),
-    }
-    for number, name in enumerate(VARIETIES):
-        true_positives = int(counts[number, number])
-        of_class, told = int(counts[number].sum()), int(counts[:, number].sum())
-        metrics[f"f1/{name}"] = _f1(true_positives, of_class, told)
-        metrics[f"recall/{name}"] = (
-            Metric(true_positives / of_class, *wilson(true_positives, of_class), n=of_class, how="Wilson")
-            if of_class
-            else Metric(None, n=0, how=f"no image of {name} in the split")
-        )
-    return metrics
-
-
-def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
-    """McNemar's exact test of two models on the same images (McNemar 1947, Psychometrika 12:153).
-
-    Args:
-        labels: true class numbers, int `[n]`.
-        a: one model's predicted class numbers, int `[n]`.
-        b: the other's.
-    """
-    a_wrong, b_wrong = a != labels, b != labels
-    only_a, only_b = int((a_wrong & ~b_wrong).sum()), int((b_wrong & ~a_wrong).sum())
-    p_value = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return McNemar(only_a, only_b, float(p_value))
-
-
-def compare(a: Predictions, b: Predictions) -> McNemar:
-    """`mcnemar` of two predictions files.
-
-    Raises:
-        RiceError: they are not about the same images.
-    """
-    place = {path: row for row, path in enumerate(b.paths)}
-    if len(place) != len(a.paths) or any(path not in place for path in a.paths):
-        raise RiceError("the two predictions files are about different images: McNemar's test needs the same ones")
-    order = [place[path] for path in a.paths]
-    return mcnemar(a.labels, a.predicted, b.predicted[order])
-
-
-def _f1(true_positives: int, of_class: int, told: int) -> Metric:
-    relevant = of_class + told - true_positives
-    if relevant == 0:
-        return Metric(None, n=0, how="no image of the variety in the split, and none told so")
-    low, high = wilson(true_positives, relevant)
-    share = true_positives / relevant
-    value, low, high = (2 * j / (1 + j) for j in (share, low, high))
-    return Metric(value, low, high, n=of_class, how="Wilson on the Jaccard share")
-
-
-def _macro_f1(counts: np.ndarray, seed: int) -> Metric:
-    n = int(counts.sum())
-    value = float(_mean_f1(counts))
-    if np.trace(counts) == n:
-        return Metric(value, wilson(n, n)[0], 1.0, n=n, how="no error to resample: Wilson's interval of the accuracy")
-    # resampling n images with replacement is one draw of the n-image multinomial over the matrix's cells
-    rng = np.random.default_rng(seed)
-    cells = rng.multinomial(n, counts.ravel() / n, size=RESAMPLES).reshape(-1, *counts.shape)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(_mean_f1(cells), [tail, 1 - tail])
-    return Metric(value, float(low), float(high), n=n, how=f"bootstrap, {RESAMPLES} resamples")
-
-
-def _mean_f1(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 over the classes that occur, of confusion matrices `[..., classes, classes]`."""
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = counts.sum(axis=-1) + counts.sum(axis=-2)
-    return (2 * hits / np.maximum(total, 1)).sum(axis=-1) / (total > 0).sum(axis=-1)
-
-
-def write_predictions(path: Path, examples: LabelledImages, scores: np.ndarray) -> Predictions:
-    """Write a predictions file (CSV: path, label, predicted, one probability a variety); returns its content.
-
-    Args:
-        path: the file, see `Paths.predictions`.
-        examples: the images, in the order of the scores.
-        scores: probabilities, float `[n, 5]`, columns in the order of `VARIETIES`; the largest is predicted.
-
-    Raises:
-        ValueError: wrong shape, or rows that are not probabilities (logits, NaN).
-    """
-    scores = np.asarray(scores, np.float64)
-    if scores.shape != (len(examples.paths), len(VARIETIES)):
-        raise ValueError(f"scores of shape {scores.shape} for {len(examples.paths)} images")
-    if not np.allclose(scores.sum(axis=1), 1, atol=1e-3) or scores.min(initial=0) < 0:
-        raise ValueError("scores must be probabilities, each row summing to 1: take the softmax of logits")
-    predicted = scores.argmax(axis=1)
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "predicted", *VARIETIES])
-        for name, label, told, row in zip(examples.paths, examples.labels, predicted, scores, strict=True):
-            writer.writerow([name, VARIETIES[label], VARIETIES[told], *(f"{score:.9g}" for score in row)])
-    return Predictions(list(examples.paths), np.asarray(examples.labels, np.int64), predicted, scores)
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read a predictions file.
-
-    Raises:
-        RiceError: the file is missing, or is not a predictions file.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file))
-        if header != ["path", "label", "predicted", *VARIETIES]:
-            raise ValueError(f"its first line is {','.join(header)}")
-        return Predictions(
-            paths=[row[0] for row in rows],
-            labels=np.array([LABEL_TO_ID[row[1]] for row in rows], np.int64),
-            predicted=np.array([LABEL_TO_ID[row[2]] for row in rows], np.int64),
-            scores=np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(VARIETIES)),
-        )
-    except FileNotFoundError:
-        raise RiceError(f"{path}: no such predictions file; the notebook that trains the model writes it") from None
-    except (ValueError, KeyError, IndexError) as error:
-        raise RiceError(f"{path}: not a predictions file ({error})") from None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model says of images, its decision applied; of a model without one, as it is."""
-
-    logits: np.ndarray
-    """float32 `[n, 5]`, columns in the order of `VARIETIES`."""
-    scores: np.ndarray
-    """Probabilities, float64 `[n, 5]`: calibrated where the model carries a decision."""
-    reasons: list[str | None] | None
-    """Why an image is refused, None where it is told; None as a whole where the model has no rule of refusal."""
-
-    def refused(self) -> Metric:
-        """The share of the images that are refused, with Wilson's interval."""
-        if self.reasons is None:
-            return Metric(None, n=0, how="the model carries no rule of refusal")
-        count, n = sum(reason is not None for reason in self.reasons), len(self.reasons)
-        return Metric(count / n, *wilson(count, n), n=n, how="Wilson")
-
-
-def label_columns(predictor: Predictor) -> np.ndarray:
-    """For each of `VARIETIES` its place among the model's logits.
-
-    Raises:
-        RiceError: the model's labels are not the five varieties.
-    """
-    if sorted(predictor.labels) != sorted(VARIETIES):
-        raise RiceError(f"{predictor.name}: tells {', '.join(predictor.labels)}, not {', '.join(VARIETIES)}")
-    return np.array([predictor.labels.index(name) for name in VARIETIES])
-
-
-def ask(predictor: Predictor, examples: Examples, batch_size: int) -> Answers:
-    """What a model says of images; shows progress.
-
-    Raises:
-        RiceError: the model's labels are not the five varieties.
-    """
-    from tqdm import tqdm
-
-    from rice_lib.contract.decision import Decision
-
-    columns = label_columns(predictor)
-    decision = predictor.decision or Decision()
-    logits = np.empty((len(examples), len(VARIETIES)), np.float32)
-    reasons: list[str | None] = []
-    with tqdm(total=len(examples), unit="image", desc=predictor.name, delay=1) as bar:
-        for start in range(0, len(examples), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(examples)))
-            pixels = examples.batch(rows)
-            found = predictor.logits(pixels)
-            logits[rows] = found[:, columns]
-            if decision.refusal is not None:
-                reasons += decision.reasons(found, np.stack([decision.measure(image) for image in pixels]))
-            bar.update(len(rows))
-    return Answers(logits, decision.probabilities(logits), reasons if decision.refusal is not None else None)
-
-
-def predict(predictor: Predictor, examples: Examples, batch_size: int) -> np.ndarray:
-    """The `scores` of `ask` alone."""
-    return ask(predictor, examples, batch_size).scores
+PROG = "rice evaluate"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -289,22 +34,22 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     _check_choice("--split", options.split, PARTS)
     _check_choice("--scheme", options.scheme, SCHEMES)
 
-    from rice_lib.data.loading import open_examples
-    from rice_lib.backends.predictor import open_predictor
+    from rice_lib.backends.open import open_predictor
     from rice_lib.common.run import Run
     from rice_lib.common.tracking import provenance
+    from rice_lib.data.loading import open_examples
 
     run = Run.open(options.profile)
     with open_predictor(options.model) as predictor:
         examples = open_examples(run.paths, options.scheme, options.split)
         if len(examples) == 0:
             raise RiceError(f"split {options.scheme}/{options.split}: holds no image")
-        answers = ask(predictor, examples, options.batch_size)
-    scores = answers.scores
+        evaluation = evaluate(predictor, examples, options.batch_size)
+    scores = evaluation.scores
     against = _against(options, examples, scores.argmax(axis=1)) if options.against else None
     metrics = classification_metrics(examples.labels, scores.argmax(axis=1), run.params.seed)
     metrics["ece"] = expected_calibration_error(examples.labels, scores, run.params.seed)
-    metrics["refused"] = answers.refused()
+    metrics["rejected"] = evaluation.rejected()
     counts = confusion_counts(examples.labels, scores.argmax(axis=1))
     what = {
         "model": options.model,
@@ -334,17 +79,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 def _against(options: argparse.Namespace, examples: Examples, predicted: np.ndarray) -> dict[str, Any]:
     """The other model's errors on the same images, and McNemar's test."""
-    from rice_lib.backends.predictor import open_predictor
+    from rice_lib.backends.open import open_predictor
 
     with open_predictor(options.against) as predictor:
-        theirs = predict(predictor, examples, options.batch_size).argmax(axis=1)
+        theirs = evaluate(predictor, examples, options.batch_size).scores.argmax(axis=1)
     wrong = int((theirs != examples.labels).sum())
     return {"model": options.against, "errors": wrong, **asdict(mcnemar(examples.labels, predicted, theirs))}
 
 
 def _comparison(model: str, against: Mapping[str, Any]) -> str:
     return (
-        f"\nagainst {against['model']}, which tells {against['errors']:,} wrongly: only {model} is wrong on "
+        f"\nagainst {against['model']}, which misclassifies {against['errors']:,}: only {model} is wrong on "
         f"{against['only_a_wrong']:,} images, only the other on {against['only_b_wrong']:,}; "
         f"McNemar's exact p = {against['p_value']:.3g}"
     )

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rice_lib.contract.decision import Decision
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
-from rice_lib.predict.inputs import DecodedInput, Source, decode_all, expand, path_of, read_list
+from rice_lib.contract.decision import Decision
+from rice_lib.contract.record import Record
 from rice_lib.explain.explainers import BATCH, Explainer, Explanation, open_explainer
 from rice_lib.explain.picture import overlay, poster
-from rice_lib.contract.record import Result, Writer
+from rice_lib.predict.inputs import DecodedInput, Source, decode_all, expand, path_of, read_list
+from rice_lib.predict.writers import Writer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.output is not None or arguments.format is not None:
         raise RiceError("--explain DIR writes pictures into DIR; leave --output and --format out")
-    from rice_lib.infer import default_model
+    from rice_lib.backends.open import default_model
 
     model = arguments.model or default_model()
     explainer = open_explainer(model, arguments.threads)
@@ -58,13 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         file = names.next(result.path)
         _save(picture, file)
-        told.write(Result(str(file), result.scores, result.reason, result.notes))
+        told.write(Record(str(file), result.scores, result.reason, result.notes))
     return status
 
 
 def _explain_all(
     explainer: Explainer, sources: Iterator[Source], reject: bool
-) -> Iterator[tuple[Result, Image.Image | None]]:
+) -> Iterator[tuple[Record, Image.Image | None]]:
     """What was told of each input, in their order, with its picture; None where it could not be read."""
     measure = explainer.decision.measure if reject and explainer.decision is not None else None
     batch: list[DecodedInput] = []
@@ -77,28 +78,28 @@ def _explain_all(
     yield from _explain_batch(explainer, batch)
 
 
-def _explain_batch(explainer: Explainer, batch: list[DecodedInput]) -> Iterator[tuple[Result, Image.Image | None]]:
+def _explain_batch(explainer: Explainer, batch: list[DecodedInput]) -> Iterator[tuple[Record, Image.Image | None]]:
     good = [item.pixels for item in batch if item.pixels is not None]
     explanation = explainer.explain(np.stack(good)) if good else None
     number = 0
     for item in batch:
         if item.pixels is None or explanation is None:
-            yield Result(item.path, error=item.error, notes=item.notes), None
+            yield Record(item.path, error=item.error, notes=item.notes), None
             continue
         result = _result(explainer, item, explanation.logits[number : number + 1])
         yield result, _picture(result, item.pixels, explanation, number)
         number += 1
 
 
-def _result(explainer: Explainer, item: DecodedInput, logits: np.ndarray) -> Result:
+def _result(explainer: Explainer, item: DecodedInput, logits: np.ndarray) -> Record:
     decision = explainer.decision
     scores = (decision or Decision()).probabilities(logits)
-    refused = decision is not None and item.measures is not None
-    reason = decision.reasons(logits, item.measures[None])[0] if refused else None  # type: ignore[union-attr,index]
-    return Result(item.path, dict(zip(explainer.labels, scores[0].tolist(), strict=True)), reason, item.notes)
+    refused = decision is not None and item.features is not None
+    reason = decision.rejections(logits, item.features[None])[0] if refused else None  # type: ignore[union-attr,index]
+    return Record(item.path, dict(zip(explainer.labels, scores[0].tolist(), strict=True)), reason, item.notes)
 
 
-def _picture(result: Result, pixels: np.ndarray, explanation: Explanation, number: int) -> Image.Image:
+def _picture(result: Record, pixels: np.ndarray, explanation: Explanation, number: int) -> Image.Image:
     relevance, seen = explanation.relevance[number], explanation.seen[number]
     ((likeliest, confidence),) = result.best(1).items()
     if result.reason is None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rice_lib.export.tensorrt import FLAVOURS, WORKSPACE_MB, BatchProfile, build_engine, manifest_file
+from rice_lib.backends.plan import FLAVOURS, BatchProfile, manifest_file
 from rice_lib.common.errors import RiceError, run_command
+from rice_lib.export.tensorrt import WORKSPACE_MB, build_engine
 from rice_lib.predict.inputs import decode_all, expand
 
 PROG = "python -m rice_lib export"
@@ -29,9 +30,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 
 def _onnx(arguments: argparse.Namespace) -> int:
+    from rice_lib.backends.checkpoint import read_decision
+    from rice_lib.backends.vit import load_pixel_classifier, read_provenance
     from rice_lib.export.onnx import check_parity, export
-    from rice_lib.backends.predictor import read_decision
-    from rice_lib.models.vit import load_pixel_classifier, read_provenance
 
     classifier = load_pixel_classifier(arguments.checkpoint)
     pixels = _pixels(arguments.images)

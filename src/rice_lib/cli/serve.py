@@ -22,17 +22,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rice_lib.backends.open import default_model
 from rice_lib.cli.arguments import positive
+from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.files import read_json, write_json
+from rice_lib.common.parameters import ServeParams, load_params
+from rice_lib.common.paths import Paths, find_root
 from rice_lib.serving import server as life
 from rice_lib.serving.compose import Container, has_engine
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.release import Control, go_over, release
 from rice_lib.serving.repository import Repository, Version
-from rice_lib.common.errors import RiceError, run_command
-from rice_lib.common.files import read_json, write_json
-from rice_lib.infer import default_model
-from rice_lib.common.parameters import ServeParams, load_params
-from rice_lib.common.paths import Paths, find_root
 
 PROG = "python -m rice_lib serve"
 DEFAULT_PORT = 8000

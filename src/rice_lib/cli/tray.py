@@ -18,12 +18,13 @@ from typing import TextIO
 
 import numpy as np
 
-from rice_lib.backends.predictor import Predictor, open_predictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
-from rice_lib.predict.inputs import expand, read_list
 from rice_lib.contract.decode import BadImageError, open_image
-from rice_lib.contract.record import format_of
+from rice_lib.predict.inputs import expand, read_list
+from rice_lib.predict.writers import format_of
 from rice_lib.tray.count import count
 from rice_lib.tray.output import Answer, Writer
 
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         import cv2
     except ImportError:
         raise RiceError("--grains needs OpenCV: pip install 'rice-lib[grains]'") from None
-    from rice_lib.infer import default_model
+    from rice_lib.backends.open import default_model
 
     form = format_of(arguments.format, arguments.output)
     if form == "parquet":

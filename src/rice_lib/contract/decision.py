@@ -1,8 +1,8 @@
-"""From logits to an answer: calibrated probabilities, and the refusal of what is no single grain of rice.
+"""How a model's logits become a prediction: calibrated probabilities, and the rejection rule.
 
 A model carries its `Decision` in its own metadata (the ONNX file's, a plan's manifest, the server's model
-configuration, `decision.json` beside a checkpoint), so every backend gives the same confidence and refuses the same
-images. `rice_lib.cli.calibrate` makes one. Numpy alone: the prediction command and the serving environment import this.
+configuration, `decision.json` beside a checkpoint), so every backend gives the same confidence and rejects the same
+images. `rice calibrate` measures one. numpy alone: the prediction command and the serving environment import this.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rice_lib.contract import features as measuring
-from rice_lib.common.errors import RiceError
-from rice_lib.contract.features import COLUMN, MEASURES
-
-UNKNOWN = "unknown"
-"""The label of an image that is refused."""
+from rice_lib.contract.features import COLUMN, FEATURES
 
 FILE = "decision.json"
 """Its name beside a checkpoint's weights."""
@@ -30,80 +25,80 @@ KEY = "decision"
 
 NOT_A_GRAIN = "not a single grain"
 UNLIKE = "unlike the training images"
-"""How the reasons begin; why follows in brackets."""
+"""How a rejection's reason begins; the detail follows in brackets."""
 
 STRUCTURE = ("area", "rim", "objects", "solidity", "fill")
-"""Measures that say whether there is one grain, whole, on dark ground: each has limits of its own, looked at in this
+"""Features that say whether there is one whole grain on a dark background. Each has limits of its own, checked in this
 order."""
 
-LOOK = tuple(name for name in MEASURES if name not in ("rim", "area", "objects"))
-"""Measures that say what the grain looks like: compared with those of its variety, all together."""
+APPEARANCE = tuple(name for name in FEATURES if name not in ("rim", "area", "objects"))
+"""Features that say what the grain looks like: compared jointly with those of its class."""
 
-_LOOK_COLUMNS = [COLUMN[name] for name in LOOK]
+_APPEARANCE_COLUMNS = [COLUMN[name] for name in APPEARANCE]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Images of one variety that look alike: a normal distribution of their `LOOK` measures."""
+    """Images of one class that look alike: a normal distribution of their `APPEARANCE` features."""
 
     mean: np.ndarray
-    """float64 `[L]`."""
+    """float64 `[A]`."""
     root: np.ndarray
-    """Lower triangular W, float64 `[L, L]`, with W W' the inverse of the covariance."""
+    """Lower triangular W, float64 `[A, A]`, with W W' the inverse of the covariance."""
 
-    def offsets(self, look: np.ndarray) -> np.ndarray:
-        """What each measure adds to the squared Mahalanobis distance, float64 `[N, L]` of `[N, L]`."""
-        apart = look - self.mean
-        return apart * (apart @ self.root @ self.root.T)
+    def contributions(self, appearance: np.ndarray) -> np.ndarray:
+        """Compute what each feature adds to the squared Mahalanobis distance, float64 `[N, A]` of `[N, A]`."""
+        offset = appearance - self.mean
+        return offset * (offset @ self.root @ self.root.T)
 
-    def distances(self, look: np.ndarray) -> np.ndarray:
-        """Squared Mahalanobis distances, float64 `[N]` of `[N, L]`."""
-        return (((look - self.mean) @ self.root) ** 2).sum(axis=1)
+    def distances(self, appearance: np.ndarray) -> np.ndarray:
+        """Compute squared Mahalanobis distances, float64 `[N]` of `[N, A]`."""
+        return (((appearance - self.mean) @ self.root) ** 2).sum(axis=1)
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """The rule by which images are refused.
+class RejectionRule:
+    """The rule that rejects images.
 
-    An image is "not a single grain" where a measure of its structure is outside its limits, and "unlike the training
-    images" where its look is further than `farthest` from every cluster of the variety that the model tells: the
-    class-conditional Mahalanobis distance of Lee, Lee, Lee & Shin (2018, arXiv:1807.03888), taken on plain measures
-    of the image in place of a network's features.
+    An image is "not a single grain" where a `STRUCTURE` feature is outside its limits, and "unlike the training
+    images" where its appearance is further than `max_distance` from every cluster of the predicted class: the
+    class-conditional Mahalanobis distance of Lee, Lee, Lee & Shin (2018, arXiv:1807.03888), on plain image features in
+    place of a network's.
     """
 
     limits: Mapping[str, tuple[float, float]]
     """Lowest and highest allowed value of each of `STRUCTURE`."""
     clusters: Sequence[Sequence[Cluster]]
     """Of each class, in the order of the logits."""
-    farthest: float
+    max_distance: float
     """Largest allowed squared distance."""
 
-    def distances(self, logits: np.ndarray, measures: np.ndarray) -> np.ndarray:
-        """Squared distance of each image from the nearest cluster of the variety told, float64 `[N]`."""
-        look, told = measures[:, _LOOK_COLUMNS].astype(np.float64), logits.argmax(axis=1)
-        distances = np.empty(len(look))
-        for number in np.unique(told):
-            of = told == number
-            distances[of] = np.min([cluster.distances(look[of]) for cluster in self.clusters[number]], axis=0)
+    def distances(self, logits: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Compute each image's squared distance from the nearest cluster of its predicted class, float64 `[N]`."""
+        appearance, predicted = features[:, _APPEARANCE_COLUMNS].astype(np.float64), logits.argmax(axis=1)
+        distances = np.empty(len(appearance))
+        for number in np.unique(predicted):
+            rows = predicted == number
+            distances[rows] = np.min([cluster.distances(appearance[rows]) for cluster in self.clusters[number]], axis=0)
         return distances
 
-    def reasons(self, logits: np.ndarray, measures: np.ndarray) -> list[str | None]:
-        """See `Decision.reasons`."""
-        reasons: list[str | None] = [None] * len(measures)
-        # NaN, which only damaged measures hold, is on neither side: it is refused
-        for row in np.flatnonzero(~(self.distances(logits, measures) <= self.farthest)):
-            reasons[row] = f"{UNLIKE} ({self._oddest(int(logits[row].argmax()), measures[row])})"
-        for name in reversed(STRUCTURE):  # what stands first in the list is told where several apply
+    def reasons(self, logits: np.ndarray, features: np.ndarray) -> list[str | None]:
+        """See `Decision.rejections`."""
+        reasons: list[str | None] = [None] * len(features)
+        # NaN, which only damaged features hold, is on neither side: it is rejected
+        for row in np.flatnonzero(~(self.distances(logits, features) <= self.max_distance)):
+            reasons[row] = f"{UNLIKE} ({self._most_unusual(int(logits[row].argmax()), features[row])})"
+        for name in reversed(STRUCTURE):  # where several apply, the first of the list is given
             low, high = self.limits[name]
-            values = measures[:, COLUMN[name]]
+            values = features[:, COLUMN[name]]
             for row in np.flatnonzero(~((values >= low) & (values <= high))):
-                reasons[row] = f"{NOT_A_GRAIN} ({_explained(name, float(values[row]), low)})"
+                reasons[row] = f"{NOT_A_GRAIN} ({_structure_fault(name, float(values[row]), low)})"
         return reasons
 
-    def _oddest(self, number: int, measures: np.ndarray) -> str:
-        look = measures[None, _LOOK_COLUMNS].astype(np.float64)
-        nearest = min(self.clusters[number], key=lambda cluster: float(cluster.distances(look)[0]))
-        return f"its {LOOK[int(nearest.offsets(look)[0].argmax())]}"
+    def _most_unusual(self, number: int, features: np.ndarray) -> str:
+        appearance = features[None, _APPEARANCE_COLUMNS].astype(np.float64)
+        nearest = min(self.clusters[number], key=lambda cluster: float(cluster.distances(appearance)[0]))
+        return f"its {APPEARANCE[int(nearest.contributions(appearance)[0].argmax())]}"
 
 
 @dataclass(frozen=True)
@@ -112,112 +107,114 @@ class Decision:
 
     temperature: float = 1.0
     """Logits are divided by this before the softmax (Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599)."""
-    refusal: Refusal | None = None
-    """None refuses nothing."""
+    rejection: RejectionRule | None = None
+    """None rejects nothing."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What it was measured on: plain JSON values, for people."""
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities, float64 `[N, classes]`; rows sum to 1."""
+        """Compute calibrated probabilities, float64 `[N, classes]`; rows sum to 1."""
         scaled = logits.astype(np.float64) / self.temperature
         shifted = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
         return shifted / shifted.sum(axis=-1, keepdims=True)
 
-    def measure(self, pixels: np.ndarray) -> np.ndarray:
-        """What the refusal looks at in one image: float32 `[measures]` of uint8 `[224, 224, 3]`."""
-        return measuring.measure(pixels)
-
-    def reasons(self, logits: np.ndarray, measures: np.ndarray) -> Sequence[str | None]:
-        """For each image why it is refused, or None where it is told.
+    def rejections(self, logits: np.ndarray, features: np.ndarray) -> Sequence[str | None]:
+        """Give for each image the reason why it is rejected, or None.
 
         Args:
             logits: float32 `[N, classes]`.
-            measures: `measure` of each image, float32 `[N, measures]`.
+            features: `extract_features` of each image, float32 `[N, features]`.
         """
-        return [None] * len(logits) if self.refusal is None else self.refusal.reasons(logits, measures)
+        return [None] * len(logits) if self.rejection is None else self.rejection.reasons(logits, features)
 
     def to_json(self) -> str:
-        """The whole as one line of JSON, about eight kilobytes: means keep five digits, roots four."""
-        values: dict[str, Any] = {"temperature": _short(self.temperature), "about": dict(self.about)}
-        if self.refusal is not None:
-            lower = np.tril_indices(len(LOOK))
-            values["refusal"] = {
-                "measures": MEASURES,
-                "limits": {name: [_short(limit) for limit in pair] for name, pair in self.refusal.limits.items()},
-                "look": LOOK,
+        """Write the whole as one line of JSON, about eight kilobytes: means keep five digits, roots four."""
+        values: dict[str, Any] = {"temperature": _round(self.temperature), "about": dict(self.about)}
+        if self.rejection is not None:
+            lower = np.tril_indices(len(APPEARANCE))
+            values["rejection"] = {
+                "features": FEATURES,
+                "limits": {name: [_round(limit) for limit in pair] for name, pair in self.rejection.limits.items()},
+                "appearance": APPEARANCE,
                 "clusters": [
-                    [{"mean": _shorts(c.mean, 5), "root": _shorts(c.root[lower], 4)} for c in of_class]
-                    for of_class in self.refusal.clusters
+                    [{"mean": _round_all(c.mean, 5), "root": _round_all(c.root[lower], 4)} for c in of_class]
+                    for of_class in self.rejection.clusters
                 ],
-                "farthest": _short(self.refusal.farthest),
+                "max_distance": _round(self.rejection.max_distance),
             }
         return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, where: str = "the decision", classes: int | None = None) -> Decision:
-        """Read what `to_json` wrote.
+    def from_json(cls, text: str, classes: int | None = None) -> Decision:
+        """Read what `to_json` wrote, under today's keys or those of models made before version 0.2.
 
         Args:
             text: JSON.
-            where: what holds it, for the error.
             classes: of the model; None does not check.
 
         Raises:
-            RiceError: damaged, of another version's measures, or for another number of classes.
+            ValueError: damaged, of another version's features, or for another number of classes; the message says
+                which, and how to measure the decision again.
         """
         try:
             values = json.loads(text)
             temperature = float(values["temperature"])
             if not 0 < temperature < math.inf:
                 raise ValueError("temperature")
-            refusal = None if values.get("refusal") is None else _read_refusal(values["refusal"])
-            decision = cls(temperature, refusal, dict(values.get("about", {})))
+            rejection = _value(values, "rejection")
+            decision = cls(temperature, rejection and _read_rule(rejection), dict(values.get("about", {})))
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise RiceError(f"{where}: the decision is damaged; {_AGAIN}") from None
-        if refusal is not None and classes is not None and len(refusal.clusters) != classes:
-            raise RiceError(
-                f"{where}: a decision for {len(refusal.clusters)} classes, the model has {classes}; {_AGAIN}"
-            )
+            raise ValueError(f"the decision is damaged; {_AGAIN}") from None
+        if decision.rejection is not None and classes is not None and len(decision.rejection.clusters) != classes:
+            found = len(decision.rejection.clusters)
+            raise ValueError(f"a decision for {found} classes, the model has {classes}; {_AGAIN}")
         return decision
 
 
-_AGAIN = "measure it anew (python -m rice_lib calibrate MODEL --profile PROFILE)"
+_AGAIN = "measure it again (rice calibrate MODEL --profile PROFILE)"
+
+_OLD_KEYS = {"rejection": "refusal", "features": "measures", "appearance": "look", "max_distance": "farthest"}
+"""Of models made before version 0.2."""
 
 
-def _read_refusal(values: Mapping[str, Any]) -> Refusal:
-    if tuple(values["measures"]) != MEASURES or tuple(values["look"]) != LOOK:
-        raise ValueError("other measures than this version takes")
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    return values.get(key, values.get(_OLD_KEYS[key]))
+
+
+def _read_rule(values: Mapping[str, Any]) -> RejectionRule:
+    if tuple(_value(values, "features")) != FEATURES or tuple(_value(values, "appearance")) != APPEARANCE:
+        raise ValueError("other features than this version computes")
     limits = {name: (float(low), float(high)) for name, (low, high) in values["limits"].items()}
     clusters = [[_read_cluster(cluster) for cluster in of_class] for of_class in values["clusters"]]
-    farthest = float(values["farthest"])
-    if set(limits) != set(STRUCTURE) or not clusters or not all(clusters) or not farthest > 0:
+    max_distance = float(_value(values, "max_distance"))
+    if set(limits) != set(STRUCTURE) or not clusters or not all(clusters) or not max_distance > 0:
         raise ValueError("incomplete")
-    return Refusal(limits, clusters, farthest)
+    return RejectionRule(limits, clusters, max_distance)
 
 
 def _read_cluster(values: Mapping[str, Any]) -> Cluster:
     mean = np.array(values["mean"], np.float64)
-    root = np.zeros((len(LOOK), len(LOOK)))
-    root[np.tril_indices(len(LOOK))] = values["root"]
-    if mean.shape != (len(LOOK),) or not (np.isfinite(mean).all() and np.isfinite(root).all()):
+    root = np.zeros((len(APPEARANCE), len(APPEARANCE)))
+    root[np.tril_indices(len(APPEARANCE))] = values["root"]
+    if mean.shape != (len(APPEARANCE),) or not (np.isfinite(mean).all() and np.isfinite(root).all()):
         raise ValueError("a cluster of another shape")
     return Cluster(mean, root)
 
 
-def _explained(name: str, value: float, low: float) -> str:
-    """Why a measure of the structure refuses, in words."""
+def _structure_fault(name: str, value: float, low: float) -> str:
+    """Say in words why a structure feature rejects an image."""
     if name == "area":
-        return "nothing of a grain's size on the ground" if value < low else "more than a grain on the ground"
+        return "nothing as large as a grain" if value < low else "larger than a grain"
     if name == "rim":
-        return "the ground is bright" if value > 0.5 else "it touches the border"
+        return "the background is bright" if value > 0.5 else "it touches the border"
     if name == "objects":
         return "several objects" if value > 1 else "there are holes in it"
     return "several objects, or an outline that no grain has"
 
 
-def _short(value: float, digits: int = 6) -> float:
+def _round(value: float, digits: int = 6) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def _shorts(values: np.ndarray, digits: int) -> list[float]:
-    return [_short(value, digits) for value in values]
+def _round_all(values: np.ndarray, digits: int) -> list[float]:
+    return [_round(value, digits) for value in values]

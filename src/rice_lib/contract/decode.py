@@ -28,7 +28,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from rice_lib.contract.image_file import MAX_COUNTED_FRAMES, BadImageError, Format, count_frames, open_file, read_open, recognise
+from rice_lib.contract.image_file import (
+    MAX_COUNTED_FRAMES,
+    BadImageError,
+    Format,
+    count_frames,
+    open_file,
+    read_open,
+    recognise,
+)
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -99,17 +107,20 @@ _BAND_PIXELS = 4 * 1024 * 1024
 
 _large = threading.RLock()
 
-# Pillow's own guard at our limit (it raises from twice this number on): it also looks at what a format allocates while
-# a file is opened, before its size can be asked for
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
-# Freed image memory is used again (Pillow's PILLOW_BLOCKS_MAX): fresh pages for every image cost a third of the time
-Image.core.set_blocks_max(8)
+def configure_pillow() -> None:
+    """Set Pillow up for a process that decodes anybody's files: for commands and servers, not for a library's host.
 
-# What Pillow has to say about odd metadata is no business of a person who asked for an answer. Once, and not around
-# every call: `warnings.catch_warnings` changes the whole process, and this runs in threads
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
+    Pillow's own guard against decompression bombs goes to our limit, freed image memory is used again, and warnings
+    about odd metadata are silenced.
+    """
+    # it raises from twice this number on, and also looks at what a format allocates while a file is opened
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    # Pillow's PILLOW_BLOCKS_MAX: fresh pages for every image cost a third of the time
+    Image.core.set_blocks_max(8)
+    # once, and not around every call: `warnings.catch_warnings` changes the whole process, and decoding runs in threads
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(source: bytes | str | Path, size: int = IMAGE_SIZE) -> np.ndarray:
@@ -121,10 +132,10 @@ def decode(source: bytes | str | Path, size: int = IMAGE_SIZE) -> np.ndarray:
     Raises:
         BadImageError: the file is missing, empty, truncated, too large or not an image; the message says which.
     """
-    return decode_noting(source, size)[0]
+    return decode_with_notes(source, size)[0]
 
 
-def decode_noting(source: bytes | str | Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, tuple[str, ...]]:
+def decode_with_notes(source: bytes | str | Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, tuple[str, ...]]:
     """`decode`, and what was done to the file that a person may want to know (`first of 12 frames`).
 
     Returns:

@@ -1,8 +1,8 @@
-"""What is measured of an image before it is told: is there one grain, whole, on dark ground, and how does it look?
+"""Sixteen features of an image: is there one grain, whole, on a dark background, and what does it look like?
 
-Every measure stays as it is when the grain is turned or mirrored, and moves little when its scale does.
-`rice_lib.contract.decision` compares them with what they are on images of rice. They are taken from every second pixel of every
-second row in numpy alone, in the threads that decode.
+A feature does not change when the grain is rotated or mirrored, and changes little with its scale. The rejection rule
+(`rice_lib.contract.decision`) compares them with their values on images of rice. They are computed from every second
+pixel of every second row in numpy alone, in the threads that decode.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from functools import cache
 
 import numpy as np
 
-GROUND_MAX = 40
-"""The ground is never brighter than this (0-255, brightest channel), a grain is: `data.decoding.DARKEST_GRAIN`."""
+BACKGROUND_MAX = 40
+"""The background is never brighter than this (0-255, brightest channel), a grain is: `data.decoding.DARKEST_GRAIN`."""
 
 OBJECT_MIN = 80
-"""What is brighter is counted as an object: twice `GROUND_MAX`, so that the ripples which JPEG leaves around a grain,
-seen above 40 at quality 75, do not count."""
+"""What is brighter is counted as an object: twice `BACKGROUND_MAX`, so that the ripples that JPEG leaves around a
+grain, seen above 40 at quality 75, do not count."""
 
 STEP = 2
-"""Every so manieth pixel is looked at, across and down."""
+"""Every `STEP`-th pixel is used, across and down."""
 
 RIM = 2
-"""Width of the rim that must be ground, in looked-at pixels."""
+"""Width of the rim that must be background, in sampled pixels."""
 
 DIRECTIONS = 16
 """Directions over half a turn in which the extent is taken, for the area of the convex hull."""
 
 CORE = 0.64
 """Colours are measured in the inner part of the ellipse, this share of its area: without the outline, which is half
-ground."""
+background."""
 
 SMALLEST = 16
-"""An object of fewer looked-at pixels than this is not measured further."""
+"""An object of fewer sampled pixels than this gets no further features."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
 
-MEASURES = (
+FEATURES = (
     "rim",
     "area",
     "objects",
@@ -56,7 +56,7 @@ MEASURES = (
     "hue spread",
     "grain",
 )
-"""Columns of what `measure` gives. "Inside" is what is brighter than `GROUND_MAX`; the core is
+"""Columns of what `extract_features` gives. "Inside" is what is brighter than `BACKGROUND_MAX`; the core is
 what of it lies in the inner ellipse (`CORE`).
 
 rim: share of the rim that is inside.
@@ -72,26 +72,26 @@ luma spread: ln(1 + standard deviation of luma in the core).
 hue spread: ln(1 + joint standard deviation of red less green and blue less green there).
 grain: ln(1 + mean step of luma between neighbours across and down, both in the core)."""
 
-COLUMN: dict[str, int] = {name: number for number, name in enumerate(MEASURES)}
-"""A measure's name to its column."""
+COLUMN: dict[str, int] = {name: number for number, name in enumerate(FEATURES)}
+"""A feature's name to its column."""
 
 
-def measure(pixels: np.ndarray) -> np.ndarray:
-    """The measures of one image.
+def extract_features(pixels: np.ndarray) -> np.ndarray:
+    """Compute the features of one image.
 
     Args:
         pixels: uint8 RGB `[height, width, 3]`, 224 x 224 under the image contract.
 
     Returns:
-        float32 `[len(MEASURES)]`, all finite; from `objects` on 0 where fewer than `SMALLEST` pixels are inside.
+        float32 `[len(FEATURES)]`, all finite; from `objects` on 0 where fewer than `SMALLEST` pixels are inside.
     """
     red, green, blue = (np.ascontiguousarray(pixels[::STEP, ::STEP, channel]) for channel in range(3))
     level = np.maximum(np.maximum(red, green), blue)
-    inside = np.flatnonzero(level > GROUND_MAX)
+    inside = np.flatnonzero(level > BACKGROUND_MAX)
     rim = level.ravel()[_rim(*level.shape)]
-    found = [np.count_nonzero(rim > GROUND_MAX) / rim.size, inside.size / level.size]
+    found = [np.count_nonzero(rim > BACKGROUND_MAX) / rim.size, inside.size / level.size]
     if inside.size < SMALLEST:
-        return np.array(found + [0.0] * (len(MEASURES) - 2), np.float32)
+        return np.array(found + [0.0] * (len(FEATURES) - 2), np.float32)
     columns, rows = (place[inside] for place in _places(*level.shape))
     found += [_euler_number(level > OBJECT_MIN), inside.size / _hull_area(columns, rows)]
     shape, core = _ellipse(columns, rows)

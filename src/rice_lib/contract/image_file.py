@@ -12,22 +12,18 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from rice_lib.common.errors import RiceError
-
 Format = Literal["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"]
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
-"""A larger file is refused before it is read: more than any image of `MAX_PIXELS` (`rice_lib.contract.decode`) takes."""
+"""A larger file is refused before it is read: more than any image of `MAX_PIXELS` takes
+(`rice_lib.contract.decode`)."""
 
 MAX_COUNTED_FRAMES = 10_000
 """Where counting frames ends; a file can be made to hold millions of empty ones."""
 
 
-class BadImageError(RiceError):
+class BadImageError(ValueError):
     """A file that is not an image we can read; the message is the reason, without the file's name."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, status=1)
 
 
 _NO_REGULAR_FILE = (

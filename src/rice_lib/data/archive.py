@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from rice_lib.data.listing import is_image_name, variety_of
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
+from rice_lib.data.listing import is_image_name, variety_of
 
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_TOTAL_BYTES = 16 * 1024**3

@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rice_lib.data.duplicates import HASH_LENGTH, perceptual_hash, thumbnail
-from rice_lib.data.listing import OK
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decode import IMAGE_SIZE, BadImageError, open_image, to_square
+from rice_lib.data.duplicates import HASH_LENGTH, perceptual_hash, thumbnail
+from rice_lib.data.listing import OK
 
 DARKEST_GRAIN = 40
 """A grain has pixels brighter than this; the ground of the public set never has."""

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rice_lib.common.errors import RiceError
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import SUFFIXES
 
 OK = "ok"

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from rice_lib.data import manifest as manifests
-from rice_lib.data import split as splits
+from rice_lib.common.classes import LABEL_TO_ID
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
-from rice_lib.common.classes import LABEL_TO_ID
 from rice_lib.common.paths import Paths
 from rice_lib.contract.decode import IMAGE_SIZE
+from rice_lib.data import manifest as manifests
+from rice_lib.data import split as splits
 
 
 @dataclass

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_path, sha256_file, write_json
+from rice_lib.common.paths import Paths
+from rice_lib.common.run import Run
 from rice_lib.data import sources
 from rice_lib.data.decoding import DecodedFile, decode_all
 from rice_lib.data.duplicates import group_duplicates
 from rice_lib.data.listing import OK, ListedImage, list_images, thin
-from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, sha256_file, write_json
-from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
-from rice_lib.common.paths import Paths
-from rice_lib.common.run import Run
 
 COLUMNS = ("path", "label", "number", "bytes", "sha256", "width", "height", "group", "status")
 """path: relative to the folder of variety folders, POSIX; label: the folder's variety, empty for none;

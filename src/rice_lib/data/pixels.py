@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_path, write_json
+from rice_lib.common.run import Run
 from rice_lib.data import sources
 from rice_lib.data.decoding import decode_all
 from rice_lib.data.loading import open_cache
 from rice_lib.data.manifest import manifest_hash, read
-from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, write_json
-from rice_lib.common.run import Run
 
 
 def restore(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""Ten plain measures of a grain: its size, outline and colour.
+"""Ten plain features of a grain: its size, outline and colour.
 
 They say how much of the varieties a classifier could tell without having learnt to see: the floor that a
 network has to beat, and the yardstick by which generated grains are compared with real ones.

@@ -16,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rice_lib.data import archive
-from rice_lib.data.listing import classify, find_variety_root, list_images, thin
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, read_json, write_json
 from rice_lib.common.parameters import DataParams
 from rice_lib.common.paths import Paths
+from rice_lib.data import archive
+from rice_lib.data.listing import classify, find_variety_root, list_images, thin
 
 PATH_VARIABLE = "RICE_DATA"
 """Environment variable that stands in for `data.path` where that is null."""

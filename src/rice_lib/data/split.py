@@ -11,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rice_lib.data import manifest as manifests
+from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
-from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.parameters import SplitParams
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
+from rice_lib.data import manifest as manifests
 
 PARTS = ("train", "validation", "test")
 SCHEMES = ("random", "session")

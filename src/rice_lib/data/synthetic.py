@@ -1,7 +1,7 @@
 """Generated grains: images of the five varieties without a photograph, for a first run and for tests.
 
 Each grain is drawn from distributions measured on 10,000 images of the public set (the axes, colours and
-spread that `shape_features` measures, scaled to the files' 250 pixels; its two capture sessions of Jasmine
+spread that `shape_features` features, scaled to the files' 250 pixels; its two capture sessions of Jasmine
 apart): an outline with the bite that the lost germ leaves, chalk, streaks, now and then a yellow patch or a
 broken end; any orientation, a little off the centre, on a dark noisy ground, saved as JPEG of the originals'
 quality. An image depends on the seed, its variety and its number alone, so any number of processes makes the
@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rice_lib.data.decoding import POOL_FROM
-from rice_lib.common.files import atomic_path
 from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
+from rice_lib.common.files import atomic_path
 from rice_lib.common.machine import cores
+from rice_lib.data.decoding import POOL_FROM
 
 VERSION = 1
 """Raised whenever the same seed would give other images: images of another version are made anew."""

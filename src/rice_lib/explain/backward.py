@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rice_lib.backends.predictor import import_onnxruntime
+from rice_lib.backends.onnx import import_onnxruntime
 from rice_lib.common.errors import RiceError
 
 FLOATS = ("FLOAT", "FLOAT16")

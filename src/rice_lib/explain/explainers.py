@@ -2,7 +2,7 @@
 
 The map is gradient-weighted attention, collected over the layers for the class token (Chefer, Gur & Wolf 2021,
 arXiv:2103.15679). Attention rollout (Abnar & Zuidema 2020, arXiv:2005.00928) is no use here: blacking what it names
-changes the model that ships less than blacking patches at random does (`deletion`; tests/test_explain.py measures it).
+changes the model that ships less than blacking patches at random does (`deletion`; tests/test_explain.py features it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rice_lib.backends.predictor import CheckpointPredictor, OnnxPredictor, Predictor, open_predictor
+from rice_lib.backends.checkpoint import CheckpointPredictor
+from rice_lib.backends.onnx import OnnxPredictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.explain.backward import Inside, OpenedGraph, import_onnx
 
@@ -177,7 +180,7 @@ def _chosen(pixels: np.ndarray, keep: int | None, patch_size: int) -> np.ndarray
         return None
     import torch
 
-    from rice_lib.models.vit import brightest, normalise
+    from rice_lib.backends.vit import brightest, normalise
 
     side = pixels.shape[1] // patch_size
     grid = normalise(torch.from_numpy(pixels)).reshape(len(pixels), 3, side, patch_size, side, patch_size)

@@ -23,13 +23,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from rice_lib.backends.cuda import find_gpu
-from rice_lib.export.onnx import FILE_NAMES, Precision
-from rice_lib.export.tensorrt import BatchProfile, build_engine, import_tensorrt
+from rice_lib.backends.plan import BatchProfile, import_tensorrt
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, write_json
 from rice_lib.common.machine import cores
 from rice_lib.common.parameters import BenchmarkParams
 from rice_lib.common.tracking import Metric
+from rice_lib.export.onnx import FILE_NAMES, Precision
+from rice_lib.export.tensorrt import build_engine
 
 START_LIMIT_S = 120.0
 """How long an engine that compiles nothing may take until its first answers."""

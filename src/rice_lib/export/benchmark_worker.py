@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from rice_lib.backends.checkpoint import CheckpointPredictor
 from rice_lib.backends.cuda import Cuda, CudaError
-from rice_lib.backends.predictor import CheckpointPredictor, Predictor, open_predictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import run_command
 from rice_lib.common.files import read_json, write_json
 

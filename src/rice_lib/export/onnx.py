@@ -24,11 +24,11 @@ import torch
 from torch import nn
 
 from rice_lib import __version__
-from rice_lib.contract.decision import KEY, Decision
-from rice_lib.backends.predictor import OnnxPredictor
+from rice_lib.backends.onnx import OnnxPredictor
+from rice_lib.backends.vit import PixelClassifier
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
-from rice_lib.models.vit import PixelClassifier
+from rice_lib.contract.decision import KEY, Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 
 Precision = Literal["float32", "float16"]

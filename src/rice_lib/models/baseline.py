@@ -1,4 +1,4 @@
-"""Baselines: what logistic regression makes of ten plain measures of a grain, and of a frozen CNN's features.
+"""Baselines: what logistic regression makes of ten plain features of a grain, and of a frozen CNN's features.
 
 They are trained on every split scheme that the images allow, tested on whole test splits, and kept as
 safetensors (the numbers) beside JSON (what they mean). Nothing is pickled.
@@ -20,12 +20,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from rice_lib.data.loading import Examples, open_examples
+from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, read_json, write_json
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.run import Run
 from rice_lib.common.tracking import provenance
+from rice_lib.data.loading import Examples, open_examples
 
 ITERATIONS = 3000
 """Of the solver (L-BFGS), which converges in a few hundred."""
@@ -112,7 +112,7 @@ class LinearClassifier:
 
 
 @dataclass(frozen=True)
-class Result:
+class Record:
     """A trained baseline and its probabilities, float64 `[n, 5]`, on the test images of its scheme."""
 
     kind: str
@@ -206,7 +206,7 @@ def fit(
     return LinearClassifier(scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, VARIETIES, about)
 
 
-def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> Result:
+def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> Record:
     """Train on a task, save into `paths.baseline` as `<kind>_<scheme>`, and score the test images.
 
     Args:
@@ -224,7 +224,7 @@ def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> Result:
     }
     classifier = fit(features.of(task.train), task.train.labels, run.params.baseline.regularisation_c, about)
     classifier.save(run.paths.baseline, f"{kind}_{task.scheme}")
-    return Result(kind, task.scheme, classifier, task.test, classifier.scores(features.of(task.test)))
+    return Record(kind, task.scheme, classifier, task.test, classifier.scores(features.of(task.test)))
 
 
 def _without(words: Mapping[str, Any]) -> dict[str, Any]:

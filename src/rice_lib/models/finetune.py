@@ -30,14 +30,15 @@ from transformers import (
     set_seed,
 )
 
-from rice_lib.data.loading import Examples, open_examples
-from rice_lib.common.files import read_json, sha256_file, write_json, write_text
+from rice_lib.backends.vit import PROVENANCE_FILE, RiceViTForImageClassification, normalise
 from rice_lib.common.classes import VARIETIES
-from rice_lib.models.augment import augment
-from rice_lib.models.vit import PROVENANCE_FILE, RiceViTForImageClassification, create_model, normalise
+from rice_lib.common.files import read_json, sha256_file, write_json, write_text
 from rice_lib.common.parameters import AugmentationParams
 from rice_lib.common.run import Run
 from rice_lib.common.tracking import mlflow_session, provenance
+from rice_lib.data.loading import Examples, open_examples
+from rice_lib.models.augment import augment
+from rice_lib.models.vit import create_model
 
 HISTORY_FILE = "history.json"
 RUN_ID_FILE = "mlflow_run"

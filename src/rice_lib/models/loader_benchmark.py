@@ -16,10 +16,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from rice_lib.data.loading import Examples
-from rice_lib.models.finetune import PixelDataset, collate
 from rice_lib.common.parameters import AugmentationParams
 from rice_lib.contract.decode import IMAGE_SIZE
+from rice_lib.data.loading import Examples
+from rice_lib.models.finetune import PixelDataset, collate
 
 
 class FileDataset(Dataset):

@@ -1,8 +1,8 @@
-"""Bulk prediction on more than one machine: Ray Data hands batches of paths to workers, results come back in order.
+"""Bulk prediction on more than one machine: Ray Data hands batches of paths to workers, records come back in order.
 
-Each worker holds the model and reads, decodes and tells its batches as `rice_lib.infer` does in one process, so the
-results are the same. Paths and the model must be readable under the same names on every machine (a shared file
-system), and rice-lib installed there.
+Each worker holds the model, and reads, decodes and predicts its batches as `rice_lib.predict.pipeline` does in one
+process, so the records are the same. Paths and the model must be readable under the same names on every machine (a
+shared file system), and rice-lib installed there.
 
 Ray is found as it always is: the cluster that the environment variable RAY_ADDRESS names, else the one running on
 this machine (`ray start`), else one is started on this machine for this run.
@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,28 +25,30 @@ from typing import Any
 import numpy as np
 
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.prediction import Prediction
+from rice_lib.contract.record import Record
+from rice_lib.predict import pipeline
 from rice_lib.predict.inputs import Source, Unreadable, path_of
-from rice_lib.contract.record import Result
 
 BLOCK = 1024
 """Inputs of one block of paths, which is what a worker takes at a time: some tens of seconds of work, so that the
-workers share the end of a run evenly, and what is lost with a worker is soon told again."""
+workers share the end of a run evenly, and what is lost with a worker is soon done again."""
 
 
-def tell_all(
+def predict_files(
     model: str | Path, sources: Iterator[Source], batch_size: int, reject: bool, threads: int = 1
-) -> Iterator[Result]:
-    """Tell files by all workers of a Ray cluster.
+) -> Iterator[Record]:
+    """Classify files by all workers of a Ray cluster.
 
     Args:
-        model: as in `rice_lib.backends.predictor.open_predictor`.
-        sources: what to tell. All names are gathered before the first is told, in Ray's object store.
+        model: as in `rice_lib.backends.open.open_predictor`.
+        sources: what to predict. All names are gathered first, in Ray's object store.
         batch_size: images of one call to a model.
-        reject: whether what the model's decision refuses is told as unknown.
+        reject: whether the model's rejection rule is applied.
         threads: CPU threads of each worker.
 
     Yields:
-        One result an input, in the order of the inputs.
+        One record an input, in the order of the inputs.
 
     Raises:
         RiceError: Ray is not installed, or the cluster failed.
@@ -57,14 +59,14 @@ def tell_all(
             blocks = [ray.put(block) for block in _blocks(sources)]
             if not blocks:
                 return
-            told = _dataset(ray, blocks).map_batches(
+            predicted = _dataset(ray, blocks).map_batches(
                 Worker,
                 fn_constructor_args=(absolute(model), batch_size, reject, threads),
                 batch_size=BLOCK,
                 batch_format="numpy",
                 **_resources(ray, model, threads, len(blocks)),
             )
-            yield from _in_order(told.iter_rows())
+            yield from _in_order(predicted.iter_rows())
         except ray.exceptions.RayError as error:
             raise RiceError(f"Ray failed: {_why(error)}", 1) from error
 
@@ -76,23 +78,33 @@ def absolute(model: str | Path) -> str:
 
 
 class Worker:
-    """An actor that holds the model and tells blocks of paths."""
+    """An actor that holds the model and classifies blocks of paths."""
 
     def __init__(self, model: str, batch_size: int, reject: bool, threads: int) -> None:
-        from rice_lib.backends.predictor import open_predictor
+        from rice_lib.backends.open import open_predictor
+        from rice_lib.contract.decode import configure_pillow
 
+        configure_pillow()
         self._predictor = open_predictor(model, threads)
         self._batch_size = batch_size
         self._reject = reject
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Tell a block: `number` and JSON `source` of each input in, `number` and JSON `result` out."""
-        from rice_lib.infer import tell_all as tell_all_here
-
+        """Classify a block: `number` and JSON `source` of each input in, `number` and JSON `record` out."""
         given, sources = zip(*map(_loads_source, block["source"].tolist()), strict=True)
-        results = tell_all_here(self._predictor, sources, self._batch_size, self._reject, remember=True)
-        told = [json.dumps({**asdict(result), "path": path}) for path, result in zip(given, results, strict=True)]
-        return {"number": block["number"], "result": np.array(told, dtype=object)}
+        records = pipeline.predict_files(self._predictor, sources, self._batch_size, self._reject)
+        lines = [_dumps_record(replace(record, path=path)) for path, record in zip(given, records, strict=True)]
+        return {"number": block["number"], "record": np.array(lines, dtype=object)}
+
+
+def _dumps_record(record: Record) -> str:
+    return json.dumps(asdict(record))
+
+
+def _loads_record(text: str) -> Record:
+    fields = json.loads(text)
+    prediction = fields["prediction"] and Prediction(**fields["prediction"])
+    return Record(**{**fields, "prediction": prediction, "notes": tuple(fields["notes"])})
 
 
 def _blocks(sources: Iterator[Source]) -> Iterator[Any]:
@@ -119,12 +131,11 @@ def _loads_source(text: str) -> tuple[str, Source]:
     return given, path if error is None else Unreadable(path, error)
 
 
-def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[Result]:
+def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[Record]:
     for number, row in enumerate(rows):
         if row["number"] != number:  # Ray promises the order (preserve_order): better no file than a wrong one
-            raise RiceError(f"Ray gave result {row['number']} in the place of {number}", 1)
-        fields = json.loads(row["result"])
-        yield Result(**{**fields, "notes": tuple(fields["notes"])})
+            raise RiceError(f"Ray gave record {row['number']} in the place of {number}", 1)
+        yield _loads_record(row["record"])
 
 
 def _dataset(ray: Any, blocks: list[Any]) -> Any:

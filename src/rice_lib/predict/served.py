@@ -1,6 +1,6 @@
 """Files told by a server that takes their bytes (the ensemble `<model>_bytes`): nothing is decoded here.
 
-    with TritonTeller("triton://127.0.0.1:8000/rice_bytes") as teller:
+    with FileClient("triton://127.0.0.1:8000/rice_bytes") as teller:
         for result in teller.tell(paths):
             print(result.path, result.error or result.label)
 
@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,7 +35,8 @@ from rice_lib.backends.triton_connection import (
 from rice_lib.backends.triton_retry import PATIENCE_S, Kind, ServerError, VersionGoneError
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.image_file import BadImageError, open_file, read_open
-from rice_lib.contract.record import Result
+from rice_lib.contract.prediction import Prediction
+from rice_lib.contract.record import Record
 
 if TYPE_CHECKING:
     from rice_lib.predict.inputs import Unreadable
@@ -70,7 +72,7 @@ class TakesPixelsError(RiceError):
     """A served model that is no ensemble for files."""
 
 
-class TritonTeller:
+class FileClient:
     """Tells files by a server's ensemble. For one thread at a time; a context manager, or call `close`."""
 
     labels: tuple[str, ...]
@@ -105,7 +107,9 @@ class TritonTeller:
             self.close()
             raise
 
-    def tell(self, sources: Iterable[str | os.PathLike[str] | Unreadable], reject: bool = True) -> Iterator[Result]:
+    def predict_files(
+        self, sources: Iterable[str | os.PathLike[str] | Unreadable], reject: bool = True
+    ) -> Iterator[Record]:
         """Tell files as they come.
 
         Args:
@@ -160,7 +164,7 @@ class TritonTeller:
         wanted = dict.fromkeys(OUTPUTS, 0)
         return _Sent(files, self._connection.infer(self.version, self._input, column, wanted))
 
-    def _finish(self, sent: _Sent, reject: bool) -> Iterator[Result]:
+    def _finish(self, sent: _Sent, reject: bool) -> Iterator[Record]:
         """Results of a request, once it is answered."""
         try:
             answer = sent.answer.result() if sent.answer is not None else None
@@ -174,32 +178,32 @@ class TritonTeller:
         else:
             yield from self._read(sent.files, answer, reject)
 
-    def _refused(self, files: list[_File], error: ServerError, reject: bool) -> Iterator[Result]:
+    def _refused(self, files: list[_File], error: ServerError, reject: bool) -> Iterator[Record]:
         """Of a request that was refused as a whole: its one file's reason, or what comes of each file alone."""
         if sum(file.data is not None for file in files) == 1:
             reason = error.why.removesuffix(" [400]").removesuffix(" [StatusCode.INVALID_ARGUMENT]")
             reason = reason.rpartition(f"in ensemble '{self._connection.model}', ")[2]
             for file in files:
-                yield Result(file.path, error=file.error or reason)
+                yield Record(file.path, error=file.error or reason)
             return
         for sent in [self._send([file]) for file in files]:
             yield from self._finish(sent, reject)
 
-    def _read(self, files: list[_File], answer: Any, reject: bool) -> Iterator[Result]:
+    def _read(self, files: list[_File], answer: Any, reject: bool) -> Iterator[Record]:
         columns = [] if answer is None else [answer.as_numpy(name) for name in OUTPUTS]
         rows = zip(*columns, strict=True)
         for file in files:
             if file.data is None:
-                yield Result(file.path, error=file.error)
+                yield Record(file.path, error=file.error)
                 continue
             scores, *texts = next(rows)
             reason, notes, error = (text[0].decode() for text in texts)
             noted = tuple(notes.split("; ")) if notes else ()
             if error:
-                yield Result(file.path, notes=noted, error=error)
+                yield Record(file.path, notes=noted, error=error)
             else:
-                told = dict(zip(self.labels, scores.tolist(), strict=True))
-                yield Result(file.path, told, (reason or None) if reject else None, noted)
+                scores_by_name = dict(zip(self.labels, scores.tolist(), strict=True))
+                yield Record(file.path, Prediction(scores_by_name, (reason or None) if reject else None), noted)
 
     def _take(self, config: dict[str, Any]) -> None:
         """Make what a configuration says of the model one's own."""
@@ -211,10 +215,13 @@ class TritonTeller:
         self.labels, self.max_batch, self.version = labels, int(config["max_batch_size"]), version_of(config)
 
 
-def open_teller(url: str) -> TritonTeller | None:
-    """A teller, or None where the model that the URL names takes pixels; raises `RiceError` as `TritonTeller` does."""
+def open_file_client(spec: str | Path) -> FileClient | None:
+    """A teller, or None where the model that the URL names takes pixels; raises `RiceError` as `FileClient` does."""
+    url = os.fspath(spec)
+    if "://" not in url:
+        return None
     try:
-        return TritonTeller(url)
+        return FileClient(url)
     except TakesPixelsError:
         return None
 

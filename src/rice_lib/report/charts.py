@@ -13,8 +13,8 @@ import seaborn as sns
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from rice_lib.report.style import INK, MUTED, PALETTE, WIDTH, NotebookFigure, heading, new_axes
 from rice_lib.common.classes import VARIETIES
+from rice_lib.report.style import INK, MUTED, PALETTE, WIDTH, NotebookFigure, heading, new_axes
 
 if TYPE_CHECKING:
     from rice_lib.common.tracking import Metric

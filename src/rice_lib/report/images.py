@@ -10,9 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.report.style import WIDTH, NotebookFigure, heading
-from rice_lib.common.classes import VARIETIES
 
 
 class ImageSource(Protocol):

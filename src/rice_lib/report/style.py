@@ -10,8 +10,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rice_lib.common.files import atomic_path
 from rice_lib.common.classes import COLOURS, VARIETIES
+from rice_lib.common.files import atomic_path
 
 PALETTE: dict[str, str] = dict(zip(VARIETIES, COLOURS, strict=True))
 """A variety's colour."""

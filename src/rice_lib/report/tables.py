@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from rice_lib.report.results import Recorded, Results
 from rice_lib.common.tracking import Metric
+from rice_lib.report.results import Recorded, Results
 
 MODELS = {
     "shape": "Ten shape and colour features",
     "cnn": "Frozen CNN, logistic regression",
     "vit": "ViT",
 }
-MEASURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "errors": "images told wrongly"}
+FEATURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "errors": "images told wrongly"}
 STAGES = {
     "01_eda": "eda",
     "02_split": "split",
@@ -76,7 +76,7 @@ def headline(results: Results) -> str:
             rows.append(f'<tr class="group"><th colspan="{len(head)}">{name}</th></tr>')
         counts = [NONE if m is None or m.n is None else f"{m.n:,}" for m in (score.random, score.session)]
         rows.append(
-            f'<tr><td class="measure">{MEASURES[score.measure]}</td>'
+            f'<tr><td class="measure">{FEATURES[score.measure]}</td>'
             f"{value_cell(_without_unit(score.random))}{value_cell(_without_unit(score.session))}"
             f'<td class="number">{" / ".join(counts)}</td>{_origin_cells(score.recorded, results.profile)}</tr>'
         )
@@ -87,17 +87,17 @@ def headline(results: Results) -> str:
 def benchmark(results: Results) -> str:
     """One row an engine and batch size, one column a measure."""
     points: dict[tuple[str, int], dict[str, Metric]] = {}
-    measures: dict[str, str] = {}
+    features: dict[str, str] = {}
     for _, name, metric in results.metrics():
         if match := _POINT.fullmatch(name):
             points.setdefault((match["engine"], int(match["batch"])), {})[match["measure"]] = metric
             if metric.value is not None:
-                measures[match["measure"]] = metric.unit
+                features[match["measure"]] = metric.unit
     measured = {key: row for key, row in points.items() if any(m.value is not None for m in row.values())}
     rows = []
     previous = None
     for (engine, batch), row in measured.items():
-        cells = "".join(value_cell(_without_unit(row.get(measure))) for measure in measures)
+        cells = "".join(value_cell(_without_unit(row.get(measure))) for measure in features)
         name = engine.replace("_", " ") if engine != previous else ""
         rows.append(
             f'{_row_start(engine != previous)}<th>{escape(name)}</th><td class="number">{batch}</td>{cells}</tr>'
@@ -109,9 +109,9 @@ def benchmark(results: Results) -> str:
         if not any(other == engine for other, _ in measured)
     }
     for engine, why in absent.items():
-        cell = f'<td class="how none" colspan="{len(measures) + 1}">{escape(why)}</td>'
+        cell = f'<td class="how none" colspan="{len(features) + 1}">{escape(why)}</td>'
         rows.append(f"{_row_start(True)}<th>{escape(engine.replace('_', ' '))}</th>{cell}</tr>")
-    head = ["engine", "batch", *(_measure_name(measure, unit) for measure, unit in measures.items())]
+    head = ["engine", "batch", *(_measure_name(measure, unit) for measure, unit in features.items())]
     return _table(head, rows, numbers=len(head) - 1) if rows else _nothing("Nothing was benchmarked.")
 
 

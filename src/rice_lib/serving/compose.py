@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rice_lib.serving.server import is_ready
 from rice_lib.common.errors import RiceError
+from rice_lib.serving.server import is_ready
 
 PROBE_SECONDS = 20
 """Limit of asking whether there is an engine."""

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rice_lib.contract.decision import KEY, Decision
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.features import MEASURES
+from rice_lib.contract.decision import KEY, Decision
 from rice_lib.contract.decode import IMAGE_SIZE
+from rice_lib.contract.features import FEATURES
 
 Engine = Literal["onnxruntime", "gpu", "tensorrt"]
 ENGINES: tuple[Engine, ...] = ("onnxruntime", "gpu", "tensorrt")
@@ -109,7 +109,7 @@ def classifier_config(name: str, served: Served, engine: Engine = "onnxruntime")
 
 
 def decode_config(name: str, served: Served) -> str:
-    """Input `file` BYTES `[1]`; outputs `images`, `measures`, `notes`, `error`."""
+    """Input `file` BYTES `[1]`; outputs `images`, `features`, `notes`, `error`."""
     pb = _protobuf()
     config = _python(name, served, served.instances)
     # requests are not merged here: one whose bytes are no list of strings would fail those it is merged with, before
@@ -117,7 +117,7 @@ def decode_config(name: str, served: Served) -> str:
     config.dynamic_batching.preferred_batch_size.append(1)
     config.input.add(name=FILE, data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3])
-    config.output.add(name="measures", data_type=pb.TYPE_FP32, dims=[len(MEASURES)])
+    config.output.add(name="features", data_type=pb.TYPE_FP32, dims=[len(FEATURES)])
     for text in ("notes", "error"):
         config.output.add(name=text, data_type=pb.TYPE_STRING, dims=[1])
     warmup = config.model_warmup.add(name="a grain", batch_size=1)
@@ -126,11 +126,11 @@ def decode_config(name: str, served: Served) -> str:
 
 
 def tell_config(name: str, served: Served) -> str:
-    """Inputs `logits`, `measures`, `notes`, `error`; outputs `TOLD`."""
+    """Inputs `logits`, `features`, `notes`, `error`; outputs `TOLD`."""
     pb = _protobuf()
     config = _python(name, served, 1)
     config.input.add(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(served.labels)])
-    config.input.add(name="measures", data_type=pb.TYPE_FP32, dims=[len(MEASURES)])
+    config.input.add(name="features", data_type=pb.TYPE_FP32, dims=[len(FEATURES)])
     for text in ("notes", "error"):
         config.input.add(name=text, data_type=pb.TYPE_STRING, dims=[1])
     _answers(config, served, TOLD)
@@ -157,9 +157,9 @@ def bytes_config(names: Names, served: Served) -> str:
     config.input.add(name=FILE, data_type=pb.TYPE_STRING, dims=[1])
     _answers(config, served, ANSWERS)
     decode, classify, tell = names.steps(served.version)
-    _step(config, decode, (FILE,), (INPUT, "measures", "notes", "error"))
+    _step(config, decode, (FILE,), (INPUT, "features", "notes", "error"))
     _step(config, classify, (INPUT,), (OUTPUT,))
-    _step(config, tell, (OUTPUT, "measures", "notes", "error"), TOLD)
+    _step(config, tell, (OUTPUT, "features", "notes", "error"), TOLD)
     return _text(config)
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from rice_lib.serving.processes import cpu_seconds
 from rice_lib.backends.triton import import_tritonclient
-from rice_lib.serving.config import FILE, INPUT, OUTPUT
 from rice_lib.common.errors import RiceError
+from rice_lib.serving.config import FILE, INPUT, OUTPUT
+from rice_lib.serving.processes import cpu_seconds
 
 WARM_UP_S = 1.0
 """Seconds of load before a measurement begins."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from rice_lib.common.paths import find_root
 from rice_lib.serving import server as life
 from rice_lib.serving.environment import ServingEnvironment
 from rice_lib.serving.repository import write_repository
-from rice_lib.common.paths import find_root
 
 MODEL = "rice"
 """The name that the benchmarks' servers serve a model by."""

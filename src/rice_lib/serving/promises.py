@@ -15,17 +15,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from rice_lib.contract.decision import Decision
 from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import import_tritonclient
+from rice_lib.common.errors import RiceError
+from rice_lib.common.tracking import Metric
+from rice_lib.contract.decision import Decision
+from rice_lib.contract.decode import IMAGE_SIZE, decode_with_notes
+from rice_lib.contract.features import extract_features
+from rice_lib.contract.record import Record
 from rice_lib.serving.config import FILE, INPUT, Names
 from rice_lib.serving.release import Control
 from rice_lib.serving.repository import Repository, drawn_grain
 from rice_lib.serving.smoke import BrokenPromiseError, SmokeTest
-from rice_lib.common.errors import RiceError
-from rice_lib.contract.decode import IMAGE_SIZE, decode_noting
-from rice_lib.contract.record import Result
-from rice_lib.common.tracking import Metric
 
 SCORE_TOLERANCE = 1e-5
 CLIENTS = 8
@@ -114,14 +115,14 @@ def ask_bytes(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any
 def tell_here(model: Predictor, data: bytes) -> dict[str, Any]:
     """What a model in this process tells of a file: the record of `rice infer`, without the path."""
     try:
-        pixels, notes = decode_noting(data)
+        pixels, notes = decode_with_notes(data)
     except RiceError as error:
         return {"error": str(error)}
     decision = model.decision or Decision()
     logits = model.logits(pixels[None])
     scores = dict(zip(model.labels, decision.probabilities(logits)[0].tolist(), strict=True))
-    reason = decision.reasons(logits, decision.measure(pixels)[None])[0]
-    record = Result("", scores, reason, notes).record(len(scores))
+    reason = decision.rejections(logits, extract_features(pixels)[None])[0]
+    record = Record("", scores, reason, notes).record(len(scores))
     del record["path"]
     return record
 

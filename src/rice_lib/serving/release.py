@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rice_lib.backends.predictor import Predictor, open_predictor
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import import_tritonclient
-from rice_lib.serving.config import FILE, INPUT, OUTPUT
-from rice_lib.serving.repository import Repository, Version, drawn_grain
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import IMAGE_SIZE, decode
+from rice_lib.serving.config import FILE, INPUT, OUTPUT
+from rice_lib.serving.repository import Repository, Version, drawn_grain
 
 TOLERANCE, GPU_TOLERANCE = 1e-3, 5e-2
 """Largest difference of a logit from ONNX Runtime in this process that is let pass: a GPU's products are rounded."""
@@ -143,7 +144,7 @@ def _check_served(control: Control, repository: Repository, made: Version, model
     if not np.array_equal(images[0], decode(grain)):
         raise RiceError("the server decodes to other pixels; make its environment anew (make serve-env)")
     logits = control.infer(classify, **{INPUT: images}).as_numpy(OUTPUT)
-    columns = {name: decoded.as_numpy(name) for name in ("measures", "notes", "error")}
+    columns = {name: decoded.as_numpy(name) for name in ("features", "notes", "error")}
     told = control.infer(tell, **{OUTPUT: logits, **columns}).as_numpy("scores")
     if not np.allclose(told.sum(axis=1), 1, atol=1e-5):
         raise RiceError("its scores do not sum to 1")

@@ -34,13 +34,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import rice_lib
-from rice_lib.contract.decision import Decision
-from rice_lib.backends.predictor import open_predictor
-from rice_lib.serving import config as configs
-from rice_lib.serving.config import LABELS_FILE, WARMUP_FILE, Engine, Names, Served
+from rice_lib.backends.open import open_predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked, read_json, sha256_file, write_json, write_text
 from rice_lib.common.machine import cores
+from rice_lib.contract.decision import Decision
+from rice_lib.serving import config as configs
+from rice_lib.serving.config import LABELS_FILE, WARMUP_FILE, Engine, Names, Served
 
 CONFIG_FILES: dict[Engine, str] = {
     "onnxruntime": "config.pbtxt",
@@ -52,8 +52,8 @@ CONFIG_FILES: dict[Engine, str] = {
 VERSION_FILE, DECISION_FILE = "version.json", "decision.json"
 
 CONTRACT: dict[str, tuple[str, ...]] = {
-    "decode": ("__init__", "errors", "imagefile", "colour", "preprocess", "measures"),
-    "tell": ("__init__", "errors", "measures", "decision", "results"),
+    "decode": ("__init__", "errors", "imagefile", "colour", "preprocess", "features"),
+    "tell": ("__init__", "errors", "features", "decision", "results"),
 }
 """Modules of this library that a Python model imports, copied beside it: numpy and Pillow are all they need."""
 

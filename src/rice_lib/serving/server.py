@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import locked, read_json, write_json
 from rice_lib.serving import launch
 from rice_lib.serving.config import Names
 from rice_lib.serving.environment import ServingEnvironment
-from rice_lib.common.errors import RiceError
-from rice_lib.common.files import locked, read_json, write_json
 
 HOST = "127.0.0.1"
 """Where nothing else is said nobody outside this machine can reach the server."""

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rice_lib.backends.predictor import Predictor, open_predictor
-from rice_lib.serving import server as life
+from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import Protocol, TritonPredictor, answer_to
-from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
-from rice_lib.serving.release import random_images
 from rice_lib.common.errors import RiceError
 from rice_lib.common.run import Run
 from rice_lib.common.tracking import Metric
+from rice_lib.serving import server as life
+from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.release import random_images
 
 NAMES: dict[Protocol, str] = {"http": "HTTP", "grpc": "gRPC"}
 IN_PROCESS = "ONNX Runtime, no server"

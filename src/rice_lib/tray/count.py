@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rice_lib.contract.decision import UNKNOWN
+from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.tray.tell import Told
 
 Z = 1.959963984540054

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rice_lib.contract.decision import UNKNOWN
 from rice_lib.common.classes import COLOURS
+from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.tray.count import Count
 from rice_lib.tray.find import Grain
 from rice_lib.tray.output import Answer, headline

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rice_lib.contract.decision import UNKNOWN, Decision
 from rice_lib.backends.predictor import Predictor
+from rice_lib.contract.decision import Decision
+from rice_lib.contract.features import extract_features
+from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.tray.find import Grain
 from rice_lib.tray.frame import frame
 from rice_lib.tray.scale import View
@@ -77,7 +79,7 @@ def _look(
     scores = (decision or Decision()).probabilities(logits)
     reasons: Sequence[str | None] = [None] * len(grains)
     if decision is not None and reject:
-        reasons = decision.reasons(logits, np.stack([decision.measure(own) for own in pixels]))
+        reasons = decision.rejections(logits, np.stack([extract_features(own) for own in pixels]))
     return [
         Told(dict(zip(predictor.labels, own, strict=True)), reason)
         for own, reason in zip(scores.tolist(), reasons, strict=True)

@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from rice_lib.contract.decision import Decision
-from rice_lib.contract.record import Result
+from rice_lib.contract.record import Record
 
 
 class TritonPythonModel:
@@ -34,18 +34,20 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
-        """`logits` float32 `[N, classes]`, `measures`, `notes` and `error` to `variety`, `confidence`, `scores`,
+        """`logits` float32 `[N, classes]`, `features`, `notes` and `error` to `variety`, `confidence`, `scores`,
         `reason` and `record`.
 
         `confidence` is that of the likeliest variety, also where the image is refused. A file that could not be read
         (`error`) has no variety and zeros for scores.
         """
-        logits, measures, notes, errors = (
+        logits, features, notes, errors = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in ("logits", "measures", "notes", "error")
+            for name in ("logits", "features", "notes", "error")
         )
         scores = self.decision.probabilities(logits)
-        rows = zip(scores.tolist(), self.decision.reasons(logits, measures), notes.ravel(), errors.ravel(), strict=True)
+        rows = zip(
+            scores.tolist(), self.decision.rejections(logits, features), notes.ravel(), errors.ravel(), strict=True
+        )
         records = [self._record(*row) for row in rows]
         failed = errors.ravel() != b""
         scores[failed] = 0.0
@@ -62,7 +64,7 @@ class TritonPythonModel:
         """What `rice infer` writes of one file, without its path."""
         notes = tuple(note.decode().split("; ")) if note else ()
         told = dict(zip(self.labels, scores, strict=True))
-        record = Result("", told, reason, notes, error.decode() or None).record(len(told))
+        record = Record("", told, reason, notes, error.decode() or None).record(len(told))
         del record["path"]
         return record
 

@@ -1,0 +1,127 @@
+"""A model as an ONNX file, run by ONNX Runtime. The library is imported when a model is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rice_lib.backends.predictor import MAX_BATCH, MIN_SHARE, Predictor, first_line, parse_decision, parse_labels
+from rice_lib.common.errors import RiceError
+from rice_lib.common.machine import cores
+from rice_lib.contract.decision import KEY
+from rice_lib.contract.decode import IMAGE_SIZE
+
+
+class OnnxPredictor(Predictor):
+    """ONNX Runtime: CUDA where the session really got it, else the CPU.
+
+    On a CPU a large batch is cut into one share a core, each computed by a thread of its own: no core waits for
+    another within the graph, and the cores are free for decoding in between (ONNX Runtime's own threads spin). A
+    small batch is computed by all cores together, which answers sooner.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """Load the model; raises `RiceError` where the file is damaged or not one of this project's
+        exports."""
+        ort = import_onnxruntime()
+        wanted = ["CPUExecutionProvider"]
+        if "CUDAExecutionProvider" in ort.get_available_providers():
+            ort.preload_dlls()  # finds the CUDA libraries that pip installed beside onnxruntime-gpu or torch
+            wanted.insert(0, "CUDAExecutionProvider")
+        try:
+            self._session = ort.InferenceSession(path, _session_options(ort, threads), providers=wanted)
+        except Exception as error:  # onnxruntime raises a class of its own for each of its status codes
+            raise RiceError(f"{path}: ONNX Runtime cannot load it ({first_line(error)})") from None
+        # a listed provider may have failed to start: the session's own list is the one that is true
+        self.name = f"onnxruntime/{self._session.get_providers()[0].removesuffix('ExecutionProvider')}"
+        self.max_batch = MAX_BATCH
+        self._input = _check_onnx_inputs(path, self._session)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.labels = parse_labels(metadata.get("labels"), f"{path}: the ONNX metadata")
+        self.precision = metadata.get("precision", "float32")
+        width = self._session.get_outputs()[0].shape[-1]
+        if width != len(self.labels):
+            raise RiceError(f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again")
+        self.decision = parse_decision(metadata.get(KEY), f"{path}: the ONNX metadata", self.labels)
+
+        on_cpu = self._session.get_providers()[0] == "CPUExecutionProvider"
+        self._cores = (threads or cores()) if on_cpu else 1
+        self._share = _Share(path)
+
+    def _forward(self, pixels: np.ndarray) -> np.ndarray:
+        shares = min(self._cores, len(pixels) // MIN_SHARE)
+        try:
+            if shares < 2:
+                return self._session.run(None, {self._input: pixels})[0]
+            return self._share.run(self._input, np.array_split(pixels, shares))
+        except Exception as error:
+            raise RiceError(f"ONNX Runtime failed on a batch of {len(pixels)} ({first_line(error)})", 1) from error
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._share.close()
+
+
+class _Share:
+    """A second session of the same model for shares of large batches, made when the first of these comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session: Any = None
+        self._pool: Any = None
+
+    def run(self, name: str, shares: list[np.ndarray]) -> np.ndarray:
+        """Logits of all shares, in order; each is computed on one core."""
+        if self._session is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            ort = import_onnxruntime()
+            self._session = ort.InferenceSession(
+                self._path, _session_options(ort, threads=1), providers=["CPUExecutionProvider"]
+            )
+            self._pool = ThreadPoolExecutor(thread_name_prefix="onnxruntime")
+        logits = self._pool.map(lambda share: self._session.run(None, {name: share})[0], shares)
+        return np.concatenate(list(logits))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def _session_options(ort: Any, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: its warnings about constant folding mean nothing to a user
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def import_onnxruntime() -> Any:
+    """The `onnxruntime` module, or a `RiceError` that says what to install."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise RiceError("ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')") from None
+    return onnxruntime
+
+
+def _check_onnx_inputs(path: Path, session: Any) -> str:
+    """The name of the one input, uint8 `[batch, 224, 224, 3]` with a free batch."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    fits = (
+        len(inputs) == len(outputs) == 1
+        and inputs[0].type == "tensor(uint8)"
+        and inputs[0].shape[1:] == [IMAGE_SIZE, IMAGE_SIZE, 3]
+        and not isinstance(inputs[0].shape[0], int)
+        and outputs[0].type == "tensor(float)"
+    )
+    if not fits:
+        has = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+        raise RiceError(
+            f"{path}: not a model of this project: it takes {has}, not one uint8 "
+            f"[batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], or gives no float32 logits"
+        )
+    return inputs[0].name

@@ -1,0 +1,70 @@
+"""Opening a model by its name: a backend's library is imported when such a model is opened, not before."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rice_lib.backends.predictor import Predictor
+from rice_lib.common.errors import RiceError
+
+SHIPPED_MODEL = "rice-vit-tiny.onnx"
+
+
+def open_predictor(spec: str | Path, threads: int | None = None, max_batch: int | None = None) -> Predictor:
+    """Open a model by its name.
+
+    Args:
+        spec: a checkpoint directory, an `.onnx` file, a TensorRT plan (`.plan`, `.engine`), or a model on a
+            Triton server: `triton://host:port/name` over HTTP, `triton+grpc://host:port/name` over gRPC.
+        threads: CPU threads of the engine; None lets it use every core.
+        max_batch: most images of one call; None takes the model's own limit.
+
+    Raises:
+        RiceError: no such model, a damaged or foreign one, or a library that is not installed.
+    """
+    text = os.fspath(spec)
+    predictor: Predictor
+    if "://" in text:
+        from rice_lib.backends.triton import TritonPredictor
+        from rice_lib.backends.triton_connection import parse_url
+
+        protocol, address, model = parse_url(text)
+        predictor = TritonPredictor(address, model, protocol)
+    else:
+        path = Path(text)
+        if not path.exists():
+            raise RiceError(f"{path}: no such model")
+        if path.is_dir():
+            from rice_lib.backends.checkpoint import CheckpointPredictor
+
+            predictor = CheckpointPredictor(path, threads)
+        elif path.suffix == ".onnx":
+            from rice_lib.backends.onnx import OnnxPredictor
+
+            predictor = OnnxPredictor(path, threads)
+        elif path.suffix in (".plan", ".engine"):
+            from rice_lib.backends.plan import TensorRTPredictor
+
+            predictor = TensorRTPredictor(path)
+        else:
+            raise RiceError(
+                f"{path}: not a model; give a checkpoint directory, an .onnx, a .plan, or triton://host:port/name"
+            )
+    if max_batch is not None:
+        predictor.max_batch = max(1, min(max_batch, predictor.max_batch))
+    return predictor
+
+
+def default_model() -> Path:
+    """Find the model that ships: in the wheel, in a checkout under `models/`.
+
+    Raises:
+        RiceError: it is in neither place.
+    """
+    package = Path(__file__).resolve().parents[1]
+    places = (package / "_models" / SHIPPED_MODEL, package.parents[1] / "models" / SHIPPED_MODEL)
+    for place in places:
+        if place.is_file():
+            return place
+    raise RiceError(f"the model that ships is not here ({' or '.join(map(str, places))}); name one with --model")

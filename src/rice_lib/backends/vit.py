@@ -1,0 +1,191 @@
+"""The ViT: transformers' `ViTForImageClassification`, dense or attending to the foreground patches alone.
+
+Four fifths of every rice photograph is black background. With `foreground_patches` K in its configuration the model
+embeds and attends to the K brightest patches only. Each keeps its own position embedding, so the weights file is that
+of the dense model, and either form loads the other's. The choice is made inside the graph (TopK and Gather), so it
+travels with an export. That form also skips what nobody reads: its last layer computes the class token alone.
+
+`PixelClassifier` puts the normalisation in front: bytes in, logits out. It is what is evaluated, exported and served.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, ViTLayer, eager_attention_forward
+from transformers.utils import logging
+
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import read_json
+from rice_lib.contract.decode import NORMALISE_MEAN, NORMALISE_STD
+
+PROVENANCE_FILE = "provenance.json"
+
+logging.disable_progress_bar()  # "Loading weights" bars last milliseconds, and stay in a notebook for good
+
+
+class RiceViTConfig(ViTConfig):
+    """`ViTConfig` with one key more; still `model_type: vit`, so plain transformers loads the dense weights."""
+
+    foreground_patches: int | None = None
+
+
+class ForegroundEmbeddings(ViTEmbeddings):
+    """Patch and position embeddings of the K brightest patches, behind the class token."""
+
+    def __init__(self, config: RiceViTConfig) -> None:
+        super().__init__(config)
+        assert config.foreground_patches is not None
+        self.keep = min(config.foreground_patches, self.patch_embeddings.num_patches)
+
+    def forward(  # type: ignore[override]  # the model passes the dense form's options; none applies here
+        self, pixel_values: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Float `[N, 3, H, W]` to `[N, 1 + K, hidden_size]`."""
+        patches = self._patches(pixel_values)
+        chosen = brightest(patches, self.keep)
+        kept = patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+        projection = self.patch_embeddings.projection
+        tokens = nn.functional.linear(kept, projection.weight.flatten(1), projection.bias)
+        tokens = tokens + self.position_embeddings[0, 1:][chosen]
+        first = self.cls_token + self.position_embeddings[:, :1]
+        return self.dropout(torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1))
+
+    def _patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`[N, C, H, W]` to `[N, patches, C * p * p]`: patches in reading order, values as the convolution has them."""
+        count, channels, height, width = pixel_values.shape
+        down, across = self.patch_embeddings.projection.kernel_size
+        grid = pixel_values.reshape(count, channels, height // down, down, width // across, across)
+        return grid.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, channels * down * across)
+
+
+def brightest(patches: torch.Tensor, keep: int) -> torch.Tensor:
+    """Indices int64 `[N, keep]` of the patches with the largest mean, of normalised values `[N, patches, values]`.
+
+    Equal patches (pure black ground, above all) are taken in reading order. Runtimes break ties of TopK each in their
+    own way, so the order is made part of the key: brightness in 1/48 grey levels times 256, less the patch's number, is
+    at most 255 * 48 * 256 = 3.1 million and therefore exact in float32. The 0.03 keeps the rounding boundary away from
+    every sum of 768 bytes (those fall on sixteenths), so that no runtime's last bit moves a patch across it.
+    """
+    grey = patches.float().mean(-1) * NORMALISE_STD + NORMALISE_MEAN
+    level = torch.floor(grey * 48 + 0.53)
+    number = torch.arange(patches.shape[1], device=patches.device, dtype=torch.float32)
+    return torch.topk(level * 256 - number, keep, dim=1).indices
+
+
+class ClassTokenAttention(ViTAttention):
+    """Self-attention of the class token alone: one row of queries, every token's keys and values."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float `[N, tokens, hidden_size]` to `[N, 1, hidden_size]`, and the attention `[N, heads, 1, tokens]`."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        query = self._heads(self.q_proj(hidden_states[:, :1]))
+        key, value = self._heads(self.k_proj(hidden_states)), self._heads(self.v_proj(hidden_states))
+        dropout = self.attention_dropout if self.training else 0.0
+        # an image's patches are never masked: what is handed in is a mask of zeros, with a row for every token
+        mixed, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(mixed.reshape(*query.shape[:1], 1, -1)), weights
+
+    def _heads(self, values: torch.Tensor) -> torch.Tensor:
+        return values.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class ClassTokenLayer(ViTLayer):
+    """A last encoder layer for a classifier, which reads the class token only; the weights of an ordinary layer."""
+
+    def __init__(self, config: RiceViTConfig) -> None:
+        super().__init__(config)
+        self.attention = ClassTokenAttention(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Float `[N, tokens, hidden_size]` to `[N, 1, hidden_size]`: the first row of what `ViTLayer` gives."""
+        mixed, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        token = hidden_states[:, :1] + self.dropout(mixed)
+        return token + self.dropout(self.mlp(self.layernorm_after(token)))
+
+
+class RiceViTForImageClassification(ViTForImageClassification):
+    """`ViTForImageClassification` that honours `foreground_patches`."""
+
+    config_class = RiceViTConfig
+
+    def __init__(self, config: RiceViTConfig) -> None:
+        super().__init__(config)
+        if config.foreground_patches is not None:
+            self.vit.embeddings = ForegroundEmbeddings(config)
+            self.vit.layers[-1] = ClassTokenLayer(config)
+            self.post_init()
+
+
+class PixelClassifier(nn.Module):
+    """Bytes to logits: uint8 `[N, 224, 224, 3]` RGB in, float32 `[N, classes]` out."""
+
+    def __init__(self, model: RiceViTForImageClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        names = {int(number): str(name) for number, name in (self.model.config.id2label or {}).items()}
+        return tuple(names[number] for number in sorted(names))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise and classify."""
+        return self.model(pixel_values=normalise(images, self.model.dtype)).logits.float()
+
+
+def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """uint8 `[N, H, W, 3]` to `[N, 3, H, W]` in about [-1, 1]."""
+    return (images.permute(0, 3, 1, 2).to(dtype) - NORMALISE_MEAN) / NORMALISE_STD
+
+
+def load_checkpoint(directory: Path) -> RiceViTForImageClassification:
+    """A fine-tuned checkpoint (`config.json`, `model.safetensors`) in evaluation mode.
+
+    Raises:
+        RiceError: the directory holds no checkpoint of ours.
+    """
+    if not (directory / "config.json").is_file() or not (directory / "model.safetensors").is_file():
+        raise RiceError(f"{directory}: no checkpoint here (config.json and model.safetensors); run notebook 04 first")
+    try:
+        return RiceViTForImageClassification.from_pretrained(directory, local_files_only=True).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RiceError(f"{directory}: not a ViT checkpoint ({str(error).strip().splitlines()[0]})") from None
+
+
+def load_pixel_classifier(directory: Path) -> PixelClassifier:
+    """`load_checkpoint` with the normalisation in front."""
+    return PixelClassifier(load_checkpoint(directory)).eval()
+
+
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """What made a checkpoint, as notebook 04 wrote it beside the weights; empty where nothing was written."""
+    file = directory / PROVENANCE_FILE
+    return read_json(file) if file.is_file() else {}
+
+
+def dim_unattended(images: np.ndarray, keep: int | None, patch_size: int, share: float = 0.45) -> np.ndarray:
+    """A picture of what the model attends to: uint8 `[N, H, W, 3]` with the other patches blended towards grey."""
+    if keep is None:
+        return images.copy()
+    count, height, width, _ = images.shape
+    down, across = height // patch_size, width // patch_size
+    grid = images.reshape(count, down, patch_size, across, patch_size, 3).swapaxes(2, 3)
+    patches = grid.reshape(count, down * across, -1).astype(np.float32)
+    normalised = torch.from_numpy((patches - NORMALISE_MEAN) / NORMALISE_STD)
+    chosen = brightest(normalised, min(keep, down * across)).numpy()
+    faded = patches * (1 - share) + 128 * share
+    np.put_along_axis(faded, chosen[:, :, None], np.take_along_axis(patches, chosen[:, :, None], 1), 1)
+    tiles = faded.reshape(count, down, across, patch_size, patch_size, 3).swapaxes(2, 3)
+    return tiles.reshape(images.shape).astype(np.uint8)

@@ -1,0 +1,99 @@
+"""The options of `rice infer`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rice_lib.cli.arguments import positive
+from rice_lib.common.errors import RiceError
+from rice_lib.predict.pipeline import BATCH_SIZE
+from rice_lib.predict.writers import FORMATS, format_of
+
+ENGINES = ("local", "ray")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Check for options that do not go together; raises `RiceError`."""
+    given = {
+        "--grains": arguments.grains,
+        "--explain": arguments.explain is not None,
+        "--resume": arguments.resume,
+        "--engine ray": arguments.engine == "ray",
+        "--mm-per-pixel": arguments.mm_per_pixel is not None,
+        "--reference-mm": arguments.reference_mm is not None,
+    }
+    together = [
+        ("--explain", "--grains"),
+        ("--resume", "--grains"),
+        ("--resume", "--explain"),
+        ("--engine ray", "--grains"),
+        ("--engine ray", "--explain"),
+        ("--mm-per-pixel", "--reference-mm"),
+    ]
+    for one, other in together:
+        if given[one] and given[other]:
+            raise RiceError(f"{one} does not go with {other}; leave one of them out")
+    for scale in ("--mm-per-pixel", "--reference-mm"):
+        if given[scale] and not arguments.grains:
+            raise RiceError(f"{scale} gives the scale of a tray: it needs --grains")
+    if arguments.resume and arguments.output is None:
+        raise RiceError("--resume continues an interrupted --output FILE: name the file")
+    if format_of(arguments.format, arguments.output) == "parquet" and arguments.output is None:
+        raise RiceError("parquet is written to a file: name it with --output")
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command's arguments; the help fits one screen of 80 x 30."""
+    command = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} [options] IMAGE|FOLDER|- ...",
+        description="Classify rice varieties in photographs of single grains on a dark background.",
+        epilog=_EPILOG.format(prog=prog),
+        formatter_class=_help_format,
+        add_help=False,
+    )
+    add = command.add_argument_group("input and output").add_argument
+    add("inputs", nargs="+", metavar="IMAGE|FOLDER|-", help="files, folders searched for images, - a list on stdin")
+    add("--null", "-0", action="store_true", help="the list on stdin is separated by NUL, not newline")
+    add("--output", type=Path, metavar="FILE", help="write there instead of stdout")
+    add("--resume", action="store_true", help="continue an interrupted --output")
+    add("--format", choices=FORMATS, metavar="F", help=f"{', '.join(FORMATS)} (default: as FILE ends)")
+    add("--top-k", type=positive, metavar="K", help="give the K likeliest (default: all; table: 1)")
+    add = command.add_argument_group("what to predict, and by what").add_argument
+    add("--no-reject", dest="reject", action="store_false", help="name a variety whatever the image shows")
+    add("--model", metavar="M", help="checkpoint, .onnx, .plan, triton://host:port/name")
+    add("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="images a model call (%(default)s)")
+    add("--threads", type=positive, metavar="N", help="CPU threads of a model (default: all cores; ray: 1)")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        metavar="E",
+        help="local, or ray: a cluster's machines (RAY_ADDRESS)",
+    )
+    add("--grains", action="store_true", help="inputs are trays: find, classify and count their grains")
+    add("--mm-per-pixel", type=_length, metavar="X", help="a tray's scale,")
+    add("--reference-mm", type=_length, metavar="D", help="or the diameter of a round object lying in it")
+    add("--explain", type=Path, metavar="DIR", help="save there what in each image decides")
+    add("-h", "--help", action="help", help="this page")
+    return command
+
+
+_EPILOG = """\
+examples:
+  {prog} photos/ --output out.csv --resume
+  {prog} photos/ --format jsonl | jq -r .label
+  find . -name '*.jpg' -print0 | {prog} - -0 --top-k 2
+Status: 0 all predicted, 1 some inputs failed (the others are predicted), 2 wrong usage."""
+
+
+def _help_format(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=20, width=80)
+
+
+def _length(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return value

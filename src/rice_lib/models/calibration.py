@@ -1,0 +1,247 @@
+"""Measures a model's `Decision` on its training and validation images: the temperature, and the rejection rule.
+
+The test images have no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_path, write_text
+from rice_lib.contract.decision import APPEARANCE, FILE, KEY, Cluster, Decision, RejectionRule
+from rice_lib.contract.features import COLUMN
+from rice_lib.contract.prediction import feature_table
+
+if TYPE_CHECKING:
+    from rice_lib.backends.predictor import Predictor
+    from rice_lib.data.loading import Examples
+
+REJECTED_SHARE = 0.0015
+"""Share of the validation images that the rule refuses: a third of the 0.5 % that it may refuse of real grains."""
+
+TEMPERATURES = (0.05, 20.0)
+"""Where the temperature is looked for. The smoothed targets keep the optimum inside; the bounds are a last guard."""
+
+RIM_TOUCHED = 0.004
+"""Share of the rim that may be bright: 3 of its 880 looked-at pixels."""
+
+ALLOWANCE = 0.05
+"""How far solidity and fill may fall below the lowest measured, as a share of it."""
+
+SMALLEST_AREA = 0.5
+"""Smallest area that may be a grain's, in units of the smallest measured. Generous: size is in the look, too."""
+
+TRAINING_IMAGES = 8000
+"""Most training images that are measured: a class's covariance of 13 features needs hundreds, not more."""
+
+CLUSTERS = 2
+"""Groups of a variety: Jasmine was photographed in two sessions, the others come out as two halves that overlap."""
+
+RIDGE = 1e-3
+"""Added to each measure's variance, in units of the variety's own: a few images' covariance has an inverse then."""
+
+SMALLEST_CLUSTER = 100
+"""A variety with fewer images for each cluster than this has one."""
+
+TOLERANCE: dict[str, float] = {
+    "solidity": 0.015,
+    "fill": 0.005,
+    "end weight": 0.04,
+    "side weight": 0.04,
+    "lopsidedness": 0.04,
+    "length": 0.05,
+    "width": 0.05,
+    "luma": 10.0,
+    "red less green": 1.0,
+    "blue less green": 1.0,
+    "luma spread": 0.1,
+    "hue spread": 0.1,
+    "grain": 0.15,
+}
+"""Standard deviations added to the measured ones, for what another photograph of the same grain changes: 5 % of size
+and light (the augmentation's), focus, compression, where the pixels cut the outline. Without them noise of 3 grey
+levels had 9 % of 600 real validation images refused, with them 0.7 %; against noise of 6 (60 %) they do not help."""
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of the least negative log-likelihood on validation logits (Guo et al. 2017, arXiv:1706.04599).
+
+    A good model tells almost all validation images rightly, and where it tells all of them so, ever lower temperatures
+    are ever better: the likelihood has no optimum. The targets are therefore smoothed as Platt does (1999,
+    "Probabilistic outputs for support vector machines", section 2.2): the true class has probability (n + 1) / (n + 2)
+    and the others share the rest, as if one image more had been told wrongly.
+
+    Args:
+        logits: float32 `[n, classes]`.
+        labels: class numbers in the order of the logits, int `[n]`.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    logits = logits.astype(np.float64)
+    count, classes = logits.shape
+    target = np.full(logits.shape, 1 / (count + 2) / (classes - 1))
+    target[np.arange(count), labels] = (count + 1) / (count + 2)
+
+    def loss(log_temperature: float) -> float:
+        return -float((target * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+
+
+def fit_clusters(look: np.ndarray, seed: int) -> list[Cluster]:
+    """The clusters of one variety.
+
+    Args:
+        look: `APPEARANCE` features of its images, `[n, L]`.
+        seed: of the mixture's start.
+    """
+    from sklearn.covariance import ledoit_wolf
+    from sklearn.mixture import GaussianMixture
+
+    look = look.astype(np.float64)
+    spread = look.std(axis=0) + 1e-6
+    scaled = (look - look.mean(axis=0)) / spread
+    group = np.zeros(len(look), int)
+    if len(look) >= CLUSTERS * SMALLEST_CLUSTER:
+        group = GaussianMixture(CLUSTERS, random_state=seed, reg_covar=1e-4).fit_predict(scaled)
+        if np.bincount(group, minlength=CLUSTERS).min() < SMALLEST_CLUSTER / 2:
+            group[:] = 0
+    tolerance = np.diag([TOLERANCE.get(name, 0.0) ** 2 for name in APPEARANCE])
+    clusters = []
+    for number in np.unique(group):
+        # shrunk towards a sphere (Ledoit & Wolf 2004), so that a few dozen images give a usable one too
+        covariance, _ = ledoit_wolf(scaled[group == number])
+        covariance = (covariance + RIDGE * np.eye(len(APPEARANCE))) * np.outer(spread, spread) + tolerance
+        mean = look[group == number].mean(axis=0)
+        clusters.append(Cluster(mean, np.linalg.cholesky(np.linalg.inv(covariance))))
+    return clusters
+
+
+def fit_rejection_rule(
+    training: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    share: float = REJECTED_SHARE,
+    seed: int = 83,
+) -> RejectionRule:
+    """The rule of refusal.
+
+    Args:
+        training: features of training images, float32 `[n, M]`, and their class numbers in the order of the logits.
+        validation: features of the validation images, float32 `[m, M]`, and the model's logits of them.
+        share: of the validation images that may be refused.
+        seed: of the clusters.
+    """
+    features, labels = training
+    both = np.concatenate([features, validation[0]])
+    columns = [COLUMN[name] for name in APPEARANCE]
+    clusters = [fit_clusters(features[labels == number][:, columns], seed) for number in range(validation[1].shape[1])]
+    limits = {
+        "area": (_lowest(both, "area", share) * SMALLEST_AREA, 1.0),
+        "rim": (0.0, RIM_TOUCHED),
+        "objects": (1.0, 1.0),
+        "solidity": (_lowest(both, "solidity", share) * (1 - ALLOWANCE), 1.0),
+        "fill": (_lowest(both, "fill", share) * (1 - ALLOWANCE), 1.01),
+    }
+    anything = RejectionRule(limits, clusters, np.inf)
+    distances = np.sort(anything.distances(validation[1], validation[0]))[::-1]
+    beyond = int(share * len(distances))
+    # between two images, so that no rounding moves one across; where the share is less than one image, half as much
+    # again as the max_distance
+    max_distance = float(distances[beyond - 1 : beyond + 1].mean()) if beyond else 1.5 * float(distances[0])
+    return RejectionRule(limits, clusters, max_distance)
+
+
+def calibrate(predictor: Predictor, training: Examples, validation: Examples, batch_size: int, seed: int) -> Decision:
+    """Measure a model's decision; shows progress.
+
+    Args:
+        predictor: the model.
+        training: its training images, of which at most `TRAINING_IMAGES` are looked at.
+        validation: its validation images.
+        batch_size: images of one call to the model.
+        seed: of the choice of training images and of the clusters.
+
+    Raises:
+        RiceError: the model's labels are not the varieties, or one of them has no training image.
+    """
+    from rice_lib.models.metrics import label_columns
+
+    column = label_columns(predictor)
+    drawn = np.random.default_rng(seed).permutation(len(training))[:TRAINING_IMAGES]
+    known = training.take(np.sort(drawn))
+    absent = [f"training image of {name}" for number, name in enumerate(VARIETIES) if number not in known.labels]
+    if len(validation) == 0:
+        absent.append("validation image")
+    if absent:
+        raise RiceError(f"nothing to calibrate on: no {absent[0]}")
+    logits = _over(validation, batch_size, predictor.name, predictor.logits)
+    features = _over(validation, batch_size, "features of validation images", feature_table)
+    training_measures = _over(known, batch_size, "features of training images", feature_table)
+    refusal = fit_rejection_rule((training_measures, column[known.labels]), (features, logits), seed=seed)
+    about = {
+        "training_images": len(known),
+        "validation_images": len(validation),
+        "validation_refused": sum(reason is not None for reason in refusal.rejections(logits, features)),
+    }
+    return Decision(fit_temperature(logits, column[validation.labels]), refusal, about)
+
+
+def write_decision(model: Path, decision: Decision) -> Path:
+    """Put a decision where a model carries it (atomically); returns the file written.
+
+    Args:
+        model: a checkpoint directory (`decision.json` in it), or an ONNX file (its metadata; nothing else of it
+            changes).
+        decision: what to carry.
+
+    Raises:
+        RiceError: neither of the two.
+    """
+    if model.is_dir():
+        write_text(model / FILE, decision.to_json() + "\n")
+        return model / FILE
+    if model.suffix != ".onnx" or not model.is_file():
+        raise RiceError(
+            f"{model}: no checkpoint directory and no .onnx file (a plan takes its decision from the .onnx)"
+        )
+    _set_metadata(model, KEY, decision.to_json())
+    return model
+
+
+def _over(examples: Examples, batch_size: int, what: str, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A function of batches of pixels, over all images, with progress on stderr."""
+    from tqdm import tqdm
+
+    parts = []
+    with tqdm(total=len(examples), unit="image", desc=what, delay=1, leave=False) as bar:
+        for pixels, _ in examples.batches(batch_size):
+            parts.append(function(pixels))
+            bar.update(len(pixels))
+    return np.concatenate(parts)
+
+
+def _set_metadata(model: Path, key: str, value: str) -> None:
+    """One entry of an ONNX file's metadata, added or replaced."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load(model)
+    except DecodeError:
+        raise RiceError(f"{model}: not an ONNX file, or a damaged one") from None
+    carried = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, {**carried, key: value})
+    with atomic_path(model) as temporary:
+        onnx.save(proto, temporary)
+
+
+def _lowest(features: np.ndarray, name: str, share: float) -> float:
+    """The lowest value of a measure, a few odd images left out: a tenth of the share that may be refused."""
+    return float(np.quantile(features[:, COLUMN[name]], share / 10))

@@ -1,0 +1,115 @@
+"""Files to records in this process: decoded by threads, predicted in batches, in order, with flat memory."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rice_lib.contract.prediction import Classifier, predict
+from rice_lib.contract.record import Record
+from rice_lib.predict.inputs import DecodedInput, Source, decode_all
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+BATCH_SIZE = 32
+WAITING_BATCHES = 8
+"""A batch is predicted before it is full when so many times its size of unreadable inputs wait for it."""
+
+PROGRESS_AFTER_S = 2.0
+"""A run shorter than this shows no progress."""
+
+
+def predict_files(
+    predictor: Classifier, sources: Iterable[Source], batch_size: int = BATCH_SIZE, reject: bool = True
+) -> Iterator[Record]:
+    """Classify files.
+
+    Args:
+        predictor: the model.
+        sources: what `rice_lib.predict.inputs.expand` gives.
+        batch_size: images of one call to the model.
+        reject: whether the model's rejection rule is applied.
+
+    Yields:
+        One record an input, in order: a file that cannot be read is a record with its error.
+
+    Raises:
+        RiceError: the engine failed.
+    """
+    features = reject and predictor.decision is not None and predictor.decision.rejection is not None
+    for batch in _batches(decode_all(sources, batch_size, features), batch_size):
+        yield from predict_batch(predictor, batch, reject)
+
+
+def predict_batch(predictor: Classifier, batch: list[DecodedInput], reject: bool = True) -> Iterator[Record]:
+    """Classify decoded inputs in one call to the model; one record an input, in order."""
+    readable = [item for item in batch if item.pixels is not None]
+    predictions = iter(())
+    if readable:
+        pixels = np.stack([item.pixels for item in readable])  # type: ignore[misc]  # none is None
+        features = [item.features for item in readable if item.features is not None]
+        table = np.stack(features) if len(features) == len(readable) else None
+        predictions = iter(predict(predictor, pixels, features=table, reject=reject))
+    for item in batch:
+        prediction = next(predictions) if item.pixels is not None else None
+        yield Record(item.path, prediction, item.notes, item.error)
+
+
+def _batches(inputs: Iterable[DecodedInput | None], batch_size: int) -> Iterator[list[DecodedInput]]:
+    """Inputs by batches of `batch_size` images. One is closed early where the next input is late (None), so that a
+    slow list on stdin is answered line by line."""
+    batch: list[DecodedInput] = []
+    readable = 0
+    for item in inputs:
+        if item is not None:
+            batch.append(item)
+            readable += item.pixels is not None
+        if item is None or not readable or readable == batch_size or len(batch) == WAITING_BATCHES * batch_size:
+            yield batch
+            batch, readable = [], 0
+    yield batch
+
+
+def with_progress(records: Iterable[Record], names: Iterable[Source] | None, done: int = 0) -> Iterator[Record]:
+    """Pass records on, with a bar on stderr (a line now and then where it is no terminal) once a run takes a while.
+
+    Args:
+        records: of the run.
+        names: as many as there will be records, counted by a thread of its own once there is a bar; None where nobody
+            can know them beforehand.
+        done: records of an interrupted run.
+    """
+    terminal = sys.stderr.isatty()
+    begun, bar, failed = time.monotonic(), None, 0
+    try:
+        for number, record in enumerate(records, done + 1):
+            yield record
+            failed += record.error is not None
+            if bar is not None:
+                bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+                bar.update()
+            elif time.monotonic() - begun > (PROGRESS_AFTER_S if terminal else 5 * PROGRESS_AFTER_S):
+                bar = _open_bar(number, terminal, names)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _open_bar(number: int, terminal: bool, names: Iterable[Source] | None) -> tqdm:
+    from tqdm import tqdm
+
+    every = 0.2 if terminal else 30.0
+    bar = tqdm(desc="predicted", unit=" images", initial=number, file=sys.stderr, mininterval=every, dynamic_ncols=True)
+
+    def count() -> None:
+        bar.total = sum(1 for _ in names or ())
+
+    if names is not None:
+        threading.Thread(target=count, name="count", daemon=True).start()
+    return bar

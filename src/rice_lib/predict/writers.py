@@ -1,0 +1,100 @@
+"""How records are written: a table for people, JSON lines and CSV for programs.
+
+A writer takes records as dictionaries (`Record.as_dict`), so that those read back from an interrupted run's file are
+written as they would have been the first time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rice_lib.contract.prediction import UNKNOWN
+
+FORMATS = ("table", "jsonl", "csv", "parquet")
+
+_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+
+
+def format_of(asked: str | None, output: Path | None) -> str:
+    """Choose the format asked for, else the one of the output's suffix, else the table."""
+    return asked or _SUFFIXES.get(output.suffix.lower() if output else "", "table")
+
+
+def csv_columns(labels: Sequence[str]) -> list[str]:
+    """Name the columns of a CSV or Parquet file."""
+    return ["path", "label", "confidence", *labels, "reason", "notes", "error"]
+
+
+class Writer:
+    """Writes records to an open text stream, each at once."""
+
+    def __init__(self, stream: TextIO, form: str, labels: Sequence[str], top_k: int) -> None:
+        """Write as `form` (table, jsonl or csv); in the table, rows of `top_k` scores."""
+        self._stream = stream
+        self._labels = labels
+        self._width = max(map(len, (*labels, UNKNOWN, "error")))
+        # as wide as the scores of other rows, so that all paths begin in one column
+        self._scores_width = min(top_k, len(labels)) * (self._width + 10) - 2
+        self._line = {"table": self._row, "jsonl": json_line, "csv": self._csv}[form]
+        self._header = _csv_line(csv_columns(labels)) if form == "csv" else ""
+
+    def begin(self) -> None:
+        """Write what stands before the first record: the header of CSV."""
+        self._stream.write(self._header)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write one record; it is handed to the operating system before this returns."""
+        self._stream.write(self._line(record))
+        self._stream.flush()
+
+    def _row(self, record: Mapping[str, Any]) -> str:
+        notes = f"  ({'; '.join(record['notes'])})" if "notes" in record else ""
+        path = _printable(record["path"]) + notes
+        for label, why in (("error", "error"), (UNKNOWN, "reason")):
+            if why in record:
+                return f"{label:{self._scores_width}}  {path}: {record[why]}\n"
+        scores = "  ".join(f"{name:{self._width}} {score:7.2%}" for name, score in record["scores"].items())
+        return f"{scores}  {path}\n"
+
+    def _csv(self, record: Mapping[str, Any]) -> str:
+        return _csv_line(flatten(record, self._labels).values())
+
+
+def flatten(record: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """Lay a record out in the columns of `csv_columns`; what it lacks is None."""
+    row = {**dict.fromkeys(csv_columns(labels)), **record, **record.get("scores", {})}
+    row.pop("scores", None)
+    row["notes"] = "; ".join(row["notes"] or ())
+    return row
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Write a record as one line of JSON."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # bytes of a name that are no UTF-8 stay recoverable: as \\udcXX escapes, which Python's json reads back
+        text = json.dumps(record)
+    return text + "\n"
+
+
+def _csv_line(values: Iterable[object]) -> str:
+    line = io.StringIO()
+    # the writer quotes the characters of its own line end: with "\n" for one, it would leave a name's "\r" bare
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _printable(path: str) -> str:
+    """A name on one line of a terminal: control characters as escapes, so that none can move the cursor."""
+    return (
+        path
+        if path.isprintable()
+        else "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in path)
+    )
