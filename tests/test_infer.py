@@ -15,13 +15,14 @@ import pytest
 from support.models import tiny_onnx, write_grains
 
 from rice_lib import infer
+from rice_lib.backends import open as opening
 from rice_lib.backends.open import open_predictor
-from rice_lib.backends.predictor import probabilities
+from rice_lib.cli.infer_options import parser
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
-from rice_lib.contract.record import Record
-from rice_lib.predict.inputs import DECODERS, DecodedInput, decode_all, expand, read_list
+from rice_lib.contract.prediction import predict
+from rice_lib.predict.inputs import expand
 
 
 def command(*arguments, **options):
@@ -46,24 +47,22 @@ def test_records_are_in_the_order_of_the_inputs_whatever_fails(images, tmp_path,
     broken.write_bytes(images[0].read_bytes()[:300])
     text.write_text("<html>")
     order = [images[3], broken, images[0], tmp_path / "none.jpg", text, images[6]]
-    told = records(capsys, *order, "--batch-size", "2", status=1)
-    assert [record["path"] for record in told] == list(map(str, order))
-    assert [set(record) for record in told] == [
+    done = records(capsys, *order, "--batch-size", "2", status=1)
+    assert [record["path"] for record in done] == list(map(str, order))
+    assert [set(record) for record in done] == [
         {"path", "error"} if place in (1, 3, 4) else {"path", "label", "confidence", "scores"} for place in range(6)
     ]
-    assert told[3]["error"] == "no such file"
+    assert done[3]["error"] == "no such file"
 
 
 def test_scores_are_the_models(images, capsys):
-    pixels = np.stack([decode(file) for file in images])
     with open_predictor(tiny_onnx()) as model:
-        scores = probabilities(model.logits(pixels))
-    for record, expected in zip(records(capsys, *images, "--batch-size", "3"), scores, strict=True):
-        assert record["label"] == VARIETIES[int(expected.argmax())]
-        assert record["confidence"] == pytest.approx(expected.max(), abs=1e-5)
+        predictions = predict(model, np.stack([decode(file) for file in images]))
+    for record, expected in zip(records(capsys, *images, "--batch-size", "3"), predictions, strict=True):
+        assert record["label"] == expected.label
+        assert record["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
         assert list(record["scores"].values()) == sorted(record["scores"].values(), reverse=True)
-        for name, score in zip(VARIETIES, expected, strict=True):
-            assert record["scores"][name] == pytest.approx(score, abs=1e-5)
+        assert record["scores"] == pytest.approx(dict(expected.scores), abs=1e-5)
 
 
 def test_top_k_keeps_the_likeliest(images, capsys):
@@ -79,8 +78,8 @@ def test_folders_are_walked_in_order_without_what_is_no_image(tmp_path, capsys):
     write_grains(tmp_path / "tree" / ".hidden", 1)
     (tmp_path / "tree" / "a" / "circle").symlink_to(tmp_path / "tree")
     os.mkfifo(tmp_path / "tree" / "pipe.jpg")
-    told = records(capsys, tmp_path / "tree")
-    places = [Path(record["path"]).relative_to(tmp_path / "tree").parent.as_posix() for record in told]
+    done = records(capsys, tmp_path / "tree")
+    places = [Path(record["path"]).relative_to(tmp_path / "tree").parent.as_posix() for record in done]
     assert places == ["a", "a/deep", "b"]
 
 
@@ -111,14 +110,14 @@ def test_awkward_names_survive_every_format(images, tmp_path):
 
 def test_a_list_on_stdin_with_newlines_and_windows_of_input(images):
     names = "\n".join(map(str, images)).encode()
-    told = command("-", "--format", "jsonl", input=names)
-    assert [json.loads(line)["path"] for line in told.stdout.splitlines()] == list(map(str, images))
+    done = command("-", "--format", "jsonl", input=names)
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == list(map(str, images))
 
 
-def test_a_nul_list_read_as_lines_is_told_what_is_wrong(images):
-    told = command("-", "--format", "jsonl", input=b"\0".join(os.fsencode(file) for file in images))
-    assert told.returncode == 1
-    assert "--null" in json.loads(told.stdout)["error"]
+def test_a_nul_list_read_as_lines_says_what_is_wrong(images):
+    done = command("-", "--format", "jsonl", input=b"\0".join(os.fsencode(file) for file in images))
+    assert done.returncode == 1
+    assert "--null" in json.loads(done.stdout)["error"]
 
 
 def test_csv_has_a_column_a_variety_and_one_for_errors(images, tmp_path, capsys):
@@ -138,38 +137,38 @@ def test_table_is_for_people(images, tmp_path, capsys):
     assert good.index(str(images[0])) == bad.index(str(tmp_path / "no.jpg"))
 
 
-def test_output_is_whole_or_has_another_name(images, tmp_path, capsys):
-    target = tmp_path / "told.csv"
+def test_output_is_complete_or_has_another_name(images, tmp_path, capsys):
+    target = tmp_path / "out.csv"
     assert infer.main([*map(str, images), "--model", str(tiny_onnx()), "--output", str(target)]) == 0
     assert len(list(csv.reader(target.open()))) == 1 + len(images)
     assert not capsys.readouterr().out
-    assert [file.name for file in tmp_path.glob("*told*")] == ["told.csv"]
+    assert [file.name for file in tmp_path.glob("*out*")] == ["out.csv"]
 
 
-def test_what_was_told_before_an_interruption_is_kept(images, tmp_path, monkeypatch, capsys):
-    target = tmp_path / "told.jsonl"
+def test_records_before_an_interruption_are_kept(images, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "out.jsonl"
     target.write_text("an older run\n")
 
     def interrupted(names):
         yield from expand(list(names)[:2])
-        time.sleep(0.3)  # the two are told by now
+        time.sleep(0.3)  # the two are predicted by now
         raise KeyboardInterrupt
 
     monkeypatch.setattr(infer, "expand", interrupted)
     with pytest.raises(KeyboardInterrupt):
         infer.main([*map(str, images), "--model", str(tiny_onnx()), "--output", str(target)])
-    partial = tmp_path / "told.jsonl.partial"
-    assert len(partial.read_text().splitlines()) == 2
+    partial = tmp_path / "out.jsonl.partial"
+    assert len(partial.read_text().splitlines()) == 3
     assert target.read_text() == "an older run\n"
-    assert f"the 2 results so far are in {partial}" in capsys.readouterr().err
-    with pytest.raises(RiceError, match="interrupted run; go on with --resume, or delete it"):
+    assert f"the 2 records so far are in {partial}" in capsys.readouterr().err
+    with pytest.raises(RiceError, match="interrupted run; add --resume, or delete it"):
         infer.main([str(images[0]), "--model", str(tiny_onnx()), "--output", str(target)])
-    assert len(partial.read_text().splitlines()) == 2
+    assert len(partial.read_text().splitlines()) == 3
 
 
 def test_an_output_that_cannot_be_written_is_said_at_once(images, tmp_path):
     with pytest.raises(RiceError, match="cannot be written"):
-        infer.main([str(images[0]), "--model", str(tiny_onnx()), "--output", str(tmp_path / "no" / "told.csv")])
+        infer.main([str(images[0]), "--model", str(tiny_onnx()), "--output", str(tmp_path / "no" / "out.csv")])
 
 
 def test_a_list_that_comes_slowly_is_answered_as_it_comes(images):
@@ -199,8 +198,8 @@ def test_interrupted_while_waiting_for_stdin_it_ends_quietly(images):
 
 
 def test_a_reader_that_goes_away_is_no_error(images):
-    told = f"{sys.executable} -m rice_lib.infer --no-reject --model {tiny_onnx()} --batch-size 1 {images[0].parent}"
-    line = f"{told} | head -n 1"
+    done = f"{sys.executable} -m rice_lib.infer --no-reject --model {tiny_onnx()} --batch-size 1 {images[0].parent}"
+    line = f"{done} | head -n 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=120, check=True)
     assert len(done.stdout.splitlines()) == 1
     assert not done.stderr
@@ -222,13 +221,13 @@ def test_a_missing_model_is_one_line_and_status_2(images):
 
 def test_the_default_model_is_the_wheels_then_the_checkouts(tmp_path, monkeypatch):
     package = tmp_path / "src" / "rice_lib"
-    monkeypatch.setattr(infer, "__file__", str(package / "infer.py"))
+    monkeypatch.setattr(opening, "__file__", str(package / "backends" / "open.py"))
     with pytest.raises(RiceError, match="name one with --model"):
-        infer.default_model()
+        opening.default_model()
     for place in (tmp_path / "models", package / "_models"):
         place.mkdir(parents=True)
         (place / "rice-vit-tiny.onnx").touch()
-        assert infer.default_model() == place / "rice-vit-tiny.onnx"
+        assert opening.default_model() == place / "rice-vit-tiny.onnx"
 
 
 def test_onnx_prediction_imports_nothing_heavy(images):
@@ -243,54 +242,56 @@ def test_onnx_prediction_imports_nothing_heavy(images):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_batch_is_told_when_it_is_full_or_the_next_image_is_late():
-    class Model:
-        decision = None
-        labels = ("a", "b")
-        batches: list[int] = []  # noqa: RUF012
-
-        def logits(self, pixels):
-            self.batches.append(len(pixels))
-            return np.zeros((len(pixels), 2), np.float32)
-
-    good, bad = DecodedInput("good", np.zeros((224, 224, 3), np.uint8)), DecodedInput("bad", error="why")
-    model = Model()
-    told = list(infer.predict(model, [good, bad, good, good, None, None, bad, good, None, good], batch_size=2))
-    assert [result.path for result in told] == ["good", "bad", "good", "good", "bad", "good", "good"]
-    assert model.batches == [2, 1, 1, 1]
+# --- the command line
 
 
-def test_files_are_decoded_at_most_two_batches_ahead(images):
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--mm-per-pixel", "0.1"], "it needs --grains"),
+        (["--reference-mm", "20"], "it needs --grains"),
+        (["--grains", "--mm-per-pixel", "0.1", "--reference-mm", "20"], "does not go with --reference-mm"),
+        (["--explain", "maps", "--grains"], "--explain does not go with --grains"),
+        (["--resume", "--output", "o.csv", "--grains"], "--resume does not go with --grains"),
+        (["--resume", "--output", "o.csv", "--explain", "maps"], "--resume does not go with --explain"),
+        (["--engine", "ray", "--grains"], "--engine ray does not go with --grains"),
+        (["--engine", "ray", "--explain", "maps"], "--engine ray does not go with --explain"),
+        (["--resume"], "name the file"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(arguments, why):
+    with pytest.raises(RiceError, match=why) as caught:
+        infer.main(["x.jpg", *arguments])
+    assert caught.value.status == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"), [(["--grains"], "rice_lib.cli.tray"), (["--explain", "maps"], "rice_lib.cli.explain")]
+)
+def test_trays_and_explanations_are_commands_of_their_own(arguments, module, monkeypatch):
     asked = []
-
-    def names():
-        for number in range(100):
-            asked.append(number)
-            yield str(images[number % 7])
-
-    decoded = decode_all(names(), batch_size=3)
-    next(item for item in decoded if item is not None)
-    time.sleep(0.5)
-    assert len(asked) <= 2 * 3 + DECODERS
-    decoded.close()
+    monkeypatch.setattr(f"{module}.run", lambda given: asked.append(given) or 7)
+    assert infer.main(["tray.jpg", *arguments, "--no-reject"]) == 7
+    assert (asked[0].inputs, asked[0].reject) == (["tray.jpg"], False)
 
 
-def test_read_list_puts_names_together_across_reads():
-    reader, writer = os.pipe()
-    os.write(writer, b"one\ntw")
-    names = read_list(reader)
-    assert next(names) == b"one"
-    os.write(writer, b"o\n\nthree")
-    os.close(writer)
-    assert list(names) == [b"two", b"three"]
-    os.close(reader)
+@pytest.mark.parametrize("prog", ["rice infer", infer.PROG])
+def test_the_help_fits_one_screen(prog):
+    lines = parser(prog).format_help().splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
 
 
-def test_a_result_rounds_its_scores():
-    result = Record("x", {"a": 1 / 3, "b": 2 / 3})
-    assert result.record(2) == {
-        "path": "x",
-        "label": "b",
-        "confidence": 0.666667,
-        "scores": {"b": 0.666667, "a": 0.333333},
-    }
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_stdout_is_data_alone(form, tmp_path):
+    images = write_grains(tmp_path, 2)
+    line = [sys.executable, "-m", "rice_lib.infer", *map(str, images), "none.png", "--model", str(tiny_onnx())]
+    done = subprocess.run([*line, "--format", form], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "carries no rejection rule" in done.stderr
+    if form == "jsonl":
+        paths = [json.loads(text)["path"] for text in done.stdout.splitlines()]
+    else:
+        paths = [row["path"] for row in csv.DictReader(io.StringIO(done.stdout))]
+    assert paths == [*map(str, images), "none.png"]

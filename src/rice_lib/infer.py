@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.backends.predictor import Predictor
@@ -26,8 +27,10 @@ from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import Source, expand, read_names
 from rice_lib.predict.pipeline import predict_files, with_progress
 from rice_lib.predict.resume import Configuration, import_parquet, is_complete, model_identity, open_output
-from rice_lib.predict.served import FileClient, open_file_client
 from rice_lib.predict.writers import format_of
+
+if TYPE_CHECKING:
+    from rice_lib.predict.served import FileClient
 
 PROG = "python -m rice_lib.infer"
 
@@ -82,22 +85,25 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _open(spec: str | Path, arguments: argparse.Namespace) -> Predictor | FileClient:
     """The model: one that takes pixels, or a server's ensemble, which takes files."""
-    client = open_file_client(spec)
-    if client is None:
-        predictor = open_predictor(spec, arguments.threads)
-        if predictor.decision is None and arguments.reject:
-            print(f"note: {spec} carries no rejection rule; every image is given a variety", file=sys.stderr)
-        return predictor
-    if arguments.engine == "ray":
-        client.close()
-        raise RiceError(f"--engine ray: {spec} takes files, which one client sends it; leave --engine out")
-    return client
+    if "://" in str(spec):  # what talks to a server is imported for one alone
+        from rice_lib.predict.served import open_file_client
+
+        client = open_file_client(spec)
+        if client is not None and arguments.engine == "ray":
+            client.close()
+            raise RiceError(f"--engine ray: {spec} takes files, which one client sends it; leave --engine out")
+        if client is not None:
+            return client
+    predictor = open_predictor(spec, arguments.threads)
+    if predictor.decision is None and arguments.reject:
+        print(f"note: {spec} carries no rejection rule; every image is given a variety", file=sys.stderr)
+    return predictor
 
 
 def _predict(
     model: Predictor | FileClient, spec: str | Path, sources: Iterator[Source], arguments: argparse.Namespace
 ) -> Iterator[Record]:
-    if isinstance(model, FileClient):
+    if not isinstance(model, Predictor):
         return model.predict_files(sources, arguments.reject)
     if arguments.engine == "ray":
         from rice_lib.predict.ray import predict_files as predict_files_by_ray

@@ -6,13 +6,13 @@ import sys
 import pytest
 from support.models import tiny_onnx, write_grains
 
-from rice_lib.cli import main_ as cli
+from rice_lib import cli
 from rice_lib.common.errors import RiceError
 
 
 def rice(*arguments, **options):
     """The command in a process of its own, as the console script starts it."""
-    line = [sys.executable, "-m", "rice_lib.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "rice_lib", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
@@ -50,7 +50,10 @@ def test_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"rice {version('rice-lib')}\n"
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("infre", "infer"), ("exprot", "export"), ("--verison", "--version")])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("infre", "infer"), ("exprot", "export"), ("set-parms", "set-params"), ("--verison", "--version")],
+)
 def test_an_unknown_verb_names_the_nearest(typed, meant):
     with pytest.raises(RiceError, match=f"did you mean rice {meant}") as caught:
         cli._run([typed])

@@ -1,6 +1,5 @@
 """The Ray engine: the same records as the local one, in the same order, on a cluster of two machines."""
 
-import json
 import sys
 
 import numpy as np
@@ -8,10 +7,13 @@ import pytest
 from support.models import tiny_onnx, write_grains
 
 from rice_lib import infer
+from rice_lib.backends.open import open_predictor
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.prediction import Prediction
 from rice_lib.contract.record import Record
 from rice_lib.predict import ray as ray_engine
 from rice_lib.predict.inputs import Unreadable
+from rice_lib.predict.pipeline import predict_files
 
 NOT_UTF8 = "latin-\udce9.png"
 
@@ -28,37 +30,36 @@ def test_a_source_travels_as_json(source, monkeypatch, tmp_path):
         assert (given, there) == (source, str(tmp_path / source))
 
 
-def test_a_worker_tells_a_block_under_the_names_given(tmp_path, monkeypatch):
+def test_a_worker_classifies_a_block_under_the_names_given(tmp_path, monkeypatch):
     files = write_grains(tmp_path / "images", 3)
     monkeypatch.chdir(tmp_path)
     sources = ["images/grain (2).png", "none.png", Unreadable("empty", "why"), "images/grain (0).png"]
     texts = np.array(list(map(ray_engine._dumps_source, sources)), dtype=object)
     monkeypatch.chdir("/")
     worker = ray_engine.Worker(str(tiny_onnx()), batch_size=2, reject=True, threads=1)
-    told = worker({"number": np.arange(4), "source": texts})
-    results = list(ray_engine._in_order({"number": n, "result": r} for n, r in enumerate(told["result"])))
-    assert [result.path for result in results] == [*sources[:2], "empty", sources[3]]
-    assert [result.error for result in results] == [None, "no such file", "why", None]
-    with infer_predictor() as predictor:
-        here = list(infer.tell_all(predictor, map(str, (files[2], files[0])), 2, reject=True, remember=False))
-    assert [results[0].scores, results[3].scores] == [result.scores for result in here]
+    block = worker({"number": np.arange(4), "source": texts})
+    records = list(ray_engine._in_order({"number": n, "record": r} for n, r in enumerate(block["record"])))
+    assert [record.path for record in records] == [*sources[:2], "empty", sources[3]]
+    assert [record.error for record in records] == [None, "no such file", "why", None]
+    with open_predictor(tiny_onnx(), 1) as predictor:
+        here = list(predict_files(predictor, map(str, (files[2], files[0])), 2))
+    assert [records[0].prediction, records[3].prediction] == [record.prediction for record in here]
 
 
-def infer_predictor():
-    from rice_lib.backends.open import open_predictor
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(NOT_UTF8, Prediction({"a": 1 / 3, "b": 2 / 3}, "not a single grain"), ("first of 2 frames",)),
+        Record("x", error="no such file"),
+    ],
+)
+def test_a_record_travels_as_json(record):
+    assert ray_engine._loads_record(ray_engine._dumps_record(record)) == record
 
-    return open_predictor(tiny_onnx(), 1)
 
-
-def test_a_result_comes_back_whole():
-    result = Record(NOT_UTF8, {"a": 1 / 3, "b": 2 / 3}, reason="not a single grain", notes=("first of 2 frames",))
-    text = json.dumps({name: getattr(result, name) for name in ("path", "scores", "reason", "notes", "error")})
-    assert list(ray_engine._in_order(iter([{"number": 0, "result": text}]))) == [result]
-
-
-def test_results_out_of_order_are_refused():
-    with pytest.raises(RiceError, match="result 1 in the place of 0"):
-        next(ray_engine._in_order(iter([{"number": 1, "result": "{}"}])))
+def test_records_out_of_order_are_an_error():
+    with pytest.raises(RiceError, match="record 1 in the place of 0"):
+        next(ray_engine._in_order(iter([{"number": 1, "record": "{}"}])))
 
 
 def test_a_model_is_found_from_any_folder(tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import argparse
 
 VERBS = {
-    "infer": "tell the variety of rice in photographs",
+    "infer": "predict the variety of rice in photographs",
     "evaluate": "measure a model on the images of a split",
-    "calibrate": "measure a model's confidence and its rule of refusal",
+    "calibrate": "measure a model's confidence and its rejection rule",
     "export": "make a model ready to be served: ONNX, TensorRT",
     "serve": "start and stop a Triton server with a model",
     "set-params": "write parameters into a profile's file",
@@ -33,7 +33,7 @@ _PATHS = ("inputs", "model", "checkpoint", "onnx")
 
 
 def main() -> None:
-    """The console command; ends the process."""
+    """Run the console command; ends the process."""
     run_command(lambda: _run(sys.argv[1:]))
 
 
@@ -79,7 +79,7 @@ def _help() -> str:
     lines = "\n".join(f"  {name:<18}{what}" for name, what in rows.items())
     return f"""usage: rice VERB ...
 
-Rice varieties told apart from photographs of single grains.
+Rice varieties classified from photographs of single grains.
 
 {lines}
 
@@ -87,7 +87,7 @@ Rice varieties told apart from photographs of single grains.
   rice --version
 
 examples:
-  rice infer photos/ --output told.csv
+  rice infer photos/ --output out.csv
   rice evaluate --model models/rice-vit-tiny.onnx --profile local"""
 
 
@@ -100,10 +100,10 @@ def _completion(argv: list[str]) -> str:
 
 
 def _whole_parser() -> argparse.ArgumentParser:
-    """All verbs as one parser, as shtab reads it: their own parsers, with paths marked as such."""
+    """Join the parsers of all verbs into one, as shtab reads it, with paths marked as such."""
     import argparse
 
-    whole = argparse.ArgumentParser(prog="rice", description="Rice varieties told apart from photographs.")
+    whole = argparse.ArgumentParser(prog="rice", description="Rice varieties classified from photographs.")
     whole.add_argument("--version", action="store_true", help="the version")
     verbs = whole.add_subparsers(metavar="VERB")
     for verb, what in VERBS.items():

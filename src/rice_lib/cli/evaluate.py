@@ -15,7 +15,7 @@ import numpy as np
 
 from rice_lib.cli.arguments import positive
 from rice_lib.common.classes import VARIETIES
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_json
 from rice_lib.common.tracking import Metric
 from rice_lib.data.split import PARTS, SCHEMES
@@ -146,7 +146,3 @@ def _wrong(examples: Examples, scores: np.ndarray) -> list[dict[str, Any]]:
         }
         for i in np.flatnonzero(predicted != examples.labels)
     ]
-
-
-if __name__ == "__main__":
-    run_command(main)

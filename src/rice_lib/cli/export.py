@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from rice_lib.backends.plan import FLAVOURS, BatchProfile, manifest_file
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import RiceError
 from rice_lib.export.tensorrt import WORKSPACE_MB, build_engine
 from rice_lib.predict.inputs import decode_all, expand
 
-PROG = "python -m rice_lib export"
+PROG = "rice export"
 PARITY_TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
 """Largest difference of a logit from torch that is let pass: the defaults of the parameters' `export`
 section."""
@@ -113,7 +113,3 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     )
     tensorrt.set_defaults(act=_tensorrt)
     return whole
-
-
-if __name__ == "__main__":
-    run_command(main)

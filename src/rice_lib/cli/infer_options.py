@@ -85,7 +85,7 @@ examples:
   {prog} photos/ --output out.csv --resume
   {prog} photos/ --format jsonl | jq -r .label
   find . -name '*.jpg' -print0 | {prog} - -0 --top-k 2
-Status: 0 all predicted, 1 some inputs failed (the others are predicted), 2 wrong usage."""
+Status: 0 done, 1 some inputs failed (the others are not lost), 2 usage."""
 
 
 def _help_format(prog: str) -> argparse.HelpFormatter:

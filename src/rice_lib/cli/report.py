@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rice_lib.common.errors import run_command
 from rice_lib.common.parameters import load_params
 from rice_lib.common.paths import Paths
 from rice_lib.report.render import render
 from rice_lib.report.sources import write_sources
 
-PROG = "python -m rice_lib report"
+PROG = "rice report"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -28,7 +27,3 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog=prog, description="Render the report of a profile whose notebooks have run.")
     command.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
     return command
-
-
-if __name__ == "__main__":
-    run_command(main)

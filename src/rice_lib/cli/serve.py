@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rice_lib.backends.open import default_model
 from rice_lib.cli.arguments import positive
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, write_json
 from rice_lib.common.parameters import ServeParams, load_params
 from rice_lib.common.paths import Paths, find_root
@@ -34,7 +34,7 @@ from rice_lib.serving.environment import MissingEnvironmentError, ServingEnviron
 from rice_lib.serving.release import Control, go_over, release
 from rice_lib.serving.repository import Repository, Version
 
-PROG = "python -m rice_lib serve"
+PROG = "rice serve"
 DEFAULT_PORT = 8000
 LOG_LINES = 40
 CONTAINER_FILE = "container.json"
@@ -312,7 +312,3 @@ def _add_up(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--timeout", type=float, metavar="S", help="seconds to wait until ready")
     command.set_defaults(engine="onnx", plan=None, instances=None)  # what a build alone can be told
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -13,9 +13,11 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
 from rice_lib.common.parameters import load_params, parse_overrides, profile_file
+
+PROG = "rice set-params"
 
 
 class _Representer(RoundTripRepresenter):
@@ -63,18 +65,18 @@ def _lay_over(content: MutableMapping[str, Any], values: Mapping[str, Any]) -> N
             content[key] = value
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rice_lib set-params",
-        description="Write parameters into params/<profile>.yaml, checked first.",
-    )
-    parser.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
-    parser.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run the command; returns its exit status."""
+    options = parser(prog).parse_args(arguments)
     set_params(options.profile, options.assignments)
     return 0
 
 
-if __name__ == "__main__":
-    run_command(main)
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """Describe the command's arguments."""
+    command = argparse.ArgumentParser(
+        prog=prog, description="Write parameters into params/<profile>.yaml, checked first."
+    )
+    command.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
+    command.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
+    return command

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, sha256_file
 from rice_lib.common.parameters import Params, load_params, parse_overrides
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.common.run import Run
 
-PROG = "python -m rice_lib stage"
+PROG = "rice stage"
 _ENVIRONMENT = {
     # a kernelspec `python3` in the user's home may be another interpreter; this environment's own comes first
     "JUPYTER_PREFER_ENV_PATH": "1",
@@ -147,7 +147,3 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         help="override a parameter; may be repeated",
     )
     return command
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -22,7 +22,7 @@ MAX_COUNTED_FRAMES = 10_000
 """Where counting frames ends; a file can be made to hold millions of empty ones."""
 
 
-class BadImageError(ValueError):
+class BadImageError(Exception):
     """A file that is not an image we can read; the message is the reason, without the file's name."""
 
 
