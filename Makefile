@@ -1,12 +1,10 @@
 # The handful of commands people type. `make help` lists them; each line after `##` below is its own help.
-#
-# On a conda box (environment.yml) add ACTIVE=1: the active environment is used as it is, and no .venv is made.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help venv serve-env report set test lint format lab push lock clean check-profile check-python
+.PHONY: help venv serve-env report set test test-all lint format lab push lock clean check-profile check-python FORCE
 
 ## PYTHON=python3.12     the interpreter that the environments are made with, 3.11 to 3.13 (default: python3)
 PYTHON ?= python3
@@ -18,18 +16,57 @@ PROFILE ?= smoke
 SET ?=
 ## ARGS="-k split"       more arguments for pytest
 ARGS ?=
-## ACTIVE=1              use the environment that is active (conda) in place of .venv
+## TORCH_INDEX=URL       take torch's CPU wheels from this simple index and leave CUDA out: 2.6 GB in place of 7.1 (default: PyPI)
+## DEVICE=gpu            ONNX Runtime for NVIDIA GPUs and TensorRT in place of ONNX Runtime for CPUs (default: cpu)
+## ACTIVE=1              install into the environment that is active (conda) in place of .venv
 ACTIVE ?=
+## DRY_RUN=1             with `make venv`: list what a new environment would hold, install nothing
+DRY_RUN ?=
+## UPGRADE=1             with `make lock`: the newest versions, not those locked before where they still do
+UPGRADE ?=
 
-ifeq ($(ACTIVE),)
-BIN := $(CURDIR)/.venv/bin
-ENV := .venv/.installed
+# A .venv knows in its stamp what it was made with: DEVICE, TORCH_INDEX, its folder. Those two are what they were where the
+# command does not say; a .venv made with others, for another folder, or by a command that was interrupted is made anew.
+# A .venv that is a link belongs to another checkout: it is used as it is, with the code of this one.
+ifneq ($(DRY_RUN),)
+PREFIX := .uv/dry-run
+override ACTIVE :=
+else ifneq ($(ACTIVE),)
+PREFIX := $(shell python -c 'import sys; print(sys.prefix)')
 else
-BIN := $(dir $(shell command -v python))
-ENV :=
+PREFIX := .venv
 endif
+MADE := $(shell test -x $(PREFIX)/bin/python && cat $(PREFIX)/.installed 2>/dev/null)
+DEVICE ?= $(or $(word 1,$(MADE)),cpu)
+TORCH_INDEX ?= $(filter-out pypi,$(word 2,$(MADE)))
+WANTED := $(DEVICE) $(or $(TORCH_INDEX),pypi) $(CURDIR)
+MADE_SERVE := $(shell test -x .venv-serve/bin/python && cat .venv-serve/.installed 2>/dev/null)
+ENV := $(PREFIX)/.installed
+SERVE_ENV := .venv-serve/.installed
+ifeq ($(shell test -L $(PREFIX) && test -x $(PREFIX)/bin/python && echo linked),linked)
+ENV :=
+export PYTHONPATH := $(CURDIR)/src
+else ifneq ($(strip $(MADE)),$(strip $(WANTED)))
+$(ENV): FORCE
+endif
+ifeq ($(shell test -L .venv-serve && test -x .venv-serve/bin/python && echo linked),linked)
+SERVE_ENV :=
+else ifneq ($(strip $(MADE_SERVE)),$(CURDIR))
+$(SERVE_ENV): FORCE
+endif
+$(if $(filter cpu gpu,$(DEVICE)),,$(error DEVICE is cpu or gpu, not $(DEVICE)))
+
+# uv: the one in PATH, unless it is older than pyproject.toml asks for; else this one, from PyPI
+UV_VERSION := 0.13.9
+UV_OWN := .uv/$(UV_VERSION)/uv
+ifndef UV
+UV := $(or $(shell uv python dir >/dev/null 2>&1 && command -v uv),$(UV_OWN))
+endif
+GET_UV := $(filter $(UV_OWN),$(UV))
+export UV_PYTHON_DOWNLOADS := never
+
 # dvc.yaml's commands say `python`: it must be this one
-export PATH := $(BIN):$(PATH)
+export PATH := $(abspath $(PREFIX)/bin):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:  ## this list
@@ -38,11 +75,11 @@ help:  ## this list
 		printf '%-23s %s\n' "$$name" "$$what"; done
 	@echo; sed -nE 's/^## /  /p' $(MAKEFILE_LIST)
 
-venv: $(ENV)  ## make .venv and install what requirements.lock pins, and the project
+venv: $(ENV)  ## make .venv and install what uv.lock pins, and the project
 
-serve-env: .venv-serve/.installed  ## make .venv-serve, which holds Triton (apart from .venv: it needs numpy 1)
+serve-env: $(SERVE_ENV)  ## make .venv-serve, which holds Triton (apart from .venv: it needs numpy 1)
 
-report: check-profile $(ENV) .venv-serve/.installed .dvc/scm-checked $(if $(SET),set)  ## run what changed of the seven notebooks and render reports/PROFILE/site/index.html
+report: check-profile $(ENV) $(SERVE_ENV) .dvc/scm-checked $(if $(SET),set)  ## run what changed of the seven notebooks and render reports/PROFILE/site/index.html
 	@python -m rice_lib set-params --profile "$(PROFILE)"
 	@dvc repro --pull report@$(PROFILE)
 	@echo "The report: reports/$(PROFILE)/site/index.html"
@@ -50,10 +87,14 @@ report: check-profile $(ENV) .venv-serve/.installed .dvc/scm-checked $(if $(SET)
 set: $(ENV)
 	@python -m rice_lib set-params --profile "$(PROFILE)" $(SET)
 
-test: $(ENV) .venv-serve/.installed  ## run the tests (RICE_DATA=/images.zip adds those on real images)
+test: $(ENV) $(SERVE_ENV) $(GET_UV)  ## run the fast tests
+	@python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(ENV) $(SERVE_ENV) $(GET_UV)  ## run all tests, as CI does (RICE_DATA=/images.zip adds those on real images)
 	@python -m pytest $(ARGS)
 
-lint: $(ENV)  ## check style (ruff) and types (mypy)
+lint: $(ENV) $(GET_UV)  ## check uv.lock, style (ruff) and types (mypy)
+	@$(UV) lock --check --quiet || { echo "error: uv.lock is not what pyproject.toml asks for: make lock" >&2; exit 1; }
 	@ruff check .
 	@ruff format --check .
 	@mypy
@@ -62,25 +103,24 @@ format: $(ENV)  ## put the code into the one style
 	@ruff check --fix .
 	@ruff format .
 
-lab: $(ENV) .venv-serve/.installed  ## open the notebooks in JupyterLab
+lab: $(ENV) $(SERVE_ENV)  ## open the notebooks in JupyterLab
 	@jupyter lab notebooks
 
 push: $(ENV) .dvc/scm-checked  ## store data, models and reports in the DVC remote, where `make report` looks first
 	@dvc push --run-cache
 
-# A lock is made for every supported Python and platform at once. uv is needed for this alone, so it is not installed.
-lock:  ## pin anew what requirements.lock and requirements-serve.lock pin
-	@uv=$$(mktemp -d); trap 'rm -rf "$$uv"' EXIT; \
-	$(PYTHON) -m venv "$$uv" && "$$uv/bin/pip" install --quiet uv && \
-	compile() { UV_CUSTOM_COMPILE_COMMAND="make lock" "$$uv/bin/uv" pip compile --quiet --universal \
-		--python-version 3.11 --upgrade "$$@"; } && \
-	compile --extra cpu --extra bulk --extra grains --extra explain --extra serve --extra train --extra dev pyproject.toml --output-file requirements.lock && \
-	grep -E '^(onnxruntime|pillow|tritonclient)==' requirements.lock > "$$uv/same.txt" && \
-	compile requirements-serve.in --no-annotate --constraint "$$uv/same.txt" \
-		--override requirements-serve-override.txt --output-file requirements-serve.lock
+# Both locks are for every supported Python and platform at once. The serving environment has a lock of its own because
+# Triton's wheel wants numpy 1; what both environments decode and compute with is of one version.
+lock: $(GET_UV)  ## write uv.lock and requirements-serve.lock again, after an edit of pyproject.toml or requirements-serve.in
+	@$(UV) lock $(if $(UPGRADE),--upgrade)
+	@same=$$(mktemp); trap 'rm -f "$$same"' EXIT; \
+	$(UV) export $(LIST) --frozen | grep -E '^(onnxruntime|pillow|tritonclient)==' > "$$same"; \
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.11 \
+		$(if $(UPGRADE),--upgrade) --no-annotate --constraint "$$same" --override requirements-serve-override.txt \
+		requirements-serve.in --output-file requirements-serve.lock > /dev/null
 
 clean:  ## remove the environments and caches; data, models and reports stay
-	@rm -rf .venv .venv-serve .pytest_cache .ruff_cache .mypy_cache .hypothesis .dvc/tmp
+	@rm -rf .venv .venv-serve .uv .pytest_cache .ruff_cache .mypy_cache .hypothesis .dvc/tmp
 	@find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 check-profile:
@@ -95,19 +135,42 @@ check-python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "error: $(PYTHON) has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
 
-# --no-deps: the locks are complete, so pip has nothing left to resolve. A stamp is written when all went well.
-.venv/.installed: requirements.lock pyproject.toml | check-python
-	@echo "Installing what requirements.lock pins into .venv (about 6 GB: PyPI's torch brings CUDA; once, a few minutes)"
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --no-deps --requirement requirements.lock
-	@.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+$(UV_OWN): | check-python
+	@echo "Getting uv $(UV_VERSION) from PyPI into .uv"
+	@mkdir -p $(@D); new=$$(mktemp -d .uv/new.XXXX); trap 'rm -rf "$$new"' EXIT; \
+	$(PYTHON) -m venv "$$new" && "$$new/bin/python" -m pip install --quiet --no-deps uv==$(UV_VERSION) && \
+	mv "$$new/bin/uvx" "$$new/bin/uv" $(@D)/
 
-.venv-serve/.installed: requirements-serve.lock | check-python
-	@echo "Installing what requirements-serve.lock pins into .venv-serve (Triton; once)"
-	@test -x .venv-serve/bin/python || $(SERVE_PYTHON) -m venv .venv-serve
-	@.venv-serve/bin/python -m pip install --no-deps --requirement requirements-serve.lock
-	@touch $@
+# $(call anew,FOLDER,STAMP,PYTHON): a folder whose stamp is not the wanted one goes; the stamp comes back when all is installed.
+anew = if [ ! -x $(1)/bin/python ] || [ "$$(cat $(1)/.installed 2>/dev/null)" != "$(2)" ]; then \
+		if [ -e $(1) ] || [ -L $(1) ]; then \
+			echo "$(1) is left of an interrupted command, another folder or other choices: making it anew"; fi; \
+		rm -rf $(1); $(UV) venv --quiet --python "$(3)" $(1); \
+	fi; rm -f $(1)/.installed
+
+EXTRAS := $(if $(filter gpu,$(DEVICE)),--no-dev $(addprefix --extra ,gpu bulk grains explain serve train dev))
+LIST := --quiet --no-header --no-hashes --no-annotate --no-emit-project
+
+# With TORCH_INDEX all is installed but torch, torchvision and what nothing but these two asks for (CUDA, Triton's compiler)
+$(PREFIX)/.installed: uv.lock pyproject.toml | $(GET_UV) check-python
+	@$(if $(ACTIVE),,$(call anew,$(PREFIX),$(strip $(WANTED)),$(PYTHON)))
+	@$(if $(TORCH_INDEX)$(DRY_RUN),,echo "Installing what uv.lock pins into $(PREFIX): 7 GB with PyPI's torch, which brings CUDA;" \
+		"TORCH_INDEX=URL of CPU wheels: 2.6 GB")
+	@export UV_PROJECT_ENVIRONMENT="$(abspath $(PREFIX))"; \
+	names() { $(UV) export --locked $(LIST) $(EXTRAS) "$$@" | sed 's/[ =;].*//' | sort -u; }; \
+	sync() { $(UV) sync --locked $(EXTRAS) $(if $(ACTIVE),--inexact) $(if $(DRY_RUN),--dry-run) "$$@"; }; \
+	if [ -z "$(TORCH_INDEX)" ]; then sync; else \
+		sync $$(comm -23 <(names) <(names --prune torch --prune torchvision) | sed 's/^/--no-install-package=/'); \
+		$(UV) pip install --python $(PREFIX)/bin/python $(if $(DRY_RUN),--dry-run) --no-deps --default-index "$(TORCH_INDEX)" \
+			$$($(UV) export --locked $(LIST) $(EXTRAS) | sed -nE 's/^(torch(vision)?==[^ ;]*).*/\1/p'); \
+	fi
+	@$(if $(DRY_RUN),rm -r $(PREFIX),echo "$(strip $(WANTED))" > $@)
+
+.venv-serve/.installed: requirements-serve.lock | $(GET_UV) check-python
+	@$(call anew,.venv-serve,$(CURDIR),$(SERVE_PYTHON))
+	@echo "Installing what requirements-serve.lock pins into .venv-serve (Triton)"
+	@$(UV) pip install --python .venv-serve/bin/python --no-deps --requirement requirements-serve.lock
+	@echo "$(CURDIR)" > $@
 
 # DVC expects git beside it; where the project came as an archive, it is told that there is none.
 .dvc/scm-checked:
