@@ -7,7 +7,6 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: help venv serve-env report set test test-all lint format lab push lock clean check-profile check-python FORCE
 
 ## PYTHON=python3.12     the interpreter that the environments are made with, 3.11 to 3.13 (default: python3)
-PYTHON ?= python3
 ## SERVE_PYTHON=python3.12   the one that .venv-serve is made with, 3.11 or 3.12: Triton's wheel wants numpy 1 (default: PYTHON)
 SERVE_PYTHON ?= $(PYTHON)
 ## PROFILE=local         the profile to run: params/PROFILE.yaml (default: smoke)
@@ -25,8 +24,8 @@ DRY_RUN ?=
 ## UPGRADE=1             with `make lock`: the newest versions, not those locked before where they still do
 UPGRADE ?=
 
-# A .venv knows in its stamp what it was made with: DEVICE, TORCH_INDEX, its folder. Those two are what they were where the
-# command does not say; a .venv made with others, for another folder, or by a command that was interrupted is made anew.
+# A .venv knows in its stamp what it was made with: DEVICE, TORCH_INDEX, PYTHON, its folder. These are what they were where
+# the command does not say; a .venv made with others, for another folder, or by a command that was interrupted is made anew.
 # A .venv that is a link belongs to another checkout: it is used as it is, with the code of this one.
 ifneq ($(DRY_RUN),)
 PREFIX := .uv/dry-run
@@ -39,7 +38,8 @@ endif
 MADE := $(shell test -x $(PREFIX)/bin/python && cat $(PREFIX)/.installed 2>/dev/null)
 DEVICE ?= $(or $(word 1,$(MADE)),cpu)
 TORCH_INDEX ?= $(filter-out pypi,$(word 2,$(MADE)))
-WANTED := $(DEVICE) $(or $(TORCH_INDEX),pypi) $(CURDIR)
+PYTHON ?= $(or $(word 3,$(MADE)),python3)
+WANTED := $(DEVICE) $(or $(TORCH_INDEX),pypi) $(PYTHON) $(CURDIR)
 MADE_SERVE := $(shell test -x .venv-serve/bin/python && cat .venv-serve/.installed 2>/dev/null)
 ENV := $(PREFIX)/.installed
 SERVE_ENV := .venv-serve/.installed

@@ -44,10 +44,12 @@ def uv():
 def make(uv):
     """Return a function that runs make in a folder, without what an outer make handed down."""
 
-    def run(folder, *arguments, returncode=0):
-        hidden = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "DEVICE", "TORCH_INDEX", "ACTIVE", "VIRTUAL_ENV"}
+    def run(folder, *arguments, python=sys.executable, returncode=0):
+        hidden = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "DEVICE", "TORCH_INDEX", "PYTHON", "ACTIVE", "VIRTUAL_ENV"}
+        if python:
+            arguments = (*arguments, f"PYTHON={python}")
         done = subprocess.run(
-            ["make", "--directory", folder, *arguments, f"UV={uv}", f"PYTHON={sys.executable}"],
+            ["make", "--directory", folder, *arguments, f"UV={uv}"],
             env={name: value for name, value in os.environ.items() if name not in hidden} | {"UV_OFFLINE": "1"},
             capture_output=True,
             text=True,
@@ -143,6 +145,18 @@ def test_an_environment_is_made_anew_where_the_project_moved(make, small):
     assert ".venv is left of" in make(moved, "venv")
     assert f"VIRTUAL_ENV={moved}" in (moved / ".venv" / "bin" / "activate").read_text().replace("'", "")
     assert "Installing" not in make(moved, "venv")
+
+
+def test_an_environment_stays_what_it_was_made_as(make, small):
+    """DEVICE, TORCH_INDEX and PYTHON need not be said again; another one makes .venv anew."""
+    stamp = small / ".venv" / ".installed"
+    make(small, "venv")
+    assert stamp.read_text().split()[:3] == ["cpu", "pypi", sys.executable]
+    assert "Installing" not in make(small, "venv", python=None)
+    stamp.write_text(stamp.read_text().replace(" pypi ", " file:///wheels "))
+    assert "is left of" not in make(small, "venv")
+    assert "is left of" not in make(small, "venv", "TORCH_INDEX=file:///wheels")
+    assert ".venv is left of" in make(small, "venv", "TORCH_INDEX=")
 
 
 @pytest.mark.parametrize("left", [".venv/bin/python", ".venv/.installed"])
