@@ -11,9 +11,10 @@ from support.models import grains, tiny_checkpoint, tiny_onnx
 from rice_lib.backends import predictor as predictors
 from rice_lib.backends.onnx import OnnxPredictor
 from rice_lib.backends.open import open_predictor
-from rice_lib.backends.predictor import MAX_BATCH, Predictor, probabilities
+from rice_lib.backends.predictor import MAX_BATCH, MIN_SHARE, Predictor
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.decision import Decision
 
 
 class Counting(Predictor):
@@ -42,7 +43,7 @@ def test_batches_are_cut_and_put_together_in_order(count, batches):
     assert logits[:, 0].tolist() == list(range(count))
 
 
-def test_images_that_are_not_contiguous_are_told_too():
+def test_images_that_are_not_contiguous_are_predicted_too():
     pixels = np.zeros((4, 224, 224, 3), np.uint8)[::2]
     assert Counting().logits(pixels).shape == (2, 2)
 
@@ -56,7 +57,7 @@ def test_images_that_are_not_contiguous_are_told_too():
         np.zeros((1, 256, 256, 3), np.uint8),
     ],
 )
-def test_other_shapes_and_types_are_refused(pixels):
+def test_other_shapes_and_types_are_an_error(pixels):
     with pytest.raises(ValueError, match="expected uint8"):
         Counting().logits(pixels)
 
@@ -91,7 +92,7 @@ def test_the_caller_can_lower_the_largest_batch_but_not_raise_it():
     assert open_predictor(tiny_onnx(), max_batch=10**6).max_batch == MAX_BATCH
 
 
-def test_what_is_no_model_is_told_in_one_line(tmp_path):
+def test_what_is_no_model_is_one_line(tmp_path):
     (tmp_path / "x.txt").write_text("no")
     (tmp_path / "x.onnx").write_text("no")
     (tmp_path / "empty").mkdir()
@@ -117,13 +118,13 @@ def _foreign(tmp_path, change):
     return path
 
 
-def test_an_onnx_file_without_labels_is_refused(tmp_path):
+def test_an_onnx_file_without_labels_is_an_error(tmp_path):
     path = _foreign(tmp_path, lambda model: model.ClearField("metadata_props"))
     with pytest.raises(RiceError, match="holds no labels"):
         open_predictor(path)
 
 
-def test_an_onnx_file_whose_labels_do_not_fit_is_refused(tmp_path):
+def test_an_onnx_file_whose_labels_do_not_fit_is_an_error(tmp_path):
     path = _foreign(tmp_path, lambda model: onnx.helper.set_model_props(model, {"labels": '["a", "b"]'}))
     with pytest.raises(RiceError, match="2 labels in its metadata for 5 logits"):
         open_predictor(path)
@@ -154,7 +155,7 @@ def test_a_missing_library_is_named(monkeypatch):
 
 
 def test_probabilities_sum_to_one_however_large_the_logits():
-    scores = probabilities(np.array([[1000.0, 999.0, -1000.0], [0.0, 0.0, 0.0]], np.float32))
+    scores = Decision().probabilities(np.array([[1000.0, 999.0, -1000.0], [0.0, 0.0, 0.0]], np.float32))
     np.testing.assert_allclose(scores.sum(axis=1), 1)
     np.testing.assert_allclose(scores[0, :2], [0.731058, 0.268941], atol=1e-5)
     np.testing.assert_allclose(scores[1], 1 / 3)
@@ -168,7 +169,7 @@ def test_labels_are_a_json_list_of_names():
 
 
 @pytest.mark.parametrize("count", [15, 16, 37])
-def test_a_large_batch_is_shared_among_the_cores_and_told_the_same(count):
+def test_a_large_batch_is_shared_among_the_cores_with_the_same_logits(count):
     pixels = grains(count)
     with OnnxPredictor(tiny_onnx(), threads=1) as one, OnnxPredictor(tiny_onnx(), threads=3) as three:
         np.testing.assert_array_equal(three.logits(pixels), one.logits(pixels))

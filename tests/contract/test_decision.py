@@ -6,7 +6,6 @@ import copy
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -306,11 +305,9 @@ def test_a_client_reads_it_from_the_servers_configuration(monkeypatch, text, fou
         "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [5]}],
         "parameters": parameters,
     }
-    server = SimpleNamespace(get_model_config=lambda model: config, close=lambda: None)
-    library = SimpleNamespace(InferenceServerClient=lambda *_, **__: server)
-    monkeypatch.setattr(client, "import_tritonclient", lambda protocol: library)
+    monkeypatch.setattr(client.Connection, "read", lambda *_: config)
     if found is RiceError:
-        with pytest.raises(RiceError, match="the configuration of rice on here:1: the decision is damaged"):
+        with pytest.raises(RiceError, match="the configuration of http://here:1/rice: the decision is damaged"):
             client.TritonPredictor("here:1", "rice")
     else:
         decision = client.TritonPredictor("here:1", "rice").decision

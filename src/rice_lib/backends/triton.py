@@ -1,8 +1,7 @@
-"""A model on a Triton server as a `Predictor`, over HTTP or gRPC.
+"""A model on a Triton server, asked over HTTP or gRPC.
 
-Everything about the model (labels, tensor names, largest batch, the version that answers) is read from the server, so
-a client needs an address and a name. Where the server goes over to another version, or is away for a while, the
-client goes on (`rice_lib.backends.triton_connection`). The library is imported when a client is opened.
+Everything about the model (labels, tensor names, largest batch, version) is read from the server, so a client needs an
+address and a name. tritonclient is imported when a client is opened.
 """
 
 from __future__ import annotations
@@ -15,16 +14,20 @@ import numpy as np
 from rice_lib.backends.predictor import MIN_SHARE, Predictor, parse_decision, parse_labels
 from rice_lib.backends.triton_connection import (
     IN_FLIGHT,
+    PATIENCE_S,
     TIMEOUT_SECONDS,
     Connection,
     Protocol,
+    ServerError,
+    VersionGoneError,
     import_tritonclient,
     version_of,
 )
-from rice_lib.backends.triton_retry import PATIENCE_S, VersionGoneError
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import KEY
 from rice_lib.contract.decode import IMAGE_SIZE
+
+__all__ = ["Protocol", "TritonPredictor", "answer_to", "import_tritonclient"]
 
 T = TypeVar("T")
 
@@ -32,70 +35,45 @@ T = TypeVar("T")
 class TritonPredictor(Predictor):
     """A model on a server.
 
-    Logits are always those of `version`, and `labels` and `decision` are that version's; after a call they may be
-    those of a newer one than before it.
+    The logits of one call are all of one `version`, and `labels` and `decision` are that version's. Where the server
+    switches versions, the next call uses the new one.
     """
 
     version: str
-    """The one that answers, as the server's configuration says; empty where that does not say."""
+    """The one that answers, as the server's configuration says; empty where it does not say."""
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        protocol: Protocol = "http",
-        timeout_s: float = TIMEOUT_SECONDS,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
-        """Connect and read the model's configuration.
-
-        Args:
-            url: `host:port` of the server's HTTP or gRPC endpoint.
-            model: the model's name there.
-            protocol: `http` or `grpc`.
-            timeout_s: seconds that one try of a request may take.
-            patience_s: seconds that a server that has answered may be away before a request is given up.
+    def __init__(self, url: str, model: str, protocol: Protocol = "http") -> None:
+        """Connect to a model at `host:port` and read its configuration.
 
         Raises:
             RiceError: no server there, no such model, or not a model of this project.
         """
-        library = import_tritonclient(protocol)
-        self._connection = Connection(library, protocol, url, model, timeout_s=timeout_s, patience_s=patience_s)
+        self._connection = Connection(protocol, url, model, TIMEOUT_SECONDS, PATIENCE_S)
         self.name = f"triton/{protocol}"
         self.labels = ()
         try:
-            self._take(self.config())
+            self._adopt(self._connection.read("config"))
         except BaseException:
             self.close()
             raise
 
-    def config(self) -> dict[str, Any]:
-        """The model's configuration as the server gives it."""
-        return self._connection.config()
-
     def metadata(self) -> dict[str, Any]:
-        """The model's metadata: `name`, `versions`, `platform`, `inputs`, `outputs`."""
-        return self._connection.metadata()
+        """Read the model's metadata: `name`, `versions`, `platform`, `inputs`, `outputs`."""
+        return self._connection.read("metadata")
 
     def server(self) -> str:
-        """Name and version of the server."""
-        return self._connection.server()
+        """Read name and version of the server."""
+        server = self._connection.read("server")
+        return f"{server['name']} {server['version']}"
 
     def classify(self, pixels: np.ndarray, count: int) -> list[list[tuple[float, int, str]]]:
-        """The server's own ranking, by its classification extension.
-
-        Args:
-            pixels: uint8 `[N, 224, 224, 3]`, N at most `max_batch`.
-            count: classes to tell for each image.
+        """Rank classes by the server's classification extension.
 
         Returns:
-            For each image `count` triples `(logit, class number, label)`, best first.
-
-        Raises:
-            RiceError: the request failed.
+            For each of at most `max_batch` images `count` triples `(logit, class number, label)`, best first.
         """
-        answer = self._at_one_version(lambda: self._infer([pixels], count)[0])
-        rows = [[_text(cell).split(":", 2) for cell in row] for row in answer.reshape(len(pixels), count)]
+        table = self._at_one_version(lambda: self._infer([pixels], count)[0]).reshape(len(pixels), count)
+        rows = [[cell.decode().split(":", 2) for cell in row] for row in table]
         return [[(float(score), int(number), label) for score, number, label in row] for row in rows]
 
     def close(self) -> None:
@@ -105,37 +83,36 @@ class TritonPredictor(Predictor):
     def _forward_all(self, pixels: np.ndarray) -> np.ndarray:
         return self._at_one_version(lambda: self._gather(pixels))
 
-    def _forward(self, pixels: np.ndarray) -> np.ndarray:
-        return self._forward_all(pixels)
+    _forward = _forward_all
 
     def _gather(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits of any number of images, all of one version: shares of at most `max_batch`, `IN_FLIGHT` at once."""
+        """Logits of any number of images, by requests of at most `max_batch`, several in flight."""
         shares = max(-(-len(pixels) // self.max_batch), min(IN_FLIGHT, len(pixels) // MIN_SHARE))
         logits = np.concatenate(self._infer(np.array_split(pixels, shares)))
         if logits.shape != (len(pixels), len(self.labels)):
             raise RiceError(f"{self._connection.where}: {logits.shape} logits came back for {len(pixels)} images", 1)
         return logits
 
-    def _infer(self, parts: list[np.ndarray], class_count: int = 0) -> list[np.ndarray]:
-        wanted = {self._output: class_count}
-        asked = [self._connection.infer(self.version, self._input, part, wanted) for part in parts]
-        return [answer.result().as_numpy(self._output) for answer in asked]
+    def _infer(self, parts: list[np.ndarray], classes: int = 0) -> list[np.ndarray]:
+        wanted = {self._output: classes}
+        sent = [self._connection.infer(self.version, self._input, part, wanted) for part in parts]
+        return [response.result().as_numpy(self._output) for response in sent]
 
-    def _at_one_version(self, ask: Callable[[], T]) -> T:
+    def _at_one_version(self, send: Callable[[], T]) -> T:
         while True:
             try:
-                return ask()
+                return send()
             except VersionGoneError as gone:
-                self._take(gone.config)
+                self._adopt(gone.config)
 
-    def _take(self, config: dict[str, Any]) -> None:
-        """Make what a configuration says of the model one's own."""
-        where = f"{self._connection.model} on {self._connection.address}"
+    def _adopt(self, config: dict[str, Any]) -> None:
+        """Take labels, decision, limits and version from the model's configuration."""
+        where = self._connection.where
         self._input, self._output = _check_config(config, where)
         parameters, where = config.get("parameters", {}), f"the configuration of {where}"
         labels = parse_labels(parameters.get("labels", {}).get("string_value"), where)
         if self.labels and labels != self.labels:
-            raise RiceError(f"{where}: the server went over to a model of other labels; start again", 1)
+            raise RiceError(f"{where}: the server has switched to a model of other labels; run the command again", 1)
         self.decision = parse_decision(parameters.get(KEY, {}).get("string_value"), where, labels)
         limit = int(config["max_batch_size"])
         self.max_batch = min(self.max_batch, limit) if self.labels else limit
@@ -143,31 +120,19 @@ class TritonPredictor(Predictor):
 
 
 def answer_to(url: str, model: str, protocol: Protocol, pixels: np.ndarray, tensor: str = "images") -> tuple[str, str]:
-    """What a server says to any tensor at all, fit for the model or not.
-
-    Args:
-        url: `host:port` of the endpoint of that protocol.
-        model: the model asked for.
-        protocol: `http` or `grpc`.
-        pixels: an array of any shape and dtype.
-        tensor: the input's name in the request.
+    """Send any tensor to a server, fit for the model or not.
 
     Returns:
         The status (`200` or `OK` where the server answered; else as `400` or `INVALID_ARGUMENT`) and the
         server's message, on one line.
     """
-    from tritonclient.utils import InferenceServerException, np_to_triton_dtype
-
-    library = import_tritonclient(protocol)
-    with library.InferenceServerClient(url) as client:
-        request = library.InferInput(tensor, list(pixels.shape), np_to_triton_dtype(pixels.dtype))
-        request.set_data_from_numpy(pixels)
-        limit = {"client_timeout": TIMEOUT_SECONDS} if protocol == "grpc" else {}
-        try:
-            client.infer(model, [request], **limit)
-        except InferenceServerException as error:
-            status = (error.status() or "").removeprefix("StatusCode.")
-            return status, " ".join(str(error.message()).split())
+    connection = Connection(protocol, url, model, TIMEOUT_SECONDS, PATIENCE_S)
+    try:
+        connection.infer("", tensor, pixels, {}).result()
+    except ServerError as error:
+        return error.code, error.why
+    finally:
+        connection.close()
     return ("200" if protocol == "http" else "OK"), ""
 
 
@@ -184,7 +149,3 @@ def _check_config(config: dict[str, Any], where: str) -> tuple[str, str]:
     if not fits:
         raise RiceError(f"{where}: not a model of this project: wants uint8 [{IMAGE_SIZE}, {IMAGE_SIZE}, 3] in batches")
     return inputs[0]["name"], outputs[0]["name"]
-
-
-def _text(cell: Any) -> str:
-    return cell.decode() if isinstance(cell, bytes) else str(cell)

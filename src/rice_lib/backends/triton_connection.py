@@ -1,36 +1,49 @@
 """One model on one Triton server, over HTTP or gRPC: several requests in flight, sent again while the server is away.
 
-What differs between the protocols, what their libraries raise, and which thread may use which client, is known here
-and nowhere else.
+One loop repeats requests of both protocols. gRPC's own retry policy cannot replace it: it ends after five attempts,
+repeats no request for a model that is still loading, and says nothing to the person who waits.
 """
 
 from __future__ import annotations
 
+import json
+import random
+import socket
+import sys
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from http.client import HTTPException
-from itertools import cycle
-from queue import SimpleQueue
+from http.client import HTTPConnection, HTTPException
+from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from rice_lib.backends.triton_retry import PATIENCE_S, Kind, Retry, ServerError, VersionGoneError
 from rice_lib.common.errors import RiceError
 
 Protocol = Literal["http", "grpc"]
+What = Literal["config", "metadata", "server"]
 T = TypeVar("T")
 
 PROTOCOLS: dict[str, Protocol] = {"triton": "http", "triton+grpc": "grpc"}
-"""URL scheme to the protocol that it means."""
+"""URL scheme to protocol."""
 
 TIMEOUT_SECONDS = 60.0
 """Limit of one request: a batch of 256 through a ViT-B takes half a minute on two cores."""
 
 CONNECT_SECONDS = 10.0
+
+PATIENCE_S = 60.0
+"""How long a server may be away: a restart takes seconds, on a busy machine with a large model half a minute."""
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 2.0
+"""Delays before the next attempt double from the one to the other."""
+
+NOTICE_S = 1.0
+"""A shorter absence is not reported: a full queue is over in less."""
 
 IN_FLIGHT = 4
 """Requests sent at once: enough for a server to compute one batch while it gathers the next."""
@@ -39,220 +52,224 @@ _MISSING = ("unknown model", "no available versions", "not at ready state", "is 
 _AWAY = ("exceeds maximum queue size", "stub process is not healthy")
 """What the server says, in part, of a model that is not there, and of one that cannot answer now."""
 
-_LARGEST_MESSAGE = 2**31 - 1
 _CHANNEL = [
-    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
-    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
-    # channels otherwise share one connection, and with it the wait of up to two minutes after it has failed
-    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    # by default a channel waits up to two minutes before it connects again
+    ("grpc.initial_reconnect_backoff_ms", int(FIRST_DELAY_S * 1000)),
+    ("grpc.max_reconnect_backoff_ms", int(LONGEST_DELAY_S * 1000)),
 ]
 
 
+class ServerError(RiceError):
+    """A request without the response that was asked for; exit status 1."""
+
+    def __init__(self, where: str, why: str, code: str = "", *, temporary: bool = True) -> None:
+        super().__init__(f"{where}: {why}{f' [{code}]' if code else ''}", 1)
+        self.why, self.code, self.temporary = why, code, temporary
+        """What happened; the server's code (`400`, `INVALID_ARGUMENT`); whether the same request may succeed later."""
+
+
+class VersionGoneError(Exception):
+    """The version that was asked is no longer served; `config` is the model's configuration now."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__("the server has switched versions")
+        self.config = config
+
+
 class Connection:
-    """A model's endpoint. Any thread may ask; each request is sent by one of `IN_FLIGHT` threads of its own."""
+    """A model's endpoint, for any thread; `IN_FLIGHT` threads of its own send the requests.
 
-    def __init__(
-        self,
-        library: ModuleType,
-        protocol: Protocol,
-        url: str,
-        model: str,
-        *,
-        timeout_s: float = TIMEOUT_SECONDS,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
-        """Name a model; nothing is sent yet.
+    A prediction changes nothing on the server, so a request that has lost its response is sent again. Until the server
+    has answered once, a fault is raised at once.
+    """
 
-        Args:
-            library: what `import_tritonclient` gives for the protocol.
-            protocol: `http` or `grpc`.
-            url: `host:port` of that protocol's endpoint.
-            model: the model's name there.
-            timeout_s: seconds that one try of a request may take.
-            patience_s: seconds that a server that has answered before may be away.
+    def __init__(self, protocol: Protocol, address: str, model: str, timeout_s: float, patience_s: float) -> None:
+        """Name a model at `host:port`; nothing is sent yet.
 
-        Raises:
-            RiceError: the address has a scheme or a path.
+        One attempt of a request may take `timeout_s` seconds, and attempts end `patience_s` seconds after the first
+        fault. Raises `RiceError` where the address has a scheme or a path, or tritonclient is not installed.
         """
-        if "/" in url:
-            raise RiceError(f"{url}: write a server's address as host:port, without a scheme")
-        self.model, self.address = model, url
-        self.where = f"{protocol}://{url}/{model}"
-        self._library, self._protocol, self._timeout = library, protocol, timeout_s
-        self._retry = Retry(self.where, patience_s)
-        self._lanes = [_Lane(self._connect, self._leave) for _ in range(IN_FLIGHT)]
-        self._turns = cycle(self._lanes)
+        if "/" in address:
+            raise RiceError(f"{address}: write a server's address as host:port, without a scheme")
+        self.where, self.model = f"{protocol}://{address}/{model}", model
+        self._library = import_tritonclient(protocol)
+        self._client = (_Grpc if protocol == "grpc" else _Http)(self._library, address, model, timeout_s)
+        self._timeout, self._patience = timeout_s, patience_s
+        self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="triton")
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+        self._answered = self._noticed = False
 
-    def config(self) -> dict[str, Any]:
-        """The model's configuration as the server gives it."""
-        return self._submit(self._config).result()
-
-    def metadata(self) -> dict[str, Any]:
-        """The model's metadata: `name`, `versions`, `platform`, `inputs`, `outputs`."""
-        return self._submit(lambda client: client.get_model_metadata(self.model, **self._as_json())).result()
-
-    def server(self) -> str:
-        """Name and version of the server."""
-        answer = self._submit(lambda client: client.get_server_metadata(**self._as_json())).result()
-        return f"{answer['name']} {answer['version']}"
+    def read(self, what: What) -> dict[str, Any]:
+        """Read the model's configuration or metadata, or the server's; raises `ServerError`."""
+        return self._threads.submit(self._retry, lambda: self._client.read(what)).result()
 
     def infer(self, version: str, tensor: str, values: np.ndarray, outputs: Mapping[str, int]) -> Future[Any]:
-        """Ask a version of the model; returns at once.
+        """Send a request; returns at once.
 
         Args:
-            version: the one to ask; empty leaves it to the server.
+            version: of the model; empty leaves it to the server.
             tensor: name of the input.
             values: of any shape and dtype that the model takes; objects are `bytes`.
-            outputs: names of the outputs, with the number of classes to tell (0 for the numbers themselves).
+            outputs: names of the outputs, with the number of best classes wanted (0 for the numbers themselves).
 
         Returns:
-            the library's `InferResult`, or what was raised: `VersionGoneError` where the server has gone over to
-            another version, `ServerError` where it refused or did not answer.
+            tritonclient's `InferResult`; or it raises `VersionGoneError` or `ServerError`.
         """
-        from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+        from tritonclient.utils import np_to_triton_dtype
 
-        request = self._library.InferInput(tensor, list(values.shape), np_to_triton_dtype(values.dtype))
-        request.set_data_from_numpy(values)
+        sent = self._library.InferInput(tensor, list(values.shape), np_to_triton_dtype(values.dtype))
+        sent.set_data_from_numpy(values)
         wanted = [self._library.InferRequestedOutput(name, class_count=classes) for name, classes in outputs.items()]
 
-        def ask(client: Any) -> Any:
+        def attempt() -> Any:
             try:
-                return client.infer(self.model, [request], model_version=version, outputs=wanted, **self._limit())
-            except InferenceServerException as error:
-                if version and self._translate(error).kind is Kind.MISSING:
-                    config = self._config(client)
+                return self._client.infer(version, [sent], wanted)
+            except Exception as error:
+                if version and _is_missing(error):
+                    config = self._client.read("config")
                     if version_of(config) != version:
                         raise VersionGoneError(config) from None
                 raise
 
-        return self._submit(ask)
+        return self._threads.submit(self._retry, attempt)
 
     def close(self) -> None:
-        """Let the threads and their clients go; requests under way are left without an answer."""
-        self._retry.stop()
-        for lane in self._lanes:
-            lane.stop()
+        """Close the connections; requests in flight end without a response."""
+        self._stopped.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
 
-    def _submit(self, call: Callable[[Any], T]) -> Future[T]:
-        lane = next(self._turns)
-        return lane.submit(lambda: self._retry(lambda: self._try(lane, call)))
+    def _retry(self, attempt: Callable[[], T]) -> T:
+        began, delay = None, FIRST_DELAY_S
+        while True:
+            try:
+                value = self._try(attempt)
+            except ServerError as error:
+                now = time.monotonic()
+                began = now if began is None else began
+                if not (self._answered and error.temporary):
+                    raise
+                if now - began >= self._patience:
+                    why = f"{error.why} (tried for {now - began:.0f} s)"
+                    raise ServerError(self.where, why, error.code) from None
+                if now - began >= NOTICE_S:
+                    self._notice(True, f"{error.why}; waiting up to {self._patience:g} s for it")
+                # random, so that clients that lost a server together do not come back together
+                if self._stopped.wait(min(delay * random.uniform(0.5, 1), self._patience - (now - began))):
+                    raise
+                delay = min(2 * delay, LONGEST_DELAY_S)
+            else:
+                self._answered = True
+                self._notice(False, "answers again")
+                return value
 
-    def _try(self, lane: _Lane, call: Callable[[Any], T]) -> T:
-        """One try; whatever the library raises about the server becomes a `ServerError`."""
+    def _notice(self, away: bool, text: str) -> None:
+        """Print a line where the server has become reachable or unreachable since the last."""
+        with self._lock:
+            if self._noticed != away:
+                self._noticed = away
+                print(f"{self.where}: {text}", file=sys.stderr)
+
+    def _try(self, attempt: Callable[[], T]) -> T:
+        """Run one attempt; what it raises about the server becomes a `ServerError`."""
         from tritonclient.utils import InferenceServerException
 
         try:
-            return call(lane.client())
-        except (InferenceServerException, OSError, HTTPException) as error:
-            fault = self._translate(error)
-            if fault.kind is Kind.AWAY:
-                lane.hang_up()
-            raise fault from None
-
-    def _translate(self, error: Exception) -> ServerError:
-        from tritonclient.utils import InferenceServerException
-
-        late = f"no answer within {self._timeout:g} s"
-        if isinstance(error, InferenceServerException):
-            status, said = error.status() or "", " ".join(str(error.message()).split())
-            kind = _kind(status, said.lower())
-            if "UNAVAILABLE" in status and "failed to connect" in said.lower():
-                return ServerError(self.where, "no server answers there", kind)
-            if "DEADLINE" in status:
-                return ServerError(self.where, late, kind)
-            return ServerError(self.where, f"{said} {f'[{status}]' if status else ''}".rstrip(), kind)
-        if isinstance(error, TimeoutError):
-            return ServerError(self.where, late, Kind.AWAY)
-        if isinstance(error, ConnectionRefusedError):
-            return ServerError(self.where, "no server answers there", Kind.AWAY)
-        return ServerError(self.where, f"the connection failed ({error})", Kind.AWAY)
-
-    def _connect(self) -> Any:
-        if self._protocol == "grpc":
-            return self._library.InferenceServerClient(self.address, channel_args=_CHANNEL)
-        return self._library.InferenceServerClient(
-            self.address, connection_timeout=CONNECT_SECONDS, network_timeout=self._timeout
-        )
-
-    def _leave(self) -> None:
-        """What a thread does last: gevent, beneath the HTTP client, keeps files open for each that used it."""
-        if self._protocol == "http":
-            import gevent
-
-            gevent.get_hub().destroy(destroy_loop=True)
-
-    def _config(self, client: Any) -> dict[str, Any]:
-        answer = client.get_model_config(self.model, **self._as_json())
-        return answer["config"] if self._protocol == "grpc" else answer
-
-    def _limit(self) -> dict[str, Any]:
-        return {"client_timeout": self._timeout} if self._protocol == "grpc" else {}
-
-    def _as_json(self) -> dict[str, Any]:
-        return {"as_json": True, **self._limit()} if self._protocol == "grpc" else {}
+            return attempt()
+        except InferenceServerException as error:
+            code, why = (error.status() or "").removeprefix("StatusCode."), " ".join(str(error.message()).split())
+            if code == "UNAVAILABLE" and "failed to connect" in why.lower():
+                raise ServerError(self.where, "no server answers there") from None
+            if code == "DEADLINE_EXCEEDED":
+                raise ServerError(self.where, f"no answer within {self._timeout:g} s") from None
+            temporary = code in ("UNAVAILABLE", "CANCELLED", "503") or any(text in why.lower() for text in _AWAY)
+            raise ServerError(self.where, why, code, temporary=temporary or _is_missing(error)) from None
+        except TimeoutError:
+            raise ServerError(self.where, f"no answer within {self._timeout:g} s") from None
+        except ConnectionRefusedError:
+            raise ServerError(self.where, "no server answers there") from None
+        except (OSError, HTTPException) as error:
+            raise ServerError(self.where, f"the connection failed ({error})") from None
 
 
-class _Lane:
-    """A thread with a client of its own: one of tritonclient's HTTP clients belongs to the thread that made it.
+class _Grpc:
+    def __init__(self, library: ModuleType, address: str, model: str, timeout_s: float) -> None:
+        self._client = library.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._model, self._timeout = model, timeout_s
 
-    A daemon, as it may be in the middle of a request when the process ends.
+    def read(self, what: What) -> dict[str, Any]:
+        options = {"as_json": True, "client_timeout": self._timeout}
+        if what == "server":
+            return self._client.get_server_metadata(**options)
+        response = getattr(self._client, f"get_model_{what}")(self._model, **options)
+        return response["config"] if what == "config" else response
+
+    def infer(self, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        options = {"model_version": version, "outputs": outputs or None, "client_timeout": self._timeout}
+        return self._client.infer(self._model, inputs, **options)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class _Http:
+    """Requests encoded by tritonclient, sent over one kept connection a thread.
+
+    tritonclient's own HTTP client belongs to the thread that made it, and keeps gevent's files open for each.
     """
 
-    def __init__(self, connect: Callable[[], Any], leave: Callable[[], None]) -> None:
-        self._connect, self._leave = connect, leave
-        self._client: Any = None
-        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="triton", daemon=True)
-        self._starting = threading.Lock()
+    def __init__(self, library: ModuleType, address: str, model: str, timeout_s: float) -> None:
+        self._coder, self._address, self._timeout = library.InferenceServerClient, address, timeout_s
+        self._path = f"/v2/models/{model}"
+        self._own = threading.local()
+        self._connections: list[HTTPConnection] = []
 
-    def submit(self, act: Callable[[], T]) -> Future[T]:
-        """Have the thread do something, after what it has to do already."""
-        future: Future[T] = Future()
+    def read(self, what: What) -> dict[str, Any]:
+        path = {"config": f"{self._path}/config", "metadata": self._path, "server": "/v2"}[what]
+        return json.loads(self._request("GET", path)[0])
 
-        def work() -> None:
-            try:
-                future.set_result(act())
-            except BaseException as error:  # whoever waits for the answer raises it
-                future.set_exception(error)
+    def infer(self, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        data, json_size = self._coder.generate_request_body(inputs, outputs=outputs or None)
+        path = f"{self._path}/versions/{version}/infer" if version else f"{self._path}/infer"
+        headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
+        answer, length = self._request("POST", path, data, headers)
+        return self._coder.parse_response_body(answer, header_length=int(length) if length else None)
 
-        with self._starting:
-            if self._thread.ident is None:
-                self._thread.start()
-        self._work.put(work)
-        return future
+    def _request(self, method: str, path: str, *data: Any) -> tuple[bytes, str | None]:
+        from tritonclient.utils import InferenceServerException
 
-    def client(self) -> Any:
-        """The client; only for what the thread does."""
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = HTTPConnection(self._address)
+            self._connections.append(connection)
+        try:
+            if not hasattr(connection.sock, "settimeout"):
+                connection.timeout = CONNECT_SECONDS
+                connection.connect()
+                connection.sock.settimeout(self._timeout)
+            connection.request(method, path, *data)
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, HTTPException):
+            connection.close()  # the next request opens it again
+            raise
+        if response.status != 200:
+            with suppress(ValueError, TypeError, KeyError):
+                body = json.loads(body)["error"].encode()
+            raise InferenceServerException(body.decode(errors="replace"), str(response.status))
+        return body, response.headers["Inference-Header-Content-Length"]
 
-    def hang_up(self) -> None:
-        """Drop the client; the next use makes another."""
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(Exception):  # it is of no more use, whatever it says
-                client.close()
-
-    def stop(self) -> None:
-        """Let the thread go; it is waited for no longer than an idle one takes."""
-        self._work.put(None)
-        if self._thread.ident is not None:
-            self._thread.join(timeout=1)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-        self.hang_up()
-        self._leave()
+    def close(self) -> None:
+        for connection in self._connections:
+            with suppress(OSError, AttributeError):  # closed already, or never open
+                connection.sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for a response
+            connection.close()
 
 
 def parse_url(url: str) -> tuple[Protocol, str, str]:
-    """Protocol, `host:port` and model of `triton://host:port/name` or `triton+grpc://host:port/name`.
-
-    Raises:
-        RiceError: another scheme, or a part is missing.
-    """
+    """Split `triton://host:port/name` or `triton+grpc://host:port/name` into protocol, `host:port` and model."""
     scheme, _, rest = url.partition("://")
     if scheme not in PROTOCOLS:
         raise RiceError(f"{url}: unknown scheme; a server is triton://host:port/name or triton+grpc://host:port/name")
@@ -263,26 +280,19 @@ def parse_url(url: str) -> tuple[Protocol, str, str]:
 
 
 def version_of(config: Mapping[str, Any]) -> str:
-    """The version that answers, as a model's configuration has it; empty where it does not say."""
+    """Read which version answers from a model's configuration; empty where it does not say."""
     return config.get("parameters", {}).get("version", {}).get("string_value", "")
 
 
 def import_tritonclient(protocol: str) -> ModuleType:
-    """`tritonclient.http` or `tritonclient.grpc`, or a `RiceError` that says what to install."""
-    if protocol not in ("http", "grpc"):
+    """Import `tritonclient.http` or `tritonclient.grpc`; raises a `RiceError` that says what to install."""
+    if protocol not in PROTOCOLS.values():
         raise RiceError(f"protocol {protocol!r}: choose http or grpc")
     try:
-        if protocol == "http":
-            import tritonclient.http as library
-        else:
-            import tritonclient.grpc as library
+        return import_module(f"tritonclient.{protocol}")
     except ImportError:
         raise RiceError("tritonclient is not installed: pip install 'rice-lib[serve]'") from None
-    return library
 
 
-def _kind(status: str, said: str) -> Kind:
-    if any(text in said for text in _MISSING):
-        return Kind.MISSING
-    lost = any(word in status for word in ("DEADLINE", "UNAVAILABLE", "CANCELLED", "503"))
-    return Kind.AWAY if lost or any(text in said for text in _AWAY) else Kind.REFUSED
+def _is_missing(error: Exception) -> bool:
+    return any(text in str(error).lower() for text in _MISSING)
