@@ -1,8 +1,7 @@
-"""`rice infer photo.jpg --explain DIR`: for each image, a picture of the patches that its answer rests on.
+"""`rice infer photo.jpg --explain DIR`: for each image, a picture of the patches that its prediction rests on.
 
 The picture of `photo.jpg` is `DIR/photo.why.png`; a second photo of that name becomes `photo-2.why.png`. Each is named
-on stdout as it is made, with what was told; what cannot be read is told on stderr. The model is an ONNX file or a
-checkpoint: the inside of a plan or of a server cannot be seen.
+on stdout as it is made, with the prediction; files that cannot be read are named on stderr.
 """
 
 from __future__ import annotations
@@ -11,22 +10,21 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
+from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
-from rice_lib.contract.decision import Decision
-from rice_lib.contract.record import Record
-from rice_lib.explain.explainers import BATCH, Explainer, Explanation, open_explainer
+from rice_lib.contract.prediction import Prediction
+from rice_lib.explain.occlusion import relevance_maps
 from rice_lib.explain.picture import overlay, poster
-from rice_lib.predict.inputs import DecodedInput, Source, decode_all, expand, path_of, read_list
+from rice_lib.predict.inputs import DECODERS, Source, decode_all, expand, path_of, read_names
+from rice_lib.predict.pipeline import predict_batch
 from rice_lib.predict.writers import Writer
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SUFFIX = ".why.png"
 STEM_BYTES = 200
@@ -34,109 +32,64 @@ STEM_BYTES = 200
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The command, from `rice infer`'s parsed arguments; returns 0 when all is explained, 1 where some inputs failed.
+    """Run the command on `rice infer`'s parsed arguments; returns 0 when all is explained, 1 where some inputs failed.
 
     Raises:
-        RiceError: the model cannot be looked into, or the folder cannot be written.
+        RiceError: the model cannot be opened, or the folder cannot be written.
     """
     if arguments.output is not None or arguments.format is not None:
         raise RiceError("--explain DIR writes pictures into DIR; leave --output and --format out")
-    from rice_lib.backends.open import default_model
-
-    model = arguments.model or default_model()
-    explainer = open_explainer(model, arguments.threads)
-    if explainer.decision is None and arguments.reject:
-        print(f"note: {model} carries no rule for refusing images; every one is told a variety", file=sys.stderr)
-    folder = _make_folder(arguments.explain)
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    told, failed = (Writer(stream, "table", explainer.labels, 1) for stream in (sys.stdout, sys.stderr))
-    names = _Names(folder)
+    spec = arguments.model or default_model()
     status = 0
-    for result, picture in _explain_all(explainer, _sources(arguments, folder), arguments.reject):
-        if picture is None:
-            failed.write(result)
-            status = 1
-            continue
-        file = names.next(result.path)
-        _save(picture, file)
-        told.write(Record(str(file), result.scores, result.reason, result.notes))
+    with open_predictor(spec, arguments.threads) as predictor:
+        if predictor.decision is None and arguments.reject:
+            print(f"note: {spec} carries no rejection rule; every image is given a variety", file=sys.stderr)
+        folder = _make_folder(arguments.explain)
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+        explained, failed = (Writer(stream, "table", predictor.labels, 1) for stream in (sys.stdout, sys.stderr))
+        used: set[str] = set()
+        for item in decode_all(_sources(arguments, folder), DECODERS):
+            if item is None:  # the next name is late, and nothing waits for it
+                continue
+            (record,) = predict_batch(predictor, [item], arguments.reject)
+            if item.pixels is None or record.prediction is None:
+                failed.write(record.as_dict(1))
+                status = 1
+                continue
+            (relevance,) = relevance_maps(predictor, item.pixels[None])
+            file = folder / _free_name(item.path, used)
+            _save(_picture(record.prediction, item.pixels, relevance), file)
+            explained.write(replace(record, path=str(file)).as_dict(1))
     return status
 
 
-def _explain_all(
-    explainer: Explainer, sources: Iterator[Source], reject: bool
-) -> Iterator[tuple[Record, Image.Image | None]]:
-    """What was told of each input, in their order, with its picture; None where it could not be read."""
-    measure = explainer.decision.measure if reject and explainer.decision is not None else None
-    batch: list[DecodedInput] = []
-    for item in decode_all(sources, BATCH, measure):
-        if item is not None:
-            batch.append(item)
-        if item is None or len(batch) == BATCH:  # None: the next is late, so tell what is there
-            yield from _explain_batch(explainer, batch)
-            batch = []
-    yield from _explain_batch(explainer, batch)
-
-
-def _explain_batch(explainer: Explainer, batch: list[DecodedInput]) -> Iterator[tuple[Record, Image.Image | None]]:
-    good = [item.pixels for item in batch if item.pixels is not None]
-    explanation = explainer.explain(np.stack(good)) if good else None
-    number = 0
-    for item in batch:
-        if item.pixels is None or explanation is None:
-            yield Record(item.path, error=item.error, notes=item.notes), None
-            continue
-        result = _result(explainer, item, explanation.logits[number : number + 1])
-        yield result, _picture(result, item.pixels, explanation, number)
-        number += 1
-
-
-def _result(explainer: Explainer, item: DecodedInput, logits: np.ndarray) -> Record:
-    decision = explainer.decision
-    scores = (decision or Decision()).probabilities(logits)
-    refused = decision is not None and item.features is not None
-    reason = decision.rejections(logits, item.features[None])[0] if refused else None  # type: ignore[union-attr,index]
-    return Record(item.path, dict(zip(explainer.labels, scores[0].tolist(), strict=True)), reason, item.notes)
-
-
-def _picture(result: Record, pixels: np.ndarray, explanation: Explanation, number: int) -> Image.Image:
-    relevance, seen = explanation.relevance[number], explanation.seen[number]
-    ((likeliest, confidence),) = result.best(1).items()
-    if result.reason is None:
-        heading, lines = f"{likeliest}  {confidence:.2%}", ("bright: the patches that speak for it",)
+def _picture(prediction: Prediction, pixels: np.ndarray, relevance: np.ndarray) -> Image.Image:
+    if prediction.confidence is not None:
+        heading, line = f"{prediction.label}  {prediction.confidence:.2%}", "bright: the patches that speak for it"
     else:
-        # a refusal is a rule on the picture, not the model's: the map shows what the model itself would have said
-        heading = f"{result.label}: {result.reason}"
-        lines = (f"bright: what would speak for {likeliest}, the likeliest variety",)
-    return poster(overlay(pixels, relevance, seen), heading, lines, float(relevance.max()), not seen.all())
+        # the rejection rule does not look at patches: the map shows what the model itself would have said
+        heading = f"{prediction.label}: {prediction.reason}"
+        line = f"bright: what would speak for {prediction.likeliest}, the likeliest variety"
+    return poster(overlay(pixels, relevance), heading, line, float(relevance.max()))
 
 
-class _Names:
-    """File names in a folder, no two of them the same in one run."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._used: set[str] = set()
-
-    def next(self, path: str) -> Path:
-        """The file for an input's picture."""
-        stem = os.fsdecode(os.fsencode(Path(path).stem)[:STEM_BYTES])
-        name, number = stem, 1
-        while name.casefold() in self._used:  # folded: on some systems A.png is a.png
-            number += 1
-            name = f"{stem}-{number}"
-        self._used.add(name.casefold())
-        return self._folder / f"{name}{SUFFIX}"
+def _free_name(path: str, used: set[str]) -> str:
+    """Name the picture of an input, unlike all `used` in this run."""
+    stem = os.fsdecode(os.fsencode(Path(path).stem)[:STEM_BYTES])
+    name, number = stem, 1
+    while name.casefold() in used:  # folded: on some systems A.png is a.png
+        number += 1
+        name = f"{stem}-{number}"
+    used.add(name.casefold())
+    return name + SUFFIX
 
 
 def _sources(arguments: argparse.Namespace, folder: Path) -> Iterator[Source]:
-    """The inputs, without the pictures that an earlier run left in the folder."""
-    separator = b"\0" if arguments.null else b"\n"
-    for name in arguments.inputs:
-        for source in expand(read_list(sys.stdin.fileno(), separator) if name == "-" else [name]):
-            path = path_of(source)
-            if not (path.endswith(SUFFIX) and os.path.abspath(os.path.dirname(path)) == os.path.abspath(folder)):
-                yield source
+    """Give the inputs, without the pictures that an earlier run left in the folder."""
+    for source in expand(read_names(arguments.inputs, arguments.null)):
+        path = path_of(source)
+        if not (path.endswith(SUFFIX) and os.path.abspath(os.path.dirname(path)) == os.path.abspath(folder)):
+            yield source
 
 
 def _make_folder(folder: Path) -> Path:

@@ -1,1 +1,1 @@
-"""What in an image decides: a relevance map over patches, its picture, and the test that deletes what it names."""
+"""What in an image decides: a relevance map over its patches, the map as a picture, and the test of such maps."""
