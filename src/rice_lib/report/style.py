@@ -11,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rice_lib.common.classes import COLOURS, VARIETIES
+from rice_lib.common.colours import INK, MUTED
 from rice_lib.common.files import atomic_path
 
 PALETTE: dict[str, str] = dict(zip(VARIETIES, COLOURS, strict=True))
 """A variety's colour."""
 
-INK = "#22303C"
 FAINT = "#D5DBE1"
-MUTED = "#66717C"
 WIDTH = 6.4
 """Figure width in inches: 12 pt text stays readable when a telephone shrinks the figure to its screen."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rice_lib.common.classes import COLOURS
+from rice_lib.common.colours import INK, MUTED, PAPER
 from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.tray.count import Count
 from rice_lib.tray.find import Grain
@@ -18,8 +19,6 @@ from rice_lib.tray.tell import Told
 
 GREY = "#8A97A3"
 """Of what is unknown."""
-
-INK, PAPER, MUTED = "#22303C", "#FFFFFF", "#66717C"
 
 LONGEST = 2400
 """A larger photograph is drawn at this size; pixels of the longer side."""
