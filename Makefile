@@ -15,7 +15,7 @@ PROFILE ?= smoke
 SET ?=
 ## ARGS="-k split"       more arguments for pytest
 ARGS ?=
-## TORCH_INDEX=URL       take torch's CPU wheels from this simple index and leave CUDA out: 2.6 GB in place of 7.1 (default: PyPI)
+## TORCH_INDEX=URL       take torch's CPU wheels from this simple index and leave CUDA out: 2.7 GB in place of 7.1 (default: PyPI)
 ## DEVICE=gpu            ONNX Runtime for NVIDIA GPUs and TensorRT in place of ONNX Runtime for CPUs (default: cpu)
 ## ACTIVE=1              install into the environment that is active (conda) in place of .venv
 ACTIVE ?=
@@ -155,7 +155,7 @@ LIST := --quiet --no-header --no-hashes --no-annotate --no-emit-project
 $(PREFIX)/.installed: uv.lock pyproject.toml | $(GET_UV) check-python
 	@$(if $(ACTIVE),,$(call anew,$(PREFIX),$(strip $(WANTED)),$(PYTHON)))
 	@$(if $(TORCH_INDEX)$(DRY_RUN),,echo "Installing what uv.lock pins into $(PREFIX): 7 GB with PyPI's torch, which brings CUDA;" \
-		"TORCH_INDEX=URL of CPU wheels: 2.6 GB")
+		"TORCH_INDEX=URL of CPU wheels: 2.7 GB")
 	@export UV_PROJECT_ENVIRONMENT="$(abspath $(PREFIX))"; \
 	names() { $(UV) export --locked $(LIST) $(EXTRAS) "$$@" | sed 's/[ =;].*//' | sort -u; }; \
 	sync() { $(UV) sync --locked $(EXTRAS) $(if $(ACTIVE),--inexact) $(if $(DRY_RUN),--dry-run) "$$@"; }; \
