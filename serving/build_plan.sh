@@ -20,10 +20,10 @@ fail() {
 
 [[ $# -ge 1 && $# -le 2 ]] || fail "usage: build_plan.sh MODEL_FOLDER [VERSION]"
 model=${1%/}
-answers=$model/config.pbtxt
-[[ -f $answers ]] || fail "$answers: not there; write the model repository first (rice serve)"
-version=${2:-$(sed -n '/key: "version"$/,/string_value/s/.*string_value: "\([0-9]*\)".*/\1/p' "$answers")}
-[[ -n $version ]] || fail "$answers: says no version; name one: build_plan.sh MODEL_FOLDER VERSION"
+ensemble=$model/config.pbtxt
+[[ -f $ensemble ]] || fail "$ensemble: not there; write the model repository first (rice serve build)"
+version=${2:-$(sed -n '/key: "version"$/,/string_value/s/.*string_value: "\([0-9]*\)".*/\1/p' "$ensemble")}
+[[ -n $version ]] || fail "$ensemble: says no version; name one: build_plan.sh MODEL_FOLDER VERSION"
 
 config=${model}_v$version/configs/tensorrt.pbtxt
 folder=${model}_v$version/1
@@ -45,7 +45,7 @@ side=224x224x3
 scratch=$(mktemp -d "$folder/.plan.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
-# --stronglyTyped: the types of the ONNX file, as TensorRT 11 always does and 10 must be told
+# --stronglyTyped: the types of the ONNX file, which TensorRT 11 always takes and 10 on request
 "$trtexec" --onnx="$onnx" --saveEngine="$scratch/model.plan" --stronglyTyped --skipInference \
   --minShapes=images:1x$side --optShapes=images:"$middle"x$side --maxShapes=images:"$max"x$side |
   tee "$scratch/log"

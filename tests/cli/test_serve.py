@@ -1,8 +1,8 @@
+import http.client
 import json
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ from rice_lib.backends.open import open_predictor
 from rice_lib.cli.serve import main
 from rice_lib.common.errors import RiceError
 from rice_lib.serving import server as life
+from rice_lib.serving.checks import send_file
 from rice_lib.serving.compose import Container
-from rice_lib.serving.promises import ask_bytes
+from rice_lib.serving.release import release
 from rice_lib.serving.repository import Repository, drawn_grain
 
 PROFILE = ("--profile", "tiny")
@@ -32,23 +33,23 @@ def checkout(tmp_path, monkeypatch):
 
 @pytest.fixture
 def docker(tmp_path, monkeypatch):
-    """A `docker` that writes down what it is told, and a file that makes its commands fail."""
+    """A `docker` that writes its commands down, and a file that makes them fail."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    told, fails = tmp_path / "told.jsonl", tmp_path / "fails"
+    calls, fails = tmp_path / "calls.jsonl", tmp_path / "fails"
     (folder / "docker").write_text(
         f"#!{sys.executable}\nimport json, os, sys\n"
         f"if os.path.exists({str(fails)!r}) and 'up' in sys.argv: sys.exit('no such image')\n"
         "env = {k: v for k, v in os.environ.items() if k.startswith('RICE_')}\n"
-        f"open({str(told)!r}, 'a').write(json.dumps([sys.argv[1:], env]) + '\\n')\n"
+        f"open({str(calls)!r}, 'a').write(json.dumps([sys.argv[1:], env]) + '\\n')\n"
     )
     (folder / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    return told, fails
+    return calls, fails
 
 
-def words(told):
-    return [json.loads(line) for line in told.read_text().splitlines() if "info" not in line and "version" not in line]
+def words(calls):
+    return [json.loads(line) for line in calls.read_text().splitlines() if "info" not in line and "version" not in line]
 
 
 def test_status_says_by_its_exit_that_nothing_runs(checkout, capsys):
@@ -66,6 +67,26 @@ def test_a_build_without_a_model_says_how_to_come_by_one(checkout):
     (checkout / "models" / "tiny" / "onnx" / "model.onnx").unlink()
     with pytest.raises(RiceError, match=r"models/tiny/onnx/model\.onnx: no such model; run the profile first"):
         main(["build", *PROFILE])
+
+
+@pytest.mark.parametrize("profile", [(), PROFILE])
+def test_a_build_of_a_model_that_is_not_there_names_it_and_no_profile(checkout, profile):
+    with pytest.raises(RiceError, match=r"missing\.onnx: no such model") as caught:
+        main(["build", *profile, "--model", "missing.onnx"])
+    assert "PROFILE" not in str(caught.value)
+
+
+def test_a_build_for_a_plan_wants_the_plan(checkout):
+    assert main(["build", *PROFILE]) == 0
+    with pytest.raises(RiceError, match=r"--engine plan: name the plan with --plan"):
+        main(["build", *PROFILE, "--engine", "plan"])
+    repository = Repository(checkout / "models" / "tiny" / "service" / "repository")
+    assert (repository.active().version, list(repository.versions())) == (1, [1])
+
+
+def test_a_host_that_is_no_ipv4_address_is_one_line(checkout):
+    with pytest.raises(RiceError, match="--host ::1: not an IPv4 address"):
+        main(["up", *PROFILE, "--by", "wheel", "--host", "::1"])
 
 
 def test_up_without_an_environment_says_what_makes_one(checkout, monkeypatch):
@@ -120,7 +141,7 @@ def test_health_of_nothing_is_1(capsys):
 
 
 def test_a_profile_that_is_not_there_is_one_line_and_status_2(checkout):
-    command = [sys.executable, "-m", "rice_lib.cli.serve", "status", "--profile", "tinny"]
+    command = [sys.executable, "-m", "rice_lib", "serve", "status", "--profile", "tinny"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: ")
@@ -128,18 +149,18 @@ def test_a_profile_that_is_not_there_is_one_line_and_status_2(checkout):
 
 
 def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, capsys):
-    told, _ = docker
+    calls, _ = docker
     ready = iter([False, True, True])
     monkeypatch.setattr("rice_lib.serving.compose.is_ready", lambda *_: next(ready))
     assert main(["up", *PROFILE, "--port", "9000"]) == 0
-    ((command, env),) = words(told)
+    ((command, env),) = words(calls)
     assert command == ["compose", "--file", "serving/compose.yaml", "up", "--detach", "--build"]
     assert env["RICE_SERVICE"] == "tiny/service/repository"
     assert (env["RICE_HOST"], env["RICE_PORT"], env["RICE_METRICS_PORT"]) == ("127.0.0.1", "9000", "9002")
     with pytest.raises(RiceError, match=r"already running at 127.0.0.1:9000"):
         main(["up", *PROFILE])
     assert main(["down", *PROFILE]) == 0
-    assert words(told)[-1][0][3:] == ["down", "--timeout", "40"]
+    assert words(calls)[-1][0][3:] == ["down", "--timeout", "40"]
     assert main(["status", *PROFILE]) == 1
     assert "no server is running" in capsys.readouterr().out
 
@@ -148,12 +169,13 @@ def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, cap
 def test_on_a_machine_with_a_gpu_the_container_takes_the_engine_of_the_version(
     checkout, docker, monkeypatch, engine, variant
 ):
-    told, _ = docker
-    (told.parent / "bin" / "nvidia-smi").symlink_to(told.parent / "bin" / "docker")
+    calls, _ = docker
+    (calls.parent / "bin" / "nvidia-smi").symlink_to(calls.parent / "bin" / "docker")
     monkeypatch.setattr("rice_lib.serving.compose.is_ready", lambda *_: True)
-    assert main(["build", *PROFILE, "--engine", engine]) == 0
+    (checkout / "rice.plan").write_bytes(b"a plan")
+    assert main(["build", *PROFILE, "--engine", engine, "--plan", str(checkout / "rice.plan")]) == 0
     assert main(["up", *PROFILE]) == 0
-    ((command, env),) = words(told)
+    ((command, env),) = words(calls)
     assert "serving/compose.gpu.yaml" in command
     assert env["RICE_ENGINE"] == variant
 
@@ -166,18 +188,18 @@ def test_a_container_that_does_not_start_is_one_line_and_nothing_is_left(checkou
     assert [path.name for path in (checkout / "models" / "tiny" / "service").iterdir()] == ["repository"]
 
 
-def test_the_compose_files_know_every_variable_that_a_container_is_told(tmp_path):
+def test_the_compose_files_know_every_variable_of_a_container(tmp_path):
     (tmp_path / "models").mkdir()
-    told = Container(tmp_path, tmp_path / "models" / "service", "rice", "127.0.0.1", 8000, "gpu").variables()
+    variables = Container(tmp_path, tmp_path / "models" / "service", "rice", "127.0.0.1", 8000, "gpu").variables()
     text = (ROOT / "serving" / "compose.yaml").read_text() + (ROOT / "serving" / "compose.gpu.yaml").read_text()
-    assert [name for name in told if f"${{{name}" not in text] == []
+    assert [name for name in variables if f"${{{name}" not in text] == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 def test_up_new_version_under_load_back_and_down(checkout):
     def serve(*arguments):
-        command = [sys.executable, "-m", "rice_lib.cli.serve", *arguments, *PROFILE]
+        command = [sys.executable, "-m", "rice_lib", "serve", *arguments, *PROFILE]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     port = str(life._free_ports())
@@ -185,7 +207,7 @@ def test_up_new_version_under_load_back_and_down(checkout):
     assert up.returncode == 0, up.stderr
     address = f"127.0.0.1:{port}"
     assert f"triton://{address}/rice" in up.stdout
-    assert serve("status").returncode == 0  # it goes on although the command that started it has ended
+    assert serve("status").returncode == 0  # it runs on although the command that started it has ended
     assert main(["health", "--url", address]) == 0
     again = serve("up", "--port", port)
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
@@ -195,14 +217,14 @@ def test_up_new_version_under_load_back_and_down(checkout):
 
     def ask():
         while not stop.is_set():
-            statuses.append(ask_bytes(address, "rice_bytes", drawn_grain())[0])
+            statuses.append(send_file(address, "rice_bytes", drawn_grain())[0])
 
     thread = threading.Thread(target=ask)
     thread.start()
     other = write_onnx(checkout / "other.onnx", ("One", "Two", "Three"))
     built = serve("build", "--model", str(other))
     assert built.returncode == 0, built.stderr
-    assert set(ask_bytes(address, "rice_bytes", drawn_grain())[1]["scores"]) == {"One", "Two", "Three"}
+    assert set(send_file(address, "rice_bytes", drawn_grain())[1]["scores"]) == {"One", "Two", "Three"}
     assert serve("build", "--rollback").returncode == 0
     stop.set()
     thread.join()
@@ -211,22 +233,18 @@ def test_up_new_version_under_load_back_and_down(checkout):
     with open_predictor(f"triton://{address}/rice") as predictor:
         assert predictor.labels[0] == "Arborio"
 
-    # one that the server cannot load is refused, and the one before goes on
+    # one that the server cannot load is removed, and the one before still answers
     folder = checkout / "models" / "tiny" / "service" / "repository"
     third = Repository(folder).add(write_onnx(checkout / "third.onnx", ("A", "B")), 4)
     broken = Repository(folder).classifier(third.version) / "config.pbtxt"
     broken.write_text(broken.read_text().replace("onnxruntime", "no_such_backend"))
-    from rice_lib.serving.release import release
-
     with pytest.raises(RiceError, match=r"version \d is not taken into service: .*no_such_backend"):
         release(Repository(folder), third, f"127.0.0.1:{int(port) + 1}")
     assert not broken.exists()
-    assert ask_bytes(address, "rice_bytes", drawn_grain())[0] == 200
+    assert send_file(address, "rice_bytes", drawn_grain())[0] == 200
 
-    began = time.monotonic()
     down = serve("down")
     assert (down.returncode, down.stdout.split()[0]) == (0, "stopped")
-    assert time.monotonic() - began < 60
     assert serve("status").returncode == 1
     left = {path.name for path in (checkout / "models" / "tiny" / "service").iterdir()}
     assert left == {"tritonserver.log", "repository"}
@@ -234,12 +252,10 @@ def test_up_new_version_under_load_back_and_down(checkout):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
-def test_a_server_on_a_public_address_takes_no_orders(checkout, capsys):
+def test_model_control_is_disabled_on_a_public_address(checkout, capsys):
     port = life._free_ports()
     assert main(["up", *PROFILE, "--by", "wheel", "--host", "0.0.0.0", "--port", str(port), "--timeout", "180"]) == 0
     assert "can be reached by others" in capsys.readouterr().out
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("POST", "/v2/repository/models/rice/unload", body="{}")
     assert connection.getresponse().status == 403
@@ -248,5 +264,5 @@ def test_a_server_on_a_public_address_takes_no_orders(checkout, capsys):
         assert np.isfinite(predictor.logits(np.zeros((1, 224, 224, 3), np.uint8))).all()
     other = write_onnx(checkout / "other.onnx", ("One", "Two", "Three"))
     assert main(["build", *PROFILE, "--model", str(other)]) == 0
-    assert "takes no orders" in capsys.readouterr().err
+    assert "model control is disabled on a public address" in capsys.readouterr().err
     assert main(["down", *PROFILE]) == 0

@@ -12,7 +12,7 @@ from support.triton import ROOT, write_onnx
 
 from rice_lib.common.files import sha256_file
 from rice_lib.serving.config import Names
-from rice_lib.serving.repository import CONFIG_FILES, write_repository
+from rice_lib.serving.repository import VARIANTS, write_repository
 
 SERVING = ROOT / "serving"
 COMPOSE, GPU, SCRIPT = SERVING / "compose.yaml", SERVING / "compose.gpu.yaml", SERVING / "build_plan.sh"
@@ -135,14 +135,15 @@ def test_the_container_loads_what_clients_ask_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("engine", ["gpu", "tensorrt"])
 def test_an_engine_is_a_config_that_the_repository_has(tmp_path, engine):
     assert f"--model-config-name={engine}" in start(tmp_path, RICE_ENGINE=engine)
-    assert CONFIG_FILES[engine] == f"configs/{engine}.pbtxt"
+    assert VARIANTS[engine] == f"configs/{engine}.pbtxt"
 
 
-@pytest.mark.parametrize("told", [{}, {"RICE_HOST": "0.0.0.0"}, {"RICE_HOST": "192.168.1.2"}])
-def test_a_server_that_others_reach_takes_no_orders(tmp_path, told):
-    once, again = ([word for word in start(tmp_path, **told) if "restricted" in word] for _ in range(2))
-    orders = re.compile(r"=model-repository,shared-memory,trace,logging:rice-orders=[0-9a-f]{32}$")
-    assert [orders.sub("", word) for word in once] == ["--http-restricted-api", "--grpc-restricted-protocol"]
+@pytest.mark.parametrize("host", [None, "0.0.0.0", "192.168.1.2", "127.example.com", "127.0.0.1.example.com"])
+def test_model_control_is_disabled_on_a_public_address(tmp_path, host):
+    variables = {} if host is None else {"RICE_HOST": host}
+    once, again = ([word for word in start(tmp_path, **variables) if "restricted" in word] for _ in range(2))
+    protected = re.compile(r"=model-repository,shared-memory,trace,logging:rice-control=[0-9a-f]{32}$")
+    assert [protected.sub("", word) for word in once] == ["--http-restricted-api", "--grpc-restricted-protocol"]
     assert once != again
 
 

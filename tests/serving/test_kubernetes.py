@@ -30,9 +30,9 @@ def test_a_field_that_kubernetes_does_not_know_would_be_found():
 def test_the_server_runs_as_compose_runs_it():
     base, gpu = (yaml.safe_load((SERVING / name).read_text()) for name in ("compose.yaml", "compose.gpu.yaml"))
     triton = base["services"]["triton"]
-    told = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
-    assert triton["environment"]["RICE_MODEL"] == f"${{RICE_MODEL:-{told['RICE_MODEL']}}}"
-    assert gpu["services"]["triton"]["environment"]["RICE_ENGINE"] == f"${{RICE_ENGINE:-{told['RICE_ENGINE']}}}"
+    variables = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
+    assert triton["environment"]["RICE_MODEL"] == f"${{RICE_MODEL:-{variables['RICE_MODEL']}}}"
+    assert gpu["services"]["triton"]["environment"]["RICE_ENGINE"] == f"${{RICE_ENGINE:-{variables['RICE_ENGINE']}}}"
     assert not {"args", "command"} & CONTAINER.keys()
     image = triton["image"].replace("${TRITON_TAG:-25.01}", "25.01")
     assert CONTAINER["image"].endswith(f"/{image}")
@@ -43,7 +43,7 @@ def test_the_server_runs_as_compose_runs_it():
     assert triton["healthcheck"]["test"][-1].endswith(CONTAINER["readinessProbe"]["httpGet"]["path"])
 
 
-def test_a_server_that_a_cluster_reaches_takes_no_orders():
+def test_model_control_is_disabled_where_a_cluster_reaches_the_server():
     assert "RICE_HOST" not in {variable["name"] for variable in CONTAINER["env"]}  # what start.sh goes by
 
 

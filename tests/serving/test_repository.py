@@ -12,19 +12,47 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked
 from rice_lib.contract.decision import Decision
 from rice_lib.serving import config as configs
-from rice_lib.serving.config import Names, Served
 from rice_lib.serving.repository import CONTRACT, Repository, drawn_grain, write_repository
 
-SERVED = Served(version=3, labels=VARIETIES, decision=Decision(2.0), max_batch=32, instances=4)
-NAMES = Names("rice")
+DECISION = Decision(2.0)
+STEPS = [
+    configs.decode_config("rice_v3_decode", 32, 4),
+    configs.classifier_config("rice_v3", VARIETIES, 32, 4),
+    configs.postprocess_config("rice_v3_postprocess", VARIETIES, 32),
+]
 
 
-def parse(text):
-    return text_format.Parse(text, pb.ModelConfig())
+def message(config):
+    """A configuration as Triton's own schema reads its text."""
+    return text_format.Parse(configs.format_config(config), pb.ModelConfig())
 
 
 def read(file):
-    return parse(file.read_text())
+    return text_format.Parse(file.read_text(), pb.ModelConfig())
+
+
+def names(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+class Server:
+    """A stand-in for a running server; `fails` is a model that it cannot load."""
+
+    def __init__(self, repository, fails=None):
+        self.repository, self.fails = repository, fails
+        self.calls, self.versions = [], []
+
+    def load(self, name):
+        self.calls.append(name)
+        if name == self.fails:
+            raise RiceError("no")
+        if name == "rice":
+            self.versions.append(
+                read(self.repository.folder / name / "config.pbtxt").parameters["version"].string_value
+            )
+
+    def unload(self, name):
+        self.calls.append(f"unload {name}")
 
 
 @pytest.fixture
@@ -38,7 +66,7 @@ def other(tmp_path):
 
 
 def test_the_classifiers_config_is_what_tritons_own_schema_says():
-    config = parse(configs.classifier_config("rice_v3", SERVED))
+    config = message(STEPS[1])
     assert (config.name, config.backend, config.platform, config.max_batch_size) == ("rice_v3", "onnxruntime", "", 32)
     (image,), (logits,) = config.input, config.output
     assert (image.name, image.data_type, list(image.dims)) == ("images", pb.TYPE_UINT8, [224, 224, 3])
@@ -52,7 +80,7 @@ def test_the_classifiers_config_is_what_tritons_own_schema_says():
 
 @pytest.mark.parametrize("engine", ["gpu", "tensorrt"])
 def test_the_variants_for_a_gpu_are_alike_to_a_client(engine):
-    cpu, gpu = (parse(configs.classifier_config("rice_v3", SERVED, e)) for e in ("onnxruntime", engine))
+    cpu, gpu = message(STEPS[1]), message(configs.classifier_config("rice_v3", VARIETIES, 32, 4, engine))
     assert [group.kind for group in gpu.instance_group] == [pb.ModelInstanceGroup.KIND_GPU]
     assert (gpu.platform == "tensorrt_plan") == (engine == "tensorrt")
     assert gpu.default_model_filename == ("model.plan" if engine == "tensorrt" else "model.onnx")
@@ -60,26 +88,25 @@ def test_the_variants_for_a_gpu_are_alike_to_a_client(engine):
         assert getattr(cpu, field) == getattr(gpu, field)
 
 
-def test_what_clients_ask_says_which_version_answers_and_how_its_logits_are_read():
-    pixels, files = (parse(make(NAMES, SERVED)) for make in (configs.pixels_config, configs.bytes_config))
-    for config, name in ((pixels, "rice"), (files, "rice_bytes")):
-        assert (config.name, config.platform) == (name, "ensemble")
+def test_the_ensembles_say_which_version_answers_and_how_its_logits_are_read():
+    pixels = message(configs.ensemble_config("rice", 3, VARIETIES, STEPS[1:2], DECISION))
+    files = message(configs.ensemble_config("rice_bytes", 3, VARIETIES, STEPS))
+    for config in (pixels, files):
+        assert config.platform == "ensemble"
         assert list(config.version_policy.specific.versions) == [3]
         assert config.parameters["version"].string_value == "3"
-    assert pixels.parameters["decision"].string_value == SERVED.decision.to_json()
+    assert pixels.parameters["decision"].string_value == DECISION.to_json()
+    assert "decision" not in files.parameters
     assert [step.model_name for step in pixels.ensemble_scheduling.step] == ["rice_v3"]
-    assert [step.model_name for step in files.ensemble_scheduling.step] == ["rice_v3_decode", "rice_v3", "rice_v3_tell"]
-    plain = parse(configs.pixels_config(NAMES, Served(1, VARIETIES, None, 4, 1)))
-    assert "decision" not in plain.parameters
+    assert [step.model_name for step in files.ensemble_scheduling.step] == [step["name"] for step in STEPS]
+    outputs = ["variety", "confidence", "scores", "reason", "record", "notes", "error"]
+    assert [tensor.name for tensor in files.output] == outputs
+    assert [tensor.name for tensor in pixels.output] == ["logits"]
 
 
 def test_an_ensembles_tensors_are_those_of_its_steps():
-    files = parse(configs.bytes_config(NAMES, SERVED))
-    models = {
-        "rice_v3_decode": parse(configs.decode_config("rice_v3_decode", SERVED)),
-        "rice_v3": parse(configs.classifier_config("rice_v3", SERVED)),
-        "rice_v3_tell": parse(configs.tell_config("rice_v3_tell", SERVED)),
-    }
+    files = message(configs.ensemble_config("rice_bytes", 3, VARIETIES, STEPS))
+    models = {step["name"]: message(step) for step in STEPS}
     made = {tensor.name: tensor for tensor in files.input}
     for step in files.ensemble_scheduling.step:
         config = models[step.model_name]
@@ -93,17 +120,17 @@ def test_an_ensembles_tensors_are_those_of_its_steps():
 
 def test_labels_survive_quotes_and_other_scripts():
     labels = ('a "b"', "c\\d", "жасмин", "e\n")
-    config = parse(configs.pixels_config(NAMES, Served(1, labels, None, 1, 1)))
+    config = message(configs.ensemble_config("rice", 3, labels, STEPS[1:2]))
     assert json.loads(config.parameters["labels"].string_value) == list(labels)
 
 
 def test_the_repository_holds_the_models_their_code_and_every_variant(tmp_path, other):
     repository = write_repository(other, tmp_path / "repository", "grains", 4)
-    names = [name for name, _ in repository.files()]
-    assert {name.split("/")[0] for name in names} == {
-        "grains", "grains_bytes", "grains_v1", "grains_v1_decode", "grains_v1_tell"
+    found = names(repository.folder)
+    assert {name.split("/")[0] for name in found} == {
+        "grains", "grains_bytes", "grains_v1", "grains_v1_decode", "grains_v1_postprocess"
     }  # fmt: skip
-    assert {name for name in names if name.startswith("grains_v1/")} == {
+    assert {name for name in found if name.startswith("grains_v1/")} == {
         "grains_v1/1/model.onnx", "grains_v1/config.pbtxt", "grains_v1/configs/gpu.pbtxt",
         "grains_v1/configs/tensorrt.pbtxt", "grains_v1/labels.txt", "grains_v1/version.json",
     }  # fmt: skip
@@ -114,26 +141,31 @@ def test_the_repository_holds_the_models_their_code_and_every_variant(tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.onnx", "repository"]
 
 
-@pytest.mark.parametrize("kind", CONTRACT)
-def test_the_code_beside_a_model_is_whole(tmp_path, model, kind):
+@pytest.mark.parametrize("kind", ["decode", "postprocess"])
+def test_the_contract_lies_complete_beside_a_model_and_needs_nothing_else_of_ours(tmp_path, model, kind):
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
     folder = repository.folder / f"rice_v1_{kind}" / "1"
-    modules = ", ".join(f"rice_lib.{name}" for name in CONTRACT[kind][1:])
-    code = f"import sys; sys.path[0] = {str(folder)!r}; import {modules}; print(rice_lib.__file__)"
+    modules = sorted(file.stem for file in CONTRACT.glob("*.py"))
+    assert sorted(file.stem for file in (folder / "rice_lib" / "contract").iterdir()) == modules
+    imports = ", ".join(f"rice_lib.contract.{name}" for name in modules if name != "__init__")
+    code = f"import sys; sys.path[0] = {str(folder)!r}; import {imports}; print(rice_lib.__file__)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(str(folder))
 
 
 def test_a_new_version_goes_beside_the_old_one_and_back(tmp_path, model, other):
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
-    before = dict(repository.files())
+    before = names(repository.folder)
     made = repository.add(other, 8)
     assert (made.version, made.replaces, repository.active().version) == (2, 1, 1)
-    assert before.items() <= dict(repository.files()).items()
-    asked = []
-    repository.switch(2, load=asked.append, unload=asked.append)
-    new, old = (["rice_v2_decode", "rice_v2", "rice_v2_tell"], ["rice_v1_decode", "rice_v1", "rice_v1_tell"])
-    assert asked == [*new, "rice", "rice_bytes", *old]
+    assert before < names(repository.folder)
+    server = Server(repository)
+    repository.switch(2, server)
+    new, old = (
+        ["rice_v2_decode", "rice_v2", "rice_v2_postprocess"],
+        ["rice_v1_decode", "rice_v1", "rice_v1_postprocess"],
+    )
+    assert server.calls == [*new, "rice", "rice_bytes", *(f"unload {name}" for name in old)]
     assert read(repository.folder / "rice" / "config.pbtxt").max_batch_size == 8
     repository.switch(repository.previous())
     assert (repository.active().version, sorted(repository.versions())) == (1, [1, 2])
@@ -142,6 +174,29 @@ def test_a_new_version_goes_beside_the_old_one_and_back(tmp_path, model, other):
     third = repository.add(other, 16)
     repository.switch(third.version)
     assert (third.version, repository.previous()) == (3, 1)
+
+
+def rename_as_before_0_2(folder, version):
+    """Give a version the names that models and tensors had before version 0.2."""
+    (folder / f"rice_v{version}_postprocess").rename(folder / f"rice_v{version}_tell")
+    for file in folder.rglob("*.pbtxt"):
+        file.write_text(file.read_text().replace("_postprocess", "_tell").replace('"features"', '"measures"'))
+
+
+def test_a_version_written_before_0_2_still_answers_and_can_be_rolled_back_to(tmp_path, model, other):
+    repository = write_repository(model, tmp_path / "repository", "rice", 4)
+    folder = repository.folder
+    rename_as_before_0_2(folder, 1)
+    ensemble = read(folder / "rice_bytes" / "config.pbtxt")
+    assert repository.active().version == 1
+    assert repository.steps(1) == ("rice_v1_decode", "rice_v1", "rice_v1_tell")
+    made = repository.add(other, 4)
+    repository.switch(made.version)
+    assert repository.steps(2)[2] == "rice_v2_postprocess"
+    repository.switch(repository.previous())
+    assert read(folder / "rice_bytes" / "config.pbtxt") == ensemble
+    repository.discard(1)
+    assert {path.name for path in folder.iterdir() if "_v1" in path.name} == set()
 
 
 def test_the_same_model_with_the_same_settings_is_no_new_version(tmp_path, model):
@@ -153,20 +208,31 @@ def test_the_same_model_with_the_same_settings_is_no_new_version(tmp_path, model
 def test_a_version_that_does_not_load_leaves_the_one_before_answering(tmp_path, model, other):
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
     repository.add(other, 4)
-
-    served = []
-
-    def load(name):
-        if name == "rice_bytes":
-            raise RiceError("no")
-        if name == "rice":
-            served.append(read(repository.folder / name / "config.pbtxt").parameters["version"].string_value)
-
+    server = Server(repository, fails="rice_bytes")
     with pytest.raises(RiceError, match="no"):
-        repository.switch(2, load=load)
+        repository.switch(2, server)
     assert repository.active().version == 1
     assert read(repository.folder / "rice" / "config.pbtxt").parameters["version"].string_value == "1"
-    assert served == ["2", "1"]  # of rice, as the server read it: there and back
+    assert server.versions == ["2", "1"]  # of rice, as the server read it: there and back
+
+
+def test_one_switch_at_a_time(tmp_path, model, other):
+    repository = write_repository(model, tmp_path / "repository", "rice", 4)
+    repository.add(other, 4)
+    another, errors = Repository(repository.folder), []
+
+    class Meanwhile(Server):
+        def load(self, name):
+            for act in (lambda: another.switch(1), lambda: another.add(other, 5)):
+                with pytest.raises(RiceError, match="another build is under way") as error:
+                    act()
+                errors.append(error)
+
+    repository.switch(2, Meanwhile(repository))
+    assert errors
+    assert repository.active().version == 2
+    another.switch(1)  # free again
+    assert repository.active().version == 1
 
 
 def test_a_version_that_is_not_there_is_named(tmp_path, model):
@@ -192,20 +258,26 @@ def test_a_plan_lies_beside_its_model(tmp_path, model):
     assert read(classifier / "config.pbtxt").platform == "tensorrt_plan"
 
 
+def test_a_version_for_tensorrt_needs_a_plan(tmp_path, model):
+    with pytest.raises(RiceError, match="needs its plan"):
+        Repository(tmp_path / "repository").add(model, 4, engine="tensorrt")
+    assert not (tmp_path / "repository").exists()
+
+
 def test_a_plan_that_is_not_there_is_one_line(tmp_path, model):
     with pytest.raises(RiceError, match=r"missing\.plan: no such plan"):
         Repository(tmp_path / "repository").add(model, 4, plan=tmp_path / "missing.plan")
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_damaged_model_is_refused_and_the_repository_stays(tmp_path, model):
+def test_a_damaged_model_leaves_the_repository_as_it_was(tmp_path, model):
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
-    before = repository.files()
+    before = names(repository.folder)
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(model.read_bytes()[:-100])
     with pytest.raises(RiceError, match=r"damaged\.onnx"):
         repository.add(damaged, 4)
-    assert repository.files() == before
+    assert names(repository.folder) == before
     assert not list(tmp_path.glob(".*"))
 
 
@@ -233,8 +305,8 @@ def test_what_cannot_be_served_is_one_clear_line(tmp_path, model, file, name, ma
 
 def test_the_grain_that_warms_up_is_one():
     from rice_lib.contract.decode import decode
-    from rice_lib.contract.features import COLUMN, measure
+    from rice_lib.contract.features import COLUMN, extract_features
 
-    features = measure(decode(drawn_grain()))
+    features = extract_features(decode(drawn_grain()))
     assert (features[COLUMN["objects"]], features[COLUMN["rim"]]) == (1, 0)
     assert 0.05 < features[COLUMN["area"]] < 0.4

@@ -92,7 +92,7 @@ sys.exit(1)
 def stand_in(folder: Path, behaviour: str) -> ServingEnvironment:
     """A serving environment whose `tritonserver` is one of `STAND_IN`."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    environment = ServingEnvironment(folder, folder / "site", version, folder / "lib", {})
+    environment = ServingEnvironment(folder, folder / "site", version, folder / "lib")
     triton = folder / "site" / "pytriton" / "tritonserver"
     for file in (
         "backends/python/libtriton_python.so",

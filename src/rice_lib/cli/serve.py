@@ -5,8 +5,8 @@
     rice serve build --rollback                    back to the version before
     rice serve health --url 127.0.0.1:8000         exit status 0 where it can answer, for an orchestrator
 
-The server listens on the loopback and goes on until `down`. Without `--profile` the model that ships is served, from
-`models/service/`; with one, the profile's export, from `models/<profile>/service/`.
+The server listens on the loopback address and runs until `down`. Without `--profile` it serves the model that ships,
+from `models/service/`; with one, the profile's export, from `models/<profile>/service/`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from rice_lib.common.parameters import ServeParams, load_params
 from rice_lib.common.paths import Paths, find_root
 from rice_lib.serving import server as life
 from rice_lib.serving.compose import Container, has_engine
+from rice_lib.serving.config import Engine
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
-from rice_lib.serving.release import Control, go_over, release
+from rice_lib.serving.release import release, roll_back
 from rice_lib.serving.repository import Repository, Version
 
 PROG = "rice serve"
@@ -43,7 +44,7 @@ CONTAINER_FILE = "container.json"
 
 @dataclass(frozen=True)
 class Service:
-    """What a command works on: one repository, and the folder of the server that serves it."""
+    """What a command works on: one repository, and the server of it, a process or a container."""
 
     root: Path
     folder: Path
@@ -52,7 +53,7 @@ class Service:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Service:
-        """The service of a profile, or of the model that ships."""
+        """Find the service of a profile, or of the model that ships."""
         root = find_root()
         if options.profile is None:
             return cls(root, root / "models" / "service", default_model(), ServeParams())
@@ -66,19 +67,27 @@ class Service:
         return Repository(self.folder / "repository", self.params.model_name)
 
     def container(self) -> Container | None:
-        """The container that serves it; None where none was started."""
+        """Find the container that serves it; None where none was started."""
         try:
-            told = read_json(self.folder / CONTAINER_FILE)
-            return Container(self.root, self.repository.folder, self.params.model_name, **told)
+            settings = read_json(self.folder / CONTAINER_FILE)
+            return Container(self.root, self.repository.folder, self.params.model_name, **settings)
         except (OSError, ValueError, TypeError):
             return None
 
-    def address(self) -> str | None:
-        """`host:port` of the running server's HTTP endpoint; None where none runs."""
-        if (container := self.container()) is not None:
-            return f"{container.host}:{container.port}"
-        server = life.running(self.folder)
-        return None if server is None else server.http
+    def address(self) -> tuple[str, int] | None:
+        """Find host and HTTP port of the running server; None where none runs."""
+        server = self.container() or life.running(self.folder)
+        return (server.host, server.port) if server else None
+
+    def control(self) -> str | None:
+        """Find `host:port` of gRPC of a server that can load a version; says so where it must be started again."""
+        if (address := self.address()) is None:
+            return None
+        host, port = address
+        if life.is_loopback(host):
+            return f"{host}:{port + 1}"
+        print("note: model control is disabled on a public address: run rice serve down, then up", file=sys.stderr)
+        return None
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -90,74 +99,54 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
 def _build(options: argparse.Namespace) -> int:
     service = Service.of(options)
     if options.rollback:
-        return _rollback(service)
-    made = _add(service, options)
-    print(f"version {made.version} answers: {made.source}, {made.engine}")
-    return 0
-
-
-def _rollback(service: Service) -> int:
-    repository = service.repository
-    version, address = repository.previous(), _orders(service)
-    go_over(repository, version, None if address is None else Control(address))
-    print(f"version {version} answers again: {repository.versions()[version].source}")
+        version = roll_back(service.repository, service.control())
+        print(f"version {version.version} answers again: {version.source}")
+    else:
+        version = _add(service, options)
+        print(f"version {version.version} answers: {version.source}, {version.engine}")
     return 0
 
 
 def _add(service: Service, options: argparse.Namespace) -> Version:
     model = options.model or service.model
     if not model.is_file():
-        raise RiceError(
-            f"{model}: no such model; run the profile first (make report PROFILE={options.profile}), "
-            "or name an .onnx file with --model"
-        )
-    repository, params = service.repository, service.params
-    before = repository.active()
-    made = repository.add(
-        model,
-        params.max_batch_size,
-        options.instances,
-        "tensorrt" if options.engine == "plan" else "onnxruntime",
-        options.plan,
-    )
-    if before is None or made.version != before.version:
-        release(repository, made, _orders(service))
+        run_first = f"; run the profile first (make report PROFILE={options.profile})"
+        remedy = "" if options.model else f"{run_first}, or"
+        raise RiceError(f"{model}: no such model{remedy or ';'} name an .onnx file with --model")
+    if options.engine == "plan" and options.plan is None:
+        raise RiceError("rice serve build --engine plan: name the plan with --plan (serving/build_plan.sh builds one)")
+    repository = service.repository
+    with repository.held():
+        before = repository.active()
+        engine: Engine = "tensorrt" if options.engine == "plan" else "onnxruntime"
+        made = repository.add(model, service.params.max_batch_size, options.instances, engine, options.plan)
+        if before is None or made.version != before.version:
+            release(repository, made, service.control())
     return made
-
-
-def _orders(service: Service) -> str | None:
-    """`host:port` of gRPC of a server that can be told to load a version; says so where it must be started again."""
-    address = service.address()
-    if address is None:
-        return None
-    host, _, port = address.rpartition(":")
-    if life.is_loopback(host):
-        return f"{host}:{int(port) + 1}"
-    print("note: a server on a public address takes no orders: serve down, then up", file=sys.stderr)
-    return None
 
 
 def _up(options: argparse.Namespace) -> int:
     service = Service.of(options)
-    if (address := service.address()) is not None:
-        raise RiceError(f"a server is already running at {address}; stop it first (serve down)", 1)
+    if (running := service.address()) is not None:
+        raise RiceError(f"a server is already running at {running[0]}:{running[1]}; stop it first (rice serve down)", 1)
+    host = life.resolve_host(options.host)
     by_container = options.by == "docker" or (options.by == "auto" and has_engine())
     environment = None if by_container else _environment(service.root, options.by)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end while starting: leave no server
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended while starting: leave no server
     if options.model or service.repository.active() is None:
         _add(service, options)
     timeout = options.timeout or service.params.ready_timeout_s
-    if not life.is_loopback(options.host):
-        print(f"note: {options.host} can be reached by others: put a proxy with authentication before it")
+    if not life.is_loopback(host):
+        print(f"note: {host} can be reached by others: put a proxy with authentication before it")
     if environment is None:
-        seconds = _start_container(service, options, timeout)
+        seconds = _start_container(service, host, options.port, timeout)
     else:
         server = life.start(
             environment,
             service.repository.folder,
             service.params.model_name,
             service.folder,
-            host=options.host,
+            host=host,
             port=options.port,
             ready_timeout_s=timeout,
             tied=False,
@@ -177,13 +166,13 @@ def _environment(root: Path, by: str) -> ServingEnvironment:
         raise MissingEnvironmentError(f"{missing}; and there is no docker whose engine answers") from None
 
 
-def _start_container(service: Service, options: argparse.Namespace, timeout: float) -> float:
+def _start_container(service: Service, host: str, port: int, timeout: float) -> float:
     active, engine = service.repository.active(), None
     if shutil.which("nvidia-smi"):
         engine = "tensorrt" if active is not None and active.engine == "tensorrt" else "gpu"
-    told = {"host": options.host, "port": options.port, "engine": engine}
-    container = Container(service.root, service.repository.folder, service.params.model_name, **told)
-    write_json(service.folder / CONTAINER_FILE, told)  # first: what is started can then be stopped
+    write_json(service.folder / CONTAINER_FILE, {"host": host, "port": port, "engine": engine})
+    container = service.container()  # written first, so that what is started can be stopped
+    assert container is not None
     try:
         return container.up(timeout)
     except BaseException:
@@ -205,12 +194,10 @@ def _down(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     service = Service.of(options)
-    address = service.address()
-    if address is None:
+    if (address := service.address()) is None:
         print("no server is running")
         return 1
-    host, _, port = address.rpartition(":")
-    ready = life.is_ready(host, int(port), service.params.model_name)
+    ready = life.is_ready(*address, service.params.model_name)
     print("ready" if ready else "running, but not ready")
     _describe(service)
     return 0 if ready else 1
@@ -223,7 +210,7 @@ def _logs(options: argparse.Namespace) -> int:
         return 0
     log = service.folder / life.LOG_FILE
     if not log.is_file():
-        raise RiceError(f"{log}: no log; no server was started yet (serve up)", 1)
+        raise RiceError(f"{log}: no log; no server was started yet (rice serve up)", 1)
     with log.open(encoding="utf-8", errors="replace") as stream:
         sys.stdout.writelines(deque(stream, options.lines))
         while options.follow:
@@ -243,17 +230,14 @@ def _health(options: argparse.Namespace) -> int:
 
 
 def _describe(service: Service) -> None:
-    address, active = service.address(), service.repository.active()
-    assert address is not None
-    host, _, port = address.rpartition(":")
-    names = service.repository.names
-    server = life.running(service.folder)
+    (host, port), active = service.address() or ("", 0), service.repository.active()
+    names, server = service.repository.names, life.running(service.folder)
     rows = {
         "version": f"{active.version} ({active.source})" if active else "none",
-        "pixels": f"triton://{address}/{names.classifier}",
-        "files": f"triton://{address}/{names.ensemble}",
-        "gRPC": f"triton+grpc://{host}:{int(port) + 1}/{names.classifier}",
-        "metrics": f"http://{host}:{int(port) + 2}/metrics",
+        "pixels": f"triton://{host}:{port}/{names.classifier}",
+        "files": f"triton://{host}:{port}/{names.ensemble}",
+        "gRPC": f"triton+grpc://{host}:{port + 1}/{names.classifier}",
+        "metrics": f"http://{host}:{port + 2}/metrics",
         "pid": "in a container" if server is None else server.pid,
         "log": "rice serve logs" if server is None else os.path.relpath(server.log),
     }
@@ -262,9 +246,9 @@ def _describe(service: Service) -> None:
 
 
 def parser(prog: str = PROG) -> argparse.ArgumentParser:
-    """The command's arguments."""
-    whole = argparse.ArgumentParser(prog=prog, description=__doc__.partition(": `")[0] + ".")
-    commands = whole.add_subparsers(dest="command", required=True, metavar="build|up|down|status|logs|health")
+    """Make the command's arguments."""
+    serve = argparse.ArgumentParser(prog=prog, description=__doc__.partition(": `")[0] + ".")
+    commands = serve.add_subparsers(dest="command", required=True, metavar="build|up|down|status|logs|health")
     added = {}
     for name, act, text in (
         ("build", _build, "write a new version, check it, and have it answer"),
@@ -280,35 +264,24 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
             added[name].add_argument("--profile", help="whose model and settings (default: the model that ships)")
     for name in ("build", "up"):
         added[name].add_argument("--model", type=Path, metavar="M.onnx", help="default: the profile's own export")
-    _add_build(added["build"])
-    _add_up(added["up"])
+
+    build = added["build"].add_argument
+    build("--engine", choices=("onnx", "plan"), default="onnx", help="ONNX Runtime or a TensorRT plan (default: onnx)")
+    build("--plan", type=Path, metavar="M.plan", help="the plan; serving/build_plan.sh builds one")
+    build("--instances", type=positive, metavar="N", help="of each model, on a CPU (default: the cores)")
+    build("--rollback", action="store_true", help="roll back to the version that answered before")
+
+    up = added["up"].add_argument
+    by = "a container where docker's engine answers, else the server of .venv-serve (default: auto)"
+    up("--by", choices=("auto", "wheel", "docker"), default="auto", help=by)
+    up("--host", default=life.HOST, help="the IPv4 address to listen on (default: %(default)s)")
+    up("--port", type=int, default=DEFAULT_PORT, help="HTTP; gRPC and metrics are the next two (default: 8000)")
+    up("--timeout", type=float, metavar="S", help="seconds to wait until ready")
+    added["up"].set_defaults(engine="onnx", plan=None, instances=None)  # options of `build` alone
+
     logs, health = added["logs"].add_argument, added["health"].add_argument
     logs("--lines", "-n", type=positive, default=LOG_LINES, metavar="N", help="the last N (default: %(default)s)")
-    logs("--follow", "-f", action="store_true", help="go on as the log grows, until Ctrl-C")
+    logs("--follow", "-f", action="store_true", help="print more as the log grows, until Ctrl-C")
     health("--url", default=f"{life.HOST}:{DEFAULT_PORT}", metavar="HOST:PORT", help="HTTP (default: %(default)s)")
     health("--name", default=ServeParams().model_name, metavar="MODEL", help="default: %(default)s")
-    return whole
-
-
-def _add_build(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--engine", choices=("onnx", "plan"), default="onnx", help="ONNX Runtime or a TensorRT plan (default: onnx)"
-    )
-    command.add_argument("--plan", type=Path, metavar="M.plan", help="the plan; else serving/build_plan.sh builds it")
-    command.add_argument("--instances", type=positive, metavar="N", help="of each model, on a CPU (default: the cores)")
-    command.add_argument("--rollback", action="store_true", help="go back to the version that answered before")
-
-
-def _add_up(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--by",
-        choices=("auto", "wheel", "docker"),
-        default="auto",
-        help="a container where docker's engine answers, else the server of .venv-serve (default: auto)",
-    )
-    command.add_argument("--host", default=life.HOST, help="the address to listen on (default: %(default)s)")
-    command.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help="HTTP; gRPC and metrics are the next two (default: 8000)"
-    )
-    command.add_argument("--timeout", type=float, metavar="S", help="seconds to wait until ready")
-    command.set_defaults(engine="onnx", plan=None, instances=None)  # what a build alone can be told
+    return serve

@@ -1,7 +1,7 @@
-"""The server in NVIDIA's container, by `docker compose`, where there is an engine to run one.
+"""The server in NVIDIA's container, by `docker compose`, where an engine can run one.
 
-What is run is `serving/compose.yaml`, with `serving/compose.gpu.yaml` over it on a machine with a GPU: the same
-repository, the same ports, the same address.
+It runs `serving/compose.yaml`, with `serving/compose.gpu.yaml` over it on a machine with a GPU: the same repository,
+the same ports, the same address.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ def has_engine() -> bool:
     """Whether `docker compose` is here and its engine answers."""
     if shutil.which("docker") is None:
         return False
+    probes = (["docker", "compose", "version"], ["docker", "info"])
     try:
-        return all(
-            subprocess.run(["docker", *words], capture_output=True, timeout=PROBE_SECONDS, check=False).returncode == 0
-            for words in (("compose", "version"), ("info",))
-        )
+        done = [subprocess.run(probe, capture_output=True, timeout=PROBE_SECONDS, check=False) for probe in probes]
     except (OSError, subprocess.TimeoutExpired):
         return False
+    return all(probe.returncode == 0 for probe in done)
 
 
 @dataclass(frozen=True)
 class Container:
-    """A service of one repository in a container."""
+    """A container that serves one repository."""
 
     root: Path
     """The checkout, whose `serving/` has the compose files and whose `models/` holds the repository."""
@@ -50,17 +49,17 @@ class Container:
     """`gpu` or `tensorrt`: which configuration of the models (`RICE_ENGINE`). None: no GPU."""
 
     def up(self, ready_timeout_s: float) -> float:
-        """Build the image, start the container and wait until its models are ready; seconds that took.
+        """Build the image, start the container and wait until its models are ready; returns the seconds it took.
 
         Raises:
             RiceError: a command of docker fails, or the server is not ready in time.
         """
         began = time.monotonic()
         self._run("up", "--detach", "--build")
-        while not self.is_ready():
+        while not is_ready(self.host, self.port, self.model):
             if time.monotonic() - began > ready_timeout_s:
                 self.down()
-                raise RiceError(f"the container was not ready within {ready_timeout_s:g} s; see: serve logs", 1)
+                raise RiceError(f"the container was not ready within {ready_timeout_s:g} s; see: rice serve logs", 1)
             time.sleep(0.5)
         return time.monotonic() - began
 
@@ -72,16 +71,25 @@ class Container:
         """Print the container's log."""
         self._run("logs", "--tail", str(lines), *(["--follow"] if follow else []), quiet=False)
 
-    def is_ready(self) -> bool:
-        """Whether the models answer that they are ready."""
-        return is_ready(self.host, self.port, self.model)
+    def variables(self) -> dict[str, str]:
+        """Make the environment variables that the compose files read."""
+        return {
+            "RICE_SERVICE": self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix(),
+            "RICE_MODEL": self.model,
+            **({"RICE_ENGINE": self.engine} if self.engine else {}),
+            "RICE_HOST": self.host,
+            "RICE_PORT": str(self.port),
+            "RICE_GRPC_PORT": str(self.port + 1),
+            "RICE_METRICS_PORT": str(self.port + 2),
+            "RICE_UID": str(os.getuid()),
+            "RICE_GID": str(os.getgid()),
+        }
 
     def _run(self, *words: str, quiet: bool = True) -> None:
         files = ["serving/compose.yaml", *(["serving/compose.gpu.yaml"] if self.engine else [])]
-        command = ["docker", "compose", *(word for file in files for word in ("--file", file)), *words]
         try:
             done = subprocess.run(
-                command,
+                ["docker", "compose", *(word for file in files for word in ("--file", file)), *words],
                 cwd=self.root,
                 env={**os.environ, **self.variables()},
                 stderr=subprocess.PIPE if quiet else None,
@@ -94,17 +102,3 @@ class Container:
         if done.returncode:
             said = (done.stderr or "").strip().splitlines() or [f"status {done.returncode}"]
             raise RiceError(f"docker compose {words[0]}: {said[-1]}", 1)
-
-    def variables(self) -> dict[str, str]:
-        """What the compose files are told by the environment."""
-        return {
-            "RICE_SERVICE": self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix(),
-            "RICE_MODEL": self.model,
-            **({"RICE_ENGINE": self.engine} if self.engine else {}),
-            "RICE_HOST": self.host,
-            "RICE_PORT": str(self.port),
-            "RICE_GRPC_PORT": str(self.port + 1),
-            "RICE_METRICS_PORT": str(self.port + 2),
-            "RICE_UID": str(os.getuid()),
-            "RICE_GID": str(os.getgid()),
-        }

@@ -1,13 +1,13 @@
-"""The configurations of the models that serve one classifier, as Triton's `config.pbtxt` texts.
+"""The configurations of the models that serve one classifier, as the texts of Triton's `config.pbtxt`.
 
-    rice            pixels under the image contract to logits
-    rice_bytes      bytes of files to varieties
-    rice_v1         version 1's classifier, by ONNX Runtime or TensorRT
-    rice_v1_decode  version 1's way from bytes to pixels          (Python, `models/decode.py`)
-    rice_v1_tell    version 1's way from logits to varieties      (Python, `models/tell.py`)
+    rice                 pixels under the image contract to logits
+    rice_bytes           bytes of files to varieties
+    rice_v1              version 1's classifier, by ONNX Runtime or TensorRT
+    rice_v1_decode       version 1's bytes to pixels         (Python, `models/decode.py`)
+    rice_v1_postprocess  version 1's logits to varieties     (Python, `models/postprocess.py`)
 
-The first two are what clients ask: ensembles that hold nothing and say which version answers. A version's own models
-have names of their own, because Triton takes an ensemble down while a model that it is made of is loaded anew.
+Clients call the first two: ensembles that compute nothing, and name the version that answers. A version's own models
+carry its number, because Triton takes an ensemble down while one of its models is loaded again.
 
 The fields are Triton's:
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
@@ -16,7 +16,7 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/use
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,206 +26,198 @@ from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.contract.features import FEATURES
 
 Engine = Literal["onnxruntime", "gpu", "tensorrt"]
-ENGINES: tuple[Engine, ...] = ("onnxruntime", "gpu", "tensorrt")
 """What computes the classifier: ONNX Runtime on the CPU's cores, ONNX Runtime on the GPU, a TensorRT plan."""
+
+Config = Mapping[str, Any]
+"""A `ModelConfig` message as a mapping, its fields named as in `config.pbtxt`."""
 
 INPUT, OUTPUT = "images", "logits"
 """Names of the exported model's tensors (`rice_lib.export.onnx`)."""
 
 FILE = "file"
 """The ensemble's input: one file's bytes a row."""
-TOLD = ("variety", "confidence", "scores", "reason", "record")
-"""What the last step tells; `record` is all of it as the JSON that `rice infer` prints, for clients such as curl."""
-ANSWERS = (*TOLD, "notes", "error")
-"""The ensemble's outputs."""
 
 LABELS_FILE, WARMUP_FILE = "labels.txt", "grain"
 """Beside the configuration; the second in Triton's folder `warmup/`."""
 
 MAX_QUEUE = 256
-"""Requests that may wait for a model; one more is answered 503 at once, so that memory stays bounded under any load."""
+"""Requests that may wait for a model; the next is answered 503 at once, so that memory stays bounded."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """The models' names, made of the one that clients ask for logits."""
+    """The names that clients use, made of the one that they ask for logits."""
 
     classifier: str
 
     @property
     def ensemble(self) -> str:
-        """What clients ask with the bytes of files."""
+        """The model that takes the bytes of files."""
         return f"{self.classifier}_bytes"
 
     @property
     def public(self) -> tuple[str, str]:
-        """What clients ask."""
+        """Both models that clients call."""
         return self.classifier, self.ensemble
 
-    def steps(self, version: int) -> tuple[str, str, str]:
-        """A version's own models: files to pixels, pixels to logits, logits to varieties."""
-        own = f"{self.classifier}_v{version}"
-        return f"{own}_decode", own, f"{own}_tell"
+
+def _text(name: str) -> dict[str, Any]:
+    return {"name": name, "data_type": "TYPE_STRING", "dims": [1]}
 
 
-@dataclass(frozen=True)
-class Served:
-    """What the configurations say of a version."""
-
-    version: int
-    labels: Sequence[str]
-    decision: Decision | None
-    max_batch: int
-    """Most images of one request, and of one batch that the server puts together."""
-    instances: int
-    """Of each model, on a CPU: one a core, each with one thread, so that none waits for another."""
+_PIXELS = {"name": INPUT, "data_type": "TYPE_UINT8", "dims": [IMAGE_SIZE, IMAGE_SIZE, 3]}
+_FEATURES = {"name": "features", "data_type": "TYPE_FP32", "dims": [len(FEATURES)]}
+_NOTES, _ERROR = _text("notes"), _text("error")
 
 
-def classifier_config(name: str, served: Served, engine: Engine = "onnxruntime") -> str:
-    """Input `images` uint8 `[224, 224, 3]`, output `logits` float32 `[classes]`.
+def classifier_config(
+    name: str, labels: Sequence[str], max_batch: int, instances: int, engine: Engine = "onnxruntime"
+) -> dict[str, Any]:
+    """Configure a classifier: input `images` uint8 `[224, 224, 3]`, output `logits` float32 `[classes]`.
 
-    Raises:
-        RiceError: tritonclient is not installed.
+    Args:
+        name: the model's.
+        labels: class names in the order of the logits.
+        max_batch: most images of one request, and of one batch that the server puts together.
+        instances: on a CPU: one a core, each with one thread, so that none waits for another.
+        engine: what computes it.
     """
-    pb = _protobuf()
-    config = _common(name, served)
+    config = _common(name, max_batch) | {
+        "input": [_PIXELS],
+        "output": [_logits(labels) | {"label_filename": LABELS_FILE}],
+        "instance_group": [{"count": 1, "kind": "KIND_GPU"}],
+        "model_warmup": [_warmup(images, _PIXELS, random_data=True) for images in sorted({1, max_batch})],
+    }
     if engine == "tensorrt":
-        config.platform, config.default_model_filename = "tensorrt_plan", "model.plan"
-    else:
-        config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
-    _logits(config, served)
+        return config | {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
+    config |= {"backend": "onnxruntime", "default_model_filename": "model.onnx"}
     if engine == "onnxruntime":
-        config.instance_group.add(count=served.instances, kind=pb.ModelInstanceGroup.KIND_CPU)
+        config["instance_group"] = [{"count": instances, "kind": "KIND_CPU"}]
         # ONNX Runtime's own threads spin: two instances with a thread each are faster than one with two
-        config.parameters["intra_op_thread_count"].string_value = "1"
-    else:
-        config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU)
-    for images in sorted({1, served.max_batch}):
-        warmup = config.model_warmup.add(name=f"{images} images", batch_size=images)
-        warmup.inputs[INPUT].CopyFrom(
-            pb.ModelWarmup.Input(data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3], random_data=True)
-        )
-    return _text(config)
+        config["parameters"] = _parameters(intra_op_thread_count="1")
+    return config
 
 
-def decode_config(name: str, served: Served) -> str:
-    """Input `file` BYTES `[1]`; outputs `images`, `features`, `notes`, `error`."""
-    pb = _protobuf()
-    config = _python(name, served, served.instances)
-    # requests are not merged here: one whose bytes are no list of strings would fail those it is merged with, before
-    # any code of ours sees them; the classifier merges the pixels
-    config.dynamic_batching.preferred_batch_size.append(1)
-    config.input.add(name=FILE, data_type=pb.TYPE_STRING, dims=[1])
-    config.output.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3])
-    config.output.add(name="features", data_type=pb.TYPE_FP32, dims=[len(FEATURES)])
-    for text in ("notes", "error"):
-        config.output.add(name=text, data_type=pb.TYPE_STRING, dims=[1])
-    warmup = config.model_warmup.add(name="a grain", batch_size=1)
-    warmup.inputs[FILE].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], input_data_file=WARMUP_FILE))
-    return _text(config)
+def decode_config(name: str, max_batch: int, instances: int) -> dict[str, Any]:
+    """Configure `models/decode.py`: input `file` BYTES `[1]`; outputs `images`, `features`, `notes`, `error`."""
+    config = _python(name, max_batch, instances) | {
+        "input": [_text(FILE)],
+        "output": [_PIXELS, _FEATURES, _NOTES, _ERROR],
+        "model_warmup": [_warmup(1, _text(FILE), input_data_file=WARMUP_FILE)],
+    }
+    # one request at a time: a malformed one would fail those it is merged with before any code of ours sees them
+    config["dynamic_batching"] = config["dynamic_batching"] | {"preferred_batch_size": [1]}
+    return config
 
 
-def tell_config(name: str, served: Served) -> str:
-    """Inputs `logits`, `features`, `notes`, `error`; outputs `TOLD`."""
-    pb = _protobuf()
-    config = _python(name, served, 1)
-    config.input.add(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(served.labels)])
-    config.input.add(name="features", data_type=pb.TYPE_FP32, dims=[len(FEATURES)])
-    for text in ("notes", "error"):
-        config.input.add(name=text, data_type=pb.TYPE_STRING, dims=[1])
-    _answers(config, served, TOLD)
-    return _text(config)
+def postprocess_config(name: str, labels: Sequence[str], max_batch: int) -> dict[str, Any]:
+    """Configure `models/postprocess.py`.
 
-
-def pixels_config(names: Names, served: Served) -> str:
-    """The classifier under the name that clients ask: input `images`, output `logits`.
-
-    The parameters `labels` (a JSON list), `decision` and `version` say how the logits are read and whose they are.
+    Inputs: `logits`, and what `models/decode.py` gives beside the pixels. Outputs, a row an image: `variety`,
+    `confidence` (the score of the variety; 0 where the image is rejected or cannot be read, as a tensor has no null),
+    `scores` float32 `[classes]`, `reason`, and `record`, the JSON that `rice infer` prints.
     """
-    config = _ensemble(names.classifier, served)
-    _logits(config, served)
-    _step(config, names.steps(served.version)[1], (INPUT,), (OUTPUT,))
-    if served.decision is not None:
-        config.parameters[KEY].string_value = served.decision.to_json()
-    return _text(config)
+    return _python(name, max_batch, 1) | {
+        "input": [_logits(labels), _FEATURES, _NOTES, _ERROR],
+        "output": [
+            _text("variety"),
+            {"name": "confidence", "data_type": "TYPE_FP32", "dims": [1]},
+            {"name": "scores", "data_type": "TYPE_FP32", "dims": [len(labels)], "label_filename": LABELS_FILE},
+            _text("reason"),
+            _text("record"),
+        ],
+    }
 
 
-def bytes_config(names: Names, served: Served) -> str:
-    """The whole way: input `file` BYTES `[1]`, outputs `ANSWERS`."""
-    pb = _protobuf()
-    config = _ensemble(names.ensemble, served)
-    config.input.add(name=FILE, data_type=pb.TYPE_STRING, dims=[1])
-    _answers(config, served, ANSWERS)
-    decode, classify, tell = names.steps(served.version)
-    _step(config, decode, (FILE,), (INPUT, "features", "notes", "error"))
-    _step(config, classify, (INPUT,), (OUTPUT,))
-    _step(config, tell, (OUTPUT, "features", "notes", "error"), TOLD)
-    return _text(config)
+def ensemble_config(
+    name: str, version: int, labels: Sequence[str], steps: Sequence[Config], decision: Decision | None = None
+) -> dict[str, Any]:
+    """Configure an ensemble that runs models one after the other, joined by the names of their tensors.
+
+    Its outputs are those of the last step and the texts of those before. The parameters `labels` (a JSON list),
+    `version` and `decision` say whose the logits are and how they are read.
+
+    Args:
+        name: the ensemble's.
+        version: the version that answers.
+        labels: class names in the order of the logits.
+        steps: configurations of the models, in order.
+        decision: the model's, where clients get logits.
+    """
+    texts = [out for step in steps[:-1] for out in step["output"] if out["data_type"] == "TYPE_STRING"]
+    parameters = {"labels": json.dumps(list(labels)), "version": str(version)}
+    if decision is not None:
+        parameters[KEY] = decision.to_json()
+    return {
+        "name": name,
+        "platform": "ensemble",
+        "max_batch_size": steps[0]["max_batch_size"],
+        "version_policy": {"specific": {"versions": [version]}},
+        "input": steps[0]["input"],
+        "output": [*steps[-1]["output"], *texts],
+        "ensemble_scheduling": {
+            "step": [
+                {
+                    "model_name": step["name"],
+                    "model_version": -1,
+                    "input_map": {tensor["name"]: tensor["name"] for tensor in step["input"]},
+                    "output_map": {tensor["name"]: tensor["name"] for tensor in step["output"]},
+                }
+                for step in steps
+            ]
+        },
+        "parameters": _parameters(**parameters),
+    }
 
 
-def read_config(text: str) -> Any:
-    """A `ModelConfig` message from the text of a `config.pbtxt`; raises `ValueError` where it is damaged."""
-    from google.protobuf import text_format
+def format_config(config: Config) -> str:
+    """Write a configuration as the text of a `config.pbtxt`; raises `RiceError` where tritonclient is missing."""
+    message = _message()
+    from google.protobuf import json_format, text_format
+
+    json_format.ParseDict(config, message)
+    return str(text_format.MessageToString(message, use_short_repeated_primitives=True))
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """Read the text of a `config.pbtxt`; raises `ValueError` where it is damaged."""
+    message = _message()
+    from google.protobuf import json_format, text_format
 
     try:
-        return text_format.Parse(text, _protobuf().ModelConfig())
+        text_format.Parse(text, message)
     except text_format.ParseError as error:
         raise ValueError(str(error)) from None
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
-def _protobuf() -> Any:
+def _message() -> Any:
     try:
         from tritonclient.grpc import model_config_pb2
     except ImportError:
         raise RiceError("tritonclient is not installed: pip install 'rice-lib[serve]'") from None
-    return model_config_pb2
+    return model_config_pb2.ModelConfig()
 
 
-def _common(name: str, served: Served) -> Any:
-    config = _protobuf().ModelConfig(name=name, max_batch_size=served.max_batch)
+def _common(name: str, max_batch: int) -> dict[str, Any]:
     # no delay: requests that wait while a batch is computed are merged, and a lone one is never held up
-    config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUE
-    return config
+    batching = {"default_queue_policy": {"max_queue_size": MAX_QUEUE}}
+    return {"name": name, "max_batch_size": max_batch, "dynamic_batching": batching}
 
 
-def _python(name: str, served: Served, instances: int) -> Any:
-    config = _common(name, served)
-    config.backend = "python"
-    config.instance_group.add(count=instances, kind=_protobuf().ModelInstanceGroup.KIND_CPU)
-    return config
+def _python(name: str, max_batch: int, instances: int) -> dict[str, Any]:
+    group = {"count": instances, "kind": "KIND_CPU"}
+    return _common(name, max_batch) | {"backend": "python", "instance_group": [group]}
 
 
-def _ensemble(name: str, served: Served) -> Any:
-    config = _protobuf().ModelConfig(name=name, platform="ensemble", max_batch_size=served.max_batch)
-    config.version_policy.specific.versions.append(served.version)
-    config.parameters["labels"].string_value = json.dumps(list(served.labels))
-    config.parameters["version"].string_value = str(served.version)
-    return config
+def _logits(labels: Sequence[str]) -> dict[str, Any]:
+    return {"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [len(labels)]}
 
 
-def _step(config: Any, model: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    step = config.ensemble_scheduling.step.add(model_name=model, model_version=-1)
-    step.input_map.update({tensor: tensor for tensor in inputs})
-    step.output_map.update({tensor: tensor for tensor in outputs})
+def _warmup(images: int, tensor: Config, **data: Any) -> dict[str, Any]:
+    kind = {key: tensor[key] for key in ("data_type", "dims")}
+    return {"name": f"{images} images", "batch_size": images, "inputs": {tensor["name"]: kind | data}}
 
 
-def _logits(config: Any, served: Served) -> None:
-    pb = _protobuf()
-    config.input.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=[IMAGE_SIZE, IMAGE_SIZE, 3])
-    config.output.add(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(served.labels)], label_filename=LABELS_FILE)
-
-
-def _answers(config: Any, served: Served, names: Sequence[str]) -> None:
-    pb = _protobuf()
-    for name in names:
-        if name == "scores":
-            config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(served.labels)], label_filename=LABELS_FILE)
-        else:
-            kind = pb.TYPE_FP32 if name == "confidence" else pb.TYPE_STRING
-            config.output.add(name=name, data_type=kind, dims=[1])
-
-
-def _text(config: Any) -> str:
-    from google.protobuf import text_format
-
-    return str(text_format.MessageToString(config, use_short_repeated_primitives=True))
+def _parameters(**values: str) -> dict[str, Any]:
+    return {key: {"string_value": value} for key, value in values.items()}

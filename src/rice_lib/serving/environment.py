@@ -1,7 +1,7 @@
-"""The serving environment: where a real `tritonserver` lies, and what it takes to start it on the host.
+"""The serving environment: where a real `tritonserver` lies, and what it takes to start it without a container.
 
 The server comes from the wheel of nvidia-pytriton, in a virtual environment of its own (`.venv-serve`), because that
-wheel wants numpy 1.
+wheel needs numpy 1.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ print(json.dumps({
 """
 
 
+class MissingEnvironmentError(RiceError):
+    """No serving environment, or a Python that none can be made of: this machine as it is cannot serve."""
+
+
 @dataclass(frozen=True)
 class ServingEnvironment:
     """A virtual environment with a `tritonserver` that can be started."""
@@ -54,11 +58,10 @@ class ServingEnvironment:
     """Version of its interpreter, as `3.11`: there is one backend stub for each."""
     libdir: Path
     """Where its interpreter's libpython lies."""
-    versions: dict[str, str]
 
     @classmethod
     def find(cls, root: Path) -> ServingEnvironment:
-        """The environment of a checkout: `.venv-serve`, or what `RICE_SERVE_ENV` names.
+        """Find the environment of a checkout: `.venv-serve`, or what `RICE_SERVE_ENV` names.
 
         Raises:
             MissingEnvironmentError: there is none.
@@ -78,9 +81,9 @@ class ServingEnvironment:
         if not facts["versions"]["numpy"].startswith("1."):
             raise MissingEnvironmentError(
                 f"{folder}: its Python {facts['python']} has no numpy 1, which the server's Python backend was built "
-                "for; make it anew with another: rm -r .venv-serve; make serve-env SERVE_PYTHON=python3.12"
+                "for; make it again with another: rm -r .venv-serve; make serve-env SERVE_PYTHON=python3.12"
             )
-        found = cls(folder, Path(facts["site"]), facts["python"], Path(facts["libdir"]), facts["versions"])
+        found = cls(folder, Path(facts["site"]), facts["python"], Path(facts["libdir"]))
         for file in (found.binary, found._stub):
             if not file.is_file():
                 raise RiceError(f"{file}: missing from the serving environment; remove {folder}, {HOW_TO_MAKE}")
@@ -96,20 +99,23 @@ class ServingEnvironment:
         """The server."""
         return self._triton / "bin" / "tritonserver"
 
+    @property
+    def _triton(self) -> Path:
+        return self.site / "pytriton" / "tritonserver"
+
+    @property
+    def _stub(self) -> Path:
+        return self._triton / "python_backend_stubs" / self.python / "triton_python_backend_stub"
+
     def variables(self) -> dict[str, str]:
-        """The environment variables of a server's process.
+        """Make the environment variables of a server's process.
 
         The stub is an executable that embeds Python: it needs the wheel's own libraries and the interpreter's
-        libpython by LD_LIBRARY_PATH (else it hangs in "loading"), and takes the first python of PATH for its
-        prefix.
+        libpython by LD_LIBRARY_PATH (else it hangs in "loading"), and takes the first python of PATH for its prefix.
         """
         variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
         variables["PATH"] = os.pathsep.join((str(self.interpreter.parent), os.environ.get("PATH", os.defpath)))
-        libraries = (
-            str(self.site / "nvidia_pytriton.libs"),
-            str(self.libdir),
-            os.environ.get("LD_LIBRARY_PATH", ""),
-        )
+        libraries = (str(self.site / "nvidia_pytriton.libs"), str(self.libdir), os.environ.get("LD_LIBRARY_PATH", ""))
         variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
         return variables
 
@@ -121,36 +127,20 @@ class ServingEnvironment:
         shutil.rmtree(target, ignore_errors=True)
         python = target / "python"
         python.mkdir(parents=True)
-        for file in (
-            self._triton / "backends" / "python" / "libtriton_python.so",
-            self._triton / "backends" / "python" / "triton_python_backend_utils.py",
-            self._stub,
-        ):
+        backend = self._triton / "backends" / "python"
+        for file in (backend / "libtriton_python.so", backend / "triton_python_backend_utils.py", self._stub):
             shutil.copy(file, python)
         ours = Path(__file__).with_name("backend") / "onnxruntime"
         shutil.copytree(ours, target / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
 
-    @property
-    def _triton(self) -> Path:
-        return self.site / "pytriton" / "tritonserver"
-
-    @property
-    def _stub(self) -> Path:
-        return self._triton / "python_backend_stubs" / self.python / "triton_python_backend_stub"
-
-
-class MissingEnvironmentError(RiceError):
-    """No serving environment: serving is not possible on this machine as it is, which is nobody's fault."""
-
 
 def _probe(python: Path) -> dict:
+    command = [str(python), "-I", "-c", _PROBE]
     try:
-        answer = subprocess.run(
-            [python, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)
     except subprocess.TimeoutExpired:
         raise RiceError(f"{python}: does not answer within {PROBE_SECONDS} s") from None
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
         raise RiceError(f"{python}: the serving environment is broken ({said}); remove it, {HOW_TO_MAKE}") from None
-    return json.loads(answer.stdout)
+    return json.loads(done.stdout)

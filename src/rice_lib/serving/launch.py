@@ -1,8 +1,7 @@
-"""Become another program, one that ends (SIGTERM) when the process that started it does, even if killed.
+"""Become another program that ends (SIGTERM) when the process that started it does, even if that is killed.
 
-Run by path, with the standard library alone: `python -I launch.py PARENT_PID PROGRAM ARGUMENTS...`. A
-separate process sets this up because running Python between fork and exec is not safe in a parent that has
-threads, as a kernel has.
+Run by path, with the standard library alone: `python -I launch.py PARENT_PID PROGRAM ARGUMENTS...`. A process of its
+own sets this up, because running Python between fork and exec is not safe in a parent that has threads, as a kernel.
 """
 
 import ctypes
@@ -13,16 +12,10 @@ import sys
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>: the signal that we get when our parent dies; it outlives an exec."""
 
-
-def main() -> None:
-    """Set the signal, make sure that the parent has not gone before it was set, and become the program."""
+if __name__ == "__main__":
     parent, program = int(sys.argv[1]), sys.argv[2:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it ended before the signal was set
         sys.exit("the process that started this server is gone")
     os.execv(program[0], program)
-
-
-if __name__ == "__main__":
-    main()

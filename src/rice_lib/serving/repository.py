@@ -1,19 +1,18 @@
 """Triton's model repository: one folder that serves on a laptop and, unchanged, in NVIDIA's container.
 
-    <repository>/rice/                      what clients ask with pixels: an ensemble of version 1's classifier
-    <repository>/rice_bytes/                what clients ask with files: an ensemble of all of version 1's models
-    <repository>/rice_v1/config.pbtxt       the classifier, ONNX Runtime on a CPU: what a server takes by itself
-    <repository>/rice_v1/configs/gpu.pbtxt  ONNX Runtime on a GPU: taken by `--model-config-name=gpu`
-    <repository>/rice_v1/configs/tensorrt.pbtxt     a TensorRT plan, in the same way
-    <repository>/rice_v1/labels.txt         class names for Triton's classification extension
-    <repository>/rice_v1/1/model.onnx       and model.plan, once serving/build_plan.sh has built it
-    <repository>/rice_v1/version.json       what the version is: written last, so a version that has it is whole
-    <repository>/rice_v1_decode/1/          the image contract's code
-    <repository>/rice_v1_tell/1/            the decision's code, and the decision
+    <repository>/rice/                              the ensemble that clients call with pixels
+    <repository>/rice_bytes/                        the ensemble that clients call with files
+    <repository>/rice_v1/config.pbtxt               version 1's classifier, ONNX Runtime on a CPU: the default
+    <repository>/rice_v1/configs/gpu.pbtxt          ONNX Runtime on a GPU (`--model-config-name=gpu`)
+    <repository>/rice_v1/configs/tensorrt.pbtxt     a TensorRT plan, likewise
+    <repository>/rice_v1/labels.txt                 class names for Triton's classification extension
+    <repository>/rice_v1/1/model.onnx               and model.plan, once serving/build_plan.sh has built it
+    <repository>/rice_v1/version.json               what the version is; written last: it marks a complete version
+    <repository>/rice_v1_decode/1/                  the image contract's code
+    <repository>/rice_v1_postprocess/1/             the same code, and the decision
 
-The configurations have the same names, inputs, outputs and labels, so a client cannot tell them apart. Versions are
-kept: a new one is written beside those that are there (`Repository.add`) and never touched again; `Repository.switch`
-has it answer, by writing the two ensembles anew.
+The variants have the same inputs, outputs and labels, so that a client cannot tell them apart. Versions are kept: a new
+one is written beside the others (`Repository.add`) and never changed; `Repository.switch` rewrites the two ensembles.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,29 +32,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-import rice_lib
+import rice_lib.contract
 from rice_lib.backends.open import open_predictor
+from rice_lib.backends.predictor import parse_decision
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked, read_json, sha256_file, write_json, write_text
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import Decision
 from rice_lib.serving import config as configs
-from rice_lib.serving.config import LABELS_FILE, WARMUP_FILE, Engine, Names, Served
+from rice_lib.serving.config import LABELS_FILE, WARMUP_FILE, Engine, Names
+from rice_lib.serving.control import Control
 
-CONFIG_FILES: dict[Engine, str] = {
-    "onnxruntime": "config.pbtxt",
-    "gpu": "configs/gpu.pbtxt",
-    "tensorrt": "configs/tensorrt.pbtxt",
-}
-"""A server takes `configs/<x>.pbtxt` where started with `--model-config-name=<x>`, else `config.pbtxt`."""
+CONFIG = "config.pbtxt"
+VARIANTS: dict[Engine, str] = {"gpu": "configs/gpu.pbtxt", "tensorrt": "configs/tensorrt.pbtxt"}
+"""A server that is started with `--model-config-name=<x>` takes `configs/<x>.pbtxt` where it is there."""
 
 VERSION_FILE, DECISION_FILE = "version.json", "decision.json"
 
-CONTRACT: dict[str, tuple[str, ...]] = {
-    "decode": ("__init__", "errors", "imagefile", "colour", "preprocess", "features"),
-    "tell": ("__init__", "errors", "features", "decision", "results"),
-}
-"""Modules of this library that a Python model imports, copied beside it: numpy and Pillow are all they need."""
+CONTRACT = Path(rice_lib.contract.__file__).parent
+MODELS = Path(__file__).with_name("models")
 
 
 @dataclass(frozen=True)
@@ -72,57 +67,79 @@ class Version:
     replaces: int | None
     """The version that answered when this one was made: what a rollback goes back to."""
     engine: Engine
+    """What `config.pbtxt` has the classifier computed by."""
     max_batch: int
     instances: int
     code_sha256: str
-    """Of the code that decodes and decides."""
+    """Of the code that decodes and postprocesses."""
 
     def same(self, other: Version) -> bool:
         """Whether both serve the same model with the same settings."""
-        return replace(self, version=0, source="", created="", replaces=None) == replace(
-            other, version=0, source="", created="", replaces=None
-        )
+        mine, theirs = (replace(v, version=0, source="", created="", replaces=None) for v in (self, other))
+        return mine == theirs
 
 
 class Repository:
     """A model repository's folder, and the models in it that serve one classifier."""
 
     def __init__(self, folder: Path, name: str = "rice") -> None:
-        """Name a repository, there or not.
-
-        Raises:
-            RiceError: the name does not fit a file's.
-        """
+        """Name a repository, there or not; raises `RiceError` where the name does not fit a file's."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise RiceError(f"serve.model_name {name!r}: use letters, digits, '_', '-' and '.', as in a file's name")
         self.folder = folder
         self.names = Names(name)
+        self._held = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the repository for one build, switch or rollback at a time; may be nested.
+
+        Raises:
+            RiceError: another process, or another `Repository`, holds it.
+        """
+        if self._held:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder, f"{self.folder}: another build is under way; try again when it has ended"):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+    def steps(self, version: int) -> tuple[str, str, str]:
+        """Name a version's own models: files to pixels, pixels to logits, logits to varieties."""
+        own = f"{self.names.classifier}_v{version}"
+        before_0_2 = f"{own}_tell"
+        last = before_0_2 if (self.folder / before_0_2).is_dir() else f"{own}_postprocess"
+        return f"{own}_decode", own, last
 
     def classifier(self, version: int) -> Path:
-        """The folder of a version's classifier."""
-        return self.folder / self.names.steps(version)[1]
+        """Name the folder of a version's classifier."""
+        return self.folder / self.steps(version)[1]
 
     def versions(self) -> dict[int, Version]:
-        """Every whole version by its number, oldest first."""
+        """Find every complete version by its number, oldest first."""
         found = {}
         for file in self.folder.glob(f"{self.names.classifier}_v*/{VERSION_FILE}"):
             try:
                 version = Version(**read_json(file))
             except (OSError, ValueError, TypeError):
-                continue  # not whole
+                continue  # incomplete
             found[version.version] = version
         return dict(sorted(found.items()))
 
     def active(self) -> Version | None:
-        """The version that answers; None where there is none."""
-        file = self.folder / self.names.ensemble / CONFIG_FILES["onnxruntime"]
+        """Find the version that answers; None where there is none."""
+        file = self.folder / self.names.ensemble / CONFIG
         try:
-            config = configs.read_config(file.read_text(encoding="utf-8"))
-            return self.versions().get(int(config.parameters["version"].string_value))
+            config = configs.parse_config(file.read_text(encoding="utf-8"))
+            return self.versions().get(int(config["parameters"]["version"]["string_value"]))
         except FileNotFoundError:
             return None
-        except ValueError:
-            raise RiceError(f"{file}: damaged; delete {self.folder} and build it anew (serve build)") from None
+        except (ValueError, KeyError):
+            raise RiceError(f"{file}: damaged; delete {self.folder} and build it again (rice serve build)") from None
 
     def add(
         self,
@@ -132,29 +149,31 @@ class Repository:
         engine: Engine = "onnxruntime",
         plan: Path | None = None,
     ) -> Version:
-        """Write a model as a new version, whole or not at all; nothing else is touched, and it does not answer yet.
+        """Write a model as a new version, completely or not at all; it does not answer yet.
 
         Args:
             model: an ONNX file of this project; its labels and its decision are taken from its metadata.
             max_batch: most images of one request.
             instances: of each model on a CPU; None is one a core.
             engine: what `config.pbtxt` has the classifier computed by.
-            plan: a TensorRT plan of the model, put beside it.
+            plan: a TensorRT plan of the model, put beside it; `tensorrt` needs one.
 
         Returns:
-            the version; the one that answers, where that is the same model and the same settings.
+            The version; the one that answers, where that is the same model with the same settings.
 
         Raises:
-            RiceError: the model is missing, damaged or not of this project, or another build is under way.
+            RiceError: the model or the plan is missing, the model is damaged or not of this project, or another build
+                is under way.
         """
         if model.suffix != ".onnx":
-            raise RiceError(f"{model}: the server takes an .onnx file (a plan is built of it: serving/build_plan.sh)")
+            raise RiceError(f"{model}: the server takes an .onnx file (serving/build_plan.sh builds a plan of it)")
+        if plan is None and engine == "tensorrt":
+            raise RiceError("a version for TensorRT needs its plan (--plan M.plan); serving/build_plan.sh builds one")
         if plan is not None and not plan.is_file():
             raise RiceError(f"{plan}: no such plan; serving/build_plan.sh builds one of a version that is there")
         with open_predictor(model, threads=1) as predictor:
             labels, decision = predictor.labels, predictor.decision
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder, f"{self.folder}: another build is under way"):
+        with self.held():
             active = self.active()
             made = Version(
                 version=self._next(),
@@ -166,149 +185,130 @@ class Repository:
                 engine=engine,
                 max_batch=max_batch,
                 instances=instances or cores(),
-                code_sha256=_code_identity(),
+                code_sha256=_code_sha256(),
             )
             if active is not None and made.same(active):
                 return active
-            served = Served(made.version, labels, decision, max_batch, made.instances)
-            with self._staged() as staged:
-                self._write_version(staged, model, plan, made, served)
-                decode, classify, tell = self.names.steps(made.version)
-                for name in (decode, tell, classify):  # the last one's version.json says that the version is whole
+            # beside the repository, not in it: a server that looks must not see half a version
+            staged = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
+            shutil.rmtree(staged, ignore_errors=True)
+            try:
+                self._write_version(staged, made, labels, decision)
+                decoder, classifier, postprocess = self.steps(made.version)
+                shutil.copyfile(model, staged / classifier / "1" / "model.onnx")
+                if plan is not None:
+                    shutil.copyfile(plan, staged / classifier / "1" / "model.plan")
+                for name in (decoder, postprocess, classifier):  # whose version.json marks the version complete
                     (staged / name).rename(self.folder / name)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
         return made
 
-    def switch(
-        self,
-        version: int,
-        load: Callable[[str], None] | None = None,
-        unload: Callable[[str], None] | None = None,
-    ) -> None:
+    def switch(self, version: int, control: Control | None = None) -> None:
         """Have a version answer.
 
-        The ensembles are written anew one after the other, and nothing that the other version is made of is touched: a
-        server that loads them keeps the old ones until the new ones are ready.
+        The ensembles are rewritten one after the other, and nothing of the other version is touched: a server that
+        loads them keeps the old ones until the new ones are ready.
 
         Args:
             version: one of `versions`.
-            load: has a running server load a model, or load it anew; returns when it is ready.
-            unload: has it let a model go once its requests are answered.
+            control: the running server; None where none runs.
 
         Raises:
-            RiceError: there is no such version; or what `load` raises, with the version before still answering.
+            RiceError: there is no such version, another build is under way, or the server cannot load it: the version
+                before then still answers.
         """
-        known = self.versions()
-        if version not in known:
-            there = ", ".join(map(str, known)) or "none"
-            raise RiceError(f"{self.folder}: has no version {version} of {self.names.classifier} (there: {there})")
-        before = self.active()
-        if load is not None:
-            for name in self.names.steps(version):
-                load(name)
-        self._point(known[version])
-        gone_over = []
-        if load is not None:
+        with self.held():
+            known = self.versions()
+            if version not in known:
+                there = ", ".join(map(str, known)) or "none"
+                raise RiceError(f"{self.folder}: has no version {version} of {self.names.classifier} (there: {there})")
+            before = self.active()
+            if control is None:
+                self._point(known[version])
+                return
+            for name in self.steps(version):
+                control.load(name)
+            self._point(known[version])
+            switched = []
             try:
                 for name in self.names.public:
-                    load(name)
-                    gone_over.append(name)
+                    control.load(name)
+                    switched.append(name)
             except RiceError:
                 if before is not None:
                     self._point(before)
-                    for name in gone_over:
-                        load(name)
+                    for name in switched:
+                        control.load(name)
                 raise
-        if unload is not None and before is not None and before.version != version:
-            for name in self.names.steps(before.version):
-                unload(name)
+            if before is not None and before.version != version:
+                for name in self.steps(before.version):
+                    control.unload(name)
 
     def previous(self) -> int:
-        """The version that a rollback goes back to; raises `RiceError` where there is none."""
+        """Find the version that a rollback goes back to; raises `RiceError` where there is none."""
         active = self.active()
-        if active is None or active.replaces not in self.versions():
-            raise RiceError(f"{self.folder}: no earlier version to go back to")
-        return int(active.replaces or 0)
-
-    def decision(self, version: int) -> tuple[tuple[str, ...], Decision | None]:
-        """Labels and decision of a version."""
-        file = self.folder / self.names.steps(version)[2] / "1" / DECISION_FILE
-        told = read_json(file)
-        decision = Decision.from_json(json.dumps(told["decision"]), str(file)) if told["decision"] else None
-        return tuple(told["labels"]), decision
-
-    def files(self) -> list[tuple[str, int]]:
-        """Every file with its size in bytes, by path."""
-        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return [(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in found]
+        if active is None or active.replaces is None or active.replaces not in self.versions():
+            raise RiceError(f"{self.folder}: no earlier version to roll back to")
+        return active.replaces
 
     def discard(self, version: int) -> None:
         """Remove a version that is not to answer."""
-        decode, classify, tell = self.names.steps(version)
-        for name in (classify, decode, tell):
+        for name in sorted(self.steps(version)):  # the classifier first: without it the version is incomplete
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _next(self) -> int:
-        """The next number; none is used again, also not that of a version whose writing was cut off."""
+        """Choose the next number; none is used again, not even that of a version whose writing was cut off."""
         found = (re.match(rf"{re.escape(self.names.classifier)}_v(\d+)", f.name) for f in self.folder.iterdir())
         return max((int(match[1]) for match in found if match), default=0) + 1
 
-    def _write_version(self, staged: Path, model: Path, plan: Path | None, made: Version, served: Served) -> None:
-        """The folders of a version's models."""
-        decode, classify, tell = (staged / name for name in self.names.steps(made.version))
-        for folder in (decode, classify, tell):
-            (folder / "1").mkdir(parents=True)
-        for folder, kind in ((decode, "decode"), (tell, "tell")):
-            _copy_code(folder / "1", kind)
-        _write_warmup(decode / "warmup" / WARMUP_FILE)
-        write_text(decode / CONFIG_FILES["onnxruntime"], configs.decode_config(decode.name, served))
-        decision = json.loads(served.decision.to_json()) if served.decision else None
-        write_json(tell / "1" / DECISION_FILE, {"labels": list(served.labels), "decision": decision})
-        write_text(tell / CONFIG_FILES["onnxruntime"], configs.tell_config(tell.name, served))
-        _write_labels(tell, served)
-        shutil.copyfile(model, classify / "1" / "model.onnx")
-        if plan is not None:
-            shutil.copyfile(plan, classify / "1" / "model.plan")
-        _write_labels(classify, served)
-        for variant, file in CONFIG_FILES.items():
-            engine = made.engine if variant == "onnxruntime" else variant
-            write_text(classify / file, configs.classifier_config(classify.name, served, engine))
-        write_json(classify / VERSION_FILE, asdict(made))
+    def _write_version(self, staged: Path, made: Version, labels: Sequence[str], decision: Decision | None) -> None:
+        """Write the folders of a version's models, but for the model itself."""
+        decoder, classifier, postprocess = (staged / name for name in self.steps(made.version))
+        for folder, file in ((decoder, "decode.py"), (postprocess, "postprocess.py")):
+            code = folder / "1"
+            shutil.copytree(CONTRACT, code / "rice_lib" / "contract", ignore=shutil.ignore_patterns("__pycache__"))
+            (code / "rice_lib" / "__init__.py").touch()
+            shutil.copyfile(MODELS / file, code / "model.py")
+        _write_config(decoder / CONFIG, configs.decode_config(decoder.name, made.max_batch, made.instances))
+        _write_warmup(decoder / "warmup" / WARMUP_FILE)
+        _write_config(postprocess / CONFIG, configs.postprocess_config(postprocess.name, labels, made.max_batch))
+        values = json.loads(decision.to_json()) if decision else None
+        write_json(postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": values})
+        (classifier / "1").mkdir(parents=True)
+        for engine, file in ((made.engine, CONFIG), *VARIANTS.items()):
+            config = configs.classifier_config(classifier.name, labels, made.max_batch, made.instances, engine)
+            _write_config(classifier / file, config)
+        for folder in (postprocess, classifier):
+            _write_labels(folder, labels)
+        write_json(classifier / VERSION_FILE, asdict(made))
 
     def _point(self, made: Version) -> None:
-        """Write the ensembles of a version."""
-        labels, decision = self.decision(made.version)
-        served = Served(made.version, labels, decision, made.max_batch, made.instances)
-        for name, text in zip(
-            self.names.public,
-            (configs.pixels_config(self.names, served), configs.bytes_config(self.names, served)),
-            strict=True,
-        ):
-            folder = self.folder / name
-            _write_labels(folder, served)
+        """Write the ensembles of a version by the configurations of its models, which may have older names."""
+        names = self.steps(made.version)
+        file = self.folder / names[2] / "1" / DECISION_FILE
+        values = read_json(file)
+        labels, text = values["labels"], values["decision"] and json.dumps(values["decision"])
+        decision = parse_decision(text, str(file), labels)
+        steps = [configs.parse_config((self.folder / name / CONFIG).read_text(encoding="utf-8")) for name in names]
+        pixels = configs.ensemble_config(self.names.classifier, made.version, labels, steps[1:2], decision)
+        for config in (pixels, configs.ensemble_config(self.names.ensemble, made.version, labels, steps)):
+            folder = self.folder / config["name"]
+            _write_labels(folder, labels)
             # an ensemble's version has no files of its own, and Triton wants a folder
             write_json(folder / str(made.version) / VERSION_FILE, asdict(made))
-            write_text(folder / CONFIG_FILES["onnxruntime"], text)
-
-    @contextmanager
-    def _staged(self) -> Iterator[Path]:
-        """A folder beside the repository, not in it: a server that looks must not see half a version."""
-        staged = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(staged, ignore_errors=True)
-        try:
-            yield staged
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            _write_config(folder / CONFIG, config)
 
 
 def write_repository(model: Path, folder: Path, name: str, max_batch: int, instances: int | None = None) -> Repository:
-    """A repository that holds a model and answers with it; see `Repository.add` and `Repository.switch`."""
+    """Write a repository that answers with a model; see `Repository.add` and `Repository.switch`."""
     repository = Repository(folder, name)
     repository.switch(repository.add(model, max_batch, instances).version)
     return repository
 
 
 def drawn_grain() -> bytes:
-    """A JPEG of something like a grain on black: what a server is warmed up with, and asked for a first answer."""
+    """Draw something like a grain on black as a JPEG: what a server is warmed up with, and classifies first."""
     image = Image.new("RGB", (250, 250))
     ImageDraw.Draw(image).ellipse((55, 95, 195, 155), fill=(214, 214, 220))
     file = io.BytesIO()
@@ -316,28 +316,22 @@ def drawn_grain() -> bytes:
     return file.getvalue()
 
 
-def _write_labels(folder: Path, served: Served) -> None:
-    write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in served.labels))
+def _write_config(file: Path, config: configs.Config) -> None:
+    write_text(file, configs.format_config(config))
 
 
-def _code_identity() -> str:
-    """Hex sha256 of the code that a version is given."""
-    library, models = Path(rice_lib.__file__).parent, Path(__file__).with_name("models")
-    files = [models / f"{kind}.py" for kind in CONTRACT]
-    files += [library / f"{module}.py" for kind in CONTRACT.values() for module in kind]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _copy_code(folder: Path, kind: str) -> None:
-    library = Path(rice_lib.__file__).parent
-    shutil.copyfile(Path(__file__).with_name("models") / f"{kind}.py", folder / "model.py")
-    (folder / "rice_lib").mkdir()
-    for module in CONTRACT[kind]:
-        shutil.copyfile(library / f"{module}.py", folder / "rice_lib" / f"{module}.py")
+def _write_labels(folder: Path, labels: Sequence[str]) -> None:
+    write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
 
 
 def _write_warmup(file: Path) -> None:
-    """Triton's form of a string in a file: its length, four bytes, little-endian, and the string."""
+    """Write a grain in Triton's form of a string: its length, four bytes, little-endian, and the string."""
     data = drawn_grain()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(np.uint32(len(data)).tobytes() + data)
+
+
+def _code_sha256() -> str:
+    """Compute the hex sha256 of the code that a version is given."""
+    files = [*sorted(CONTRACT.glob("*.py")), *sorted(MODELS.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

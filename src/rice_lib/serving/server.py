@@ -1,14 +1,15 @@
 """The life of a `tritonserver` on this machine: started, ready, stopped, and nothing left behind.
 
-A server belongs to a state folder. Whatever it makes carries a name derived from that folder (its processes'
-command lines, its shared-memory regions), so a later command can find and clear what a killed server left,
-and touches nothing else. The folder holds `state.json` while a server runs, and the log of the latest one.
+A server belongs to a state folder. Everything it makes carries a name derived from that folder (its processes' command
+lines, its shared-memory regions), so that a later command can find and clear what a killed server left, and touches
+nothing else. The folder holds `state.json` while a server runs, and the log of the latest one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import ipaddress
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked, read_json, write_json
 from rice_lib.serving import launch
@@ -28,7 +31,7 @@ from rice_lib.serving.config import Names
 from rice_lib.serving.environment import ServingEnvironment
 
 HOST = "127.0.0.1"
-"""Where nothing else is said nobody outside this machine can reach the server."""
+"""The default address: this machine alone can reach it."""
 
 STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 STUB = "triton_python_backend_stub"
@@ -36,7 +39,7 @@ STUB = "triton_python_backend_stub"
 SHARED_MEMORY = Path("/dev/shm")
 
 STOP_SECONDS = 30.0
-"""A server told to stop finishes its requests and unloads its models (1 to 6 s); beyond this it is killed."""
+"""Limit for a server to finish its requests and unload its models (1 to 6 s); then it is killed."""
 
 CALL_SECONDS = 5.0
 """Limit of one question about readiness."""
@@ -67,13 +70,8 @@ class RunningServer:
         """`host:port` of the gRPC endpoint."""
         return f"{self.host}:{self.port + 1}"
 
-    @property
-    def metrics(self) -> str:
-        """`host:port` of the Prometheus metrics."""
-        return f"{self.host}:{self.port + 2}"
-
     def is_ready(self) -> bool:
-        """Whether the server and its model answer that they are ready."""
+        """Whether the server's models answer that they are ready."""
         return is_ready(self.host, self.port, self.model)
 
     def stop(self, timeout_s: float = STOP_SECONDS) -> float | None:
@@ -81,11 +79,11 @@ class RunningServer:
         return stop(Path(self.state_dir), timeout_s)
 
     def leftovers(self) -> list[str]:
-        """What of this server is still there: processes, shared memory, sockets and files, one text each."""
+        """List what of this server is still there: processes, shared memory, ports and files, one text each."""
         state_dir = Path(self.state_dir)
         found = [f"process {p.pid} ({p.name()})" for p in _processes(state_dir)]
-        found += [str(region) for region in _regions(state_dir)]
-        found += [f"port {port}" for port in range(self.port, self.port + 3) if not _is_free(port)]
+        found += map(str, _regions(state_dir))
+        found += [f"port {port}" for port in range(self.port, self.port + 3) if not _is_free(port, self.host)]
         return found + [str(state_dir / name) for name in (STATE_FILE, BACKENDS) if (state_dir / name).exists()]
 
 
@@ -106,16 +104,16 @@ def start(
         environment: where the server comes from.
         repository: a model repository.
         model: the classifier in it that must be ready, with its ensemble.
-        host: the address to listen on. A server that others can reach takes no orders: it loads what is there, and
-            goes over to another version when it is started again.
         state_dir: the server's own folder; made where it is missing. One server at a time.
+        host: the IPv4 address to listen on. On a public one model control is disabled: another version is served when
+            the server is started again.
         port: HTTP port, with the next two for gRPC and metrics; None takes three free ones.
         ready_timeout_s: seconds until ready before the start is given up.
-        tied: the server ends when this process does, however that ends. False lets it go on.
+        tied: the server ends when this process does, however that ends.
 
     Raises:
-        RiceError: a server of this folder runs already, a port is in use, there is no such model, or the
-            server died or was not ready in time; the line says which, and names the log. Nothing is left.
+        RiceError: a server of this folder runs already, a port is in use, there is no such model, or the server died
+            or was not ready in time; the line says which, and names the log. Nothing is left.
     """
     if not (repository / model / "config.pbtxt").is_file():
         raise RiceError(f"{repository}: holds no model named {model} (no {model}/config.pbtxt)")
@@ -123,7 +121,9 @@ def start(
     with locked(state_dir, f"{state_dir}: another start of this server is under way"):
         if processes := [p for p in _processes(state_dir) if not _is_stub(p)]:
             known = read_state(state_dir)
-            raise already_running(known.http if known else "an unknown port", processes[0].pid)
+            where = known.http if known else "an unknown port"
+            pid = processes[0].pid
+            raise RiceError(f"a server is already running at {where} (pid {pid}); stop it first (rice serve down)", 1)
         stop(state_dir, CALL_SECONDS)  # stubs, shared memory and files of a server that was killed
         first = _free_ports() if port is None else _require_free(port, host)
         environment.install_backends(state_dir / BACKENDS)
@@ -159,34 +159,32 @@ def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
 
     Args:
         state_dir: the server's folder.
-        timeout_s: seconds it may take to finish its requests and leave; beyond them it is killed.
+        timeout_s: seconds it may take to finish its requests and leave; then it is killed.
 
     Returns:
         Seconds until the last process was gone, or None where none was running.
     """
-    import psutil
-
     began = time.monotonic()
     processes = _processes(state_dir)
-    server = [p for p in processes if p.info["ppid"] not in {other.pid for other in processes}]
-    for process in server:  # it ends its stubs itself
-        _quietly(process.terminate)
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    for process in {*alive, *_processes(state_dir)}:
-        _quietly(process.kill)
-        _quietly(lambda p=process: p.wait(CALL_SECONDS))
+    for process in processes:
+        if not _is_stub(process) or all(process.info["ppid"] != other.pid for other in processes):
+            with suppress(psutil.NoSuchProcess):  # a server ends its stubs itself
+                process.terminate()
+    psutil.wait_procs(processes, timeout=timeout_s)
+    left = _processes(state_dir)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=CALL_SECONDS)
     seconds = time.monotonic() - began
-    _clear(state_dir)
+    for file in (*_regions(state_dir), state_dir / STATE_FILE):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(state_dir / BACKENDS, ignore_errors=True)
     return seconds if processes else None
 
 
-def already_running(where: str, pid: int) -> RiceError:
-    """The error of a second start."""
-    return RiceError(f"a server is already running at {where} (pid {pid}); stop it first (serve down)", 1)
-
-
 def read_state(state_dir: Path) -> RunningServer | None:
-    """The server that the folder knows of, running or not; None where it knows of none."""
+    """Read which server the folder knows of, running or not; None where it knows of none."""
     try:
         return RunningServer(**read_json(state_dir / STATE_FILE))
     except (FileNotFoundError, ValueError, TypeError):
@@ -194,33 +192,72 @@ def read_state(state_dir: Path) -> RunningServer | None:
 
 
 def running(state_dir: Path) -> RunningServer | None:
-    """The folder's server if its process is alive, ready or not."""
+    """Find the folder's server if its process is alive, ready or not."""
     state = read_state(state_dir)
     return state if state is not None and any(p.pid == state.pid for p in _processes(state_dir)) else None
 
 
+def resolve_host(host: str) -> str:
+    """Look up the IPv4 address of a name to listen on, as the server takes numbers alone.
+
+    Raises:
+        RiceError: not an IPv4 address, nor a name of one.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError):
+        raise RiceError(f"--host {host}: not an IPv4 address, nor the name of one; take {HOST} or 0.0.0.0") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone; no name but `localhost` is."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_ready(host: str, port: int, model: str) -> bool:
+    """Whether the classifier on a server and its ensemble answer that they are ready.
+
+    Not asked is `/v2/health/ready`: it says no while any model, also one of a version that is let go, is on its way.
+    """
+    host = HOST if host == "0.0.0.0" else host
+    return all(_is_ok(host, port, f"/v2/models/{name}/ready") for name in Names(model).public)
+
+
+def _is_ok(host: str, port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=CALL_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def _command(environment: ServingEnvironment, server: RunningServer, ready_timeout_s: float) -> list[str]:
     state_dir = Path(server.state_dir)
-    # Given to the backend "python", the options reach every backend made of it. The stub's own time limit
-    # must not be the shorter one: on a busy machine its imports alone take seconds.
-    python = {
-        "shm-region-prefix-name": _mark(state_dir),
-        "stub-timeout-seconds": max(30, int(ready_timeout_s)),
-    }
+    ports = {"http": server.port, "grpc": server.port + 1, "metrics": server.port + 2}
+    restricted: list[str] = []
+    if not is_loopback(server.host):  # whoever may load a model may run code: such calls need a secret nobody knows
+        protected = f"model-repository,shared-memory,trace,logging:rice-control={secrets.token_hex(16)}"
+        restricted = [f"--http-restricted-api={protected}", f"--grpc-restricted-protocol={protected}"]
     return [
         str(environment.binary),
         f"--model-repository={Path(server.repository).resolve()}",
         f"--backend-directory={(state_dir / BACKENDS).resolve()}",
-        # a version is switched to when we say so, not when a file appears
-        "--model-control-mode=explicit",
+        "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
         *(f"--load-model={name}" for name in Names(server.model).public),
-        *(f"--{what}-address={server.host}" for what in ("http", "grpc", "metrics")),
-        *([] if is_loopback(server.host) else _restricted()),
-        f"--http-port={server.port}",
-        f"--grpc-port={server.port + 1}",
-        f"--metrics-port={server.port + 2}",
+        *(f"--{protocol}-address={server.host}" for protocol in ports),
+        *(f"--{protocol}-port={port}" for protocol, port in ports.items()),
+        *restricted,
         f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
-        *(f"--backend-config=python,{key}={value}" for key, value in python.items()),
+        # given to the backend "python", these reach every backend made of it
+        f"--backend-config=python,shm-region-prefix-name={_mark(state_dir)}",
+        # on a busy machine the stub's imports alone take seconds: its own limit must not be the shorter one
+        f"--backend-config=python,stub-timeout-seconds={max(30, int(ready_timeout_s))}",
     ]
 
 
@@ -238,28 +275,23 @@ def _wait_ready(server: RunningServer, process: subprocess.Popen, began: float, 
 
 
 def _reason(log: Path) -> str:
-    """The line of a server's log that says why it gave up."""
+    """Find the line of a server's log that says why it gave up."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    for pattern in (r"failed to load '.*' version \d+: (.*)", r"[Ff]ailed to start .*", r"error: (.*)"):
+    for pattern in (r"failed to load '.*' version \d+: (.*)", r"([Ff]ailed to start .*)", r"error: (.*)"):
         for line in lines:
             if found := re.search(pattern, line):
-                return found.group(found.lastindex or 0).strip('"')
+                return found[1].strip('"')
     return lines[-1] if lines else "it wrote nothing"
 
 
 def _mark(state_dir: Path) -> str:
-    """What everything of this folder's server has in its name."""
+    """Make what everything of this folder's server has in its name."""
     return f"rice_lib_{hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]}_"
 
 
-def _processes(state_dir: Path) -> list[Any]:
-    """The folder's server (or the launcher that is about to become it) and its stubs, as psutil processes."""
-    import psutil
-
-    mark, programs = (
-        _mark(state_dir),
-        {"tritonserver", STUB, Path(launch.__file__).name},
-    )
+def _processes(state_dir: Path) -> list[psutil.Process]:
+    """Find the folder's server (or the launcher that is about to become it) and its stubs."""
+    mark, programs = _mark(state_dir), {"tritonserver", STUB, Path(launch.__file__).name}
     found = []
     for process in psutil.process_iter(["cmdline", "ppid", "status"]):
         words = process.info["cmdline"] or []
@@ -277,13 +309,6 @@ def _regions(state_dir: Path) -> list[Path]:
     return sorted(SHARED_MEMORY.glob(f"{_mark(state_dir)}*"))
 
 
-def _clear(state_dir: Path) -> None:
-    """Remove what a server that is gone left in shared memory and in its folder; the log stays."""
-    for file in (*_regions(state_dir), state_dir / STATE_FILE):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(state_dir / BACKENDS, ignore_errors=True)
-
-
 def _is_free(port: int, host: str = HOST) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
@@ -295,7 +320,7 @@ def _is_free(port: int, host: str = HOST) -> bool:
 
 
 def _free_ports() -> int:
-    """The first of three free ports in a row."""
+    """Find the first of three free ports in a row."""
     for _ in range(100):
         with socket.socket() as probe:
             probe.bind((HOST, 0))
@@ -314,43 +339,3 @@ def _require_free(port: int, host: str) -> int:
                 f"port {number} ({name}) is in use on {host}: stop what uses it, or choose another --port", 1
             )
     return port
-
-
-def _restricted() -> list[str]:
-    """Options by which a server takes no orders: they want a secret that nobody knows."""
-    orders = "model-repository,shared-memory,trace,logging:rice-orders=" + secrets.token_hex(16)
-    return [f"--http-restricted-api={orders}", f"--grpc-restricted-protocol={orders}"]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    return host == "localhost" or host.startswith("127.")
-
-
-def is_ready(host: str, port: int, model: str) -> bool:
-    """Whether the classifier on a server and its ensemble answer that they are ready.
-
-    Not asked is `/v2/health/ready`: it says no while any model, also one of a version that is let go, is on its way.
-    """
-    host = HOST if host == "0.0.0.0" else host
-    names = Names(model).public
-    return all(_answers(host, port, f"/v2/models/{name}/ready") for name in names)
-
-
-def _answers(host: str, port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=CALL_SECONDS)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _quietly(act: Any) -> None:
-    """Do something to a process that may be gone by now."""
-    import psutil
-
-    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-        act()

@@ -1,8 +1,7 @@
 """Triton model, Python backend: the bytes of image files in, pixels under the image contract out.
 
-The first step of the ensemble. What it decodes by is this project's own `preprocess` and `features`, copied beside it
-into the version's folder, so that a version decodes as it did when it was made, and the server's environment needs
-numpy and Pillow alone.
+The first step of the ensemble. It decodes by this project's `contract`, copied beside it, so that a version decodes as
+it did when it was made, and the server's environment needs numpy and Pillow alone.
 """
 
 import os
@@ -13,24 +12,28 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from rice_lib.contract.decode import IMAGE_SIZE, decode_with_notes
-from rice_lib.contract.features import FEATURES, measure
+from rice_lib.contract.decode import IMAGE_SIZE, configure_pillow, decode_with_notes
+from rice_lib.contract.features import FEATURES, extract_features
 from rice_lib.contract.image_file import BadImageError
 
 
 class TritonPythonModel:
     """One instance: what Triton's Python backend calls. The server runs as many as there are cores."""
 
+    def initialize(self, _args: dict) -> None:
+        """Set Pillow up as the commands do."""
+        configure_pillow()
+
     def execute(self, requests: list) -> list:
         """Decode the files of each request; one response each, in order."""
-        return [_answer(request) for request in requests]
+        return [_respond(request) for request in requests]
 
 
-def _answer(request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
-    """`file` BYTES `[N, 1]` to `images` uint8 `[N, 224, 224, 3]`, `features`, `notes` and `error`.
+def _respond(request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
+    """Turn `file` BYTES `[N, 1]` into `images` uint8 `[N, 224, 224, 3]`, `features`, `notes` and `error`.
 
-    A file that cannot be read leaves a black image and its reason, so that the others of its request are still told; a
-    request of which no file can be read is refused with the reason.
+    A file that cannot be read leaves a black image and its error, and the others of the request are classified; a
+    request of which no file can be read fails with the first error.
     """
     files = pb_utils.get_input_tensor_by_name(request, "file").as_numpy().ravel()
     images = np.zeros((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -40,12 +43,12 @@ def _answer(request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse
     for row, data in enumerate(files):
         try:
             images[row], said = decode_with_notes(data)
-            features[row] = measure(images[row])
+            features[row] = extract_features(images[row])
             notes[row] = "; ".join(said).encode()
         except BadImageError as error:
             errors[row] = str(error).encode()
     if all(errors.ravel()):
-        refusal = pb_utils.TritonError(errors[0, 0].decode(), pb_utils.TritonError.INVALID_ARG)
-        return pb_utils.InferenceResponse(error=refusal)
+        failure = pb_utils.TritonError(errors[0, 0].decode(), pb_utils.TritonError.INVALID_ARG)
+        return pb_utils.InferenceResponse(error=failure)
     columns = {"images": images, "features": features, "notes": notes, "error": errors}
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])

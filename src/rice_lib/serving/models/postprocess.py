@@ -1,7 +1,7 @@
-"""Triton model, Python backend: logits in, variety, confidence and scores out, by the decision of the served version.
+"""Triton model, Python backend: logits in; variety, confidence, scores, reason and record out.
 
-The last step of the ensemble. `decision.json` beside it is the model's own, so the server says `unknown` where
-`rice infer` does; the rule is this project's `decision`, copied into the version's folder like the decoder's code.
+The last step of the ensemble. `decision.json` beside it is the model's own, and it is applied by this project's
+`contract`, copied beside it: labels, reasons, scores and records are those of `rice infer`.
 """
 
 import json
@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from rice_lib.contract.decision import Decision
+from rice_lib.contract.prediction import Prediction, read_logits
 from rice_lib.contract.record import Record
 
 
@@ -25,50 +26,52 @@ class TritonPythonModel:
         """Read the version's `decision.json`: the labels, and how the logits are read."""
         file = os.path.join(args["model_repository"], args["model_version"], "decision.json")
         with open(file, encoding="utf-8") as stream:
-            told = json.load(stream)
-        self.labels = told["labels"]
-        self.decision = Decision.from_json(json.dumps(told["decision"])) if told["decision"] else Decision()
+            values = json.load(stream)
+        self.labels = values["labels"]
+        self.decision = Decision.from_json(json.dumps(values["decision"])) if values["decision"] else Decision()
 
     def execute(self, requests: list) -> list:
         """Read the logits of each request; one response each, in order."""
-        return [self._answer(request) for request in requests]
+        return [self._respond(request) for request in requests]
 
-    def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
-        """`logits` float32 `[N, classes]`, `features`, `notes` and `error` to `variety`, `confidence`, `scores`,
-        `reason` and `record`.
+    def _respond(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
+        """Turn `logits` float32 `[N, classes]`, `features`, `notes` and `error` into the outputs, a row an image.
 
-        `confidence` is that of the likeliest variety, also where the image is refused. A file that could not be read
-        (`error`) has no variety and zeros for scores.
+        `confidence` is the score of `variety`: null in the record, and 0 in the tensor, which has no null, where the
+        image is rejected (`unknown`) or cannot be read. A file that cannot be read has no variety, and scores of 0.
         """
         logits, features, notes, errors = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("logits", "features", "notes", "error")
         )
-        scores = self.decision.probabilities(logits)
-        rows = zip(
-            scores.tolist(), self.decision.rejections(logits, features), notes.ravel(), errors.ravel(), strict=True
-        )
-        records = [self._record(*row) for row in rows]
-        failed = errors.ravel() != b""
-        scores[failed] = 0.0
+        predictions = read_logits(self.labels, self.decision, logits, features)
+        records = [_record(*row) for row in zip(predictions, notes.ravel(), errors.ravel(), strict=True)]
+        scores, confidence = np.zeros(logits.shape, np.float32), np.zeros((len(logits), 1), np.float32)
+        for row, record in enumerate(records):
+            if record.prediction is not None:
+                scores[row] = list(record.prediction.scores.values())
+                confidence[row] = record.prediction.confidence or 0.0
         columns = {
-            "variety": _texts(record.get("label", "") for record in records),
-            "confidence": scores.max(axis=1, keepdims=True).astype(np.float32),
-            "scores": scores.astype(np.float32),
-            "reason": _texts(record.get("reason", "") for record in records),
-            "record": _texts(json.dumps(record, ensure_ascii=False) for record in records),
+            "variety": _texts(record.label or "" for record in records),
+            "confidence": confidence,
+            "scores": scores,
+            "reason": _texts(record.reason or "" for record in records),
+            "record": _texts(self._format(record) for record in records),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
 
-    def _record(self, scores: list, reason: "str | None", note: bytes, error: bytes) -> dict:
-        """What `rice infer` writes of one file, without its path."""
-        notes = tuple(note.decode().split("; ")) if note else ()
-        told = dict(zip(self.labels, scores, strict=True))
-        record = Record("", told, reason, notes, error.decode() or None).record(len(told))
-        del record["path"]
-        return record
+    def _format(self, record: Record) -> str:
+        """Format what `rice infer` writes of a file, without its path."""
+        values = record.as_dict(len(self.labels))
+        del values["path"]
+        return json.dumps(values, ensure_ascii=False)
+
+
+def _record(prediction: Prediction, note: bytes, error: bytes) -> Record:
+    notes = tuple(note.decode().split("; ")) if note else ()
+    return Record("", None, notes, error.decode()) if error else Record("", prediction, notes)
 
 
 def _texts(texts: "Iterable[str]") -> np.ndarray:
-    """A column of strings, as the server takes it."""
+    """Make a column of strings, as the server takes it."""
     return np.array([text.encode() for text in texts], np.object_)[:, None]

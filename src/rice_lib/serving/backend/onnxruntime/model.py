@@ -14,8 +14,7 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 AT_ONCE = 8
-"""Images that one thread computes at once: what lies between the layers then stays in its core's cache. A ViT-Ti tells
-11 % more images a second by eights than by 32."""
+"""Images that one thread computes at once: activations stay in its core's cache (a ViT-Ti: 11 % faster than at 32)."""
 
 
 class TritonPythonModel:
@@ -51,7 +50,7 @@ class TritonPythonModel:
         feed = {name: _joined(column) for name, column in zip(self.inputs, columns, strict=True)}
         try:
             results = self._run(feed)
-        except Exception as error:  # every request of the batch is told; the instance lives on
+        except Exception as error:  # every request of the batch gets it; the instance stays up
             failure = pb_utils.TritonError(f"ONNX Runtime: {error}")
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
         ends = np.cumsum([len(tensor) for tensor in columns[0]])[:-1]

@@ -1,0 +1,283 @@
+"""The checks of notebook 07: what an application relies on, each checked on a running server.
+
+Each returns a table for people, and raises `CheckFailedError` where the server fails it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+from rice_lib.backends.predictor import Predictor
+from rice_lib.backends.triton import Protocol, TritonPredictor, answer_to
+from rice_lib.common.errors import RiceError
+from rice_lib.common.run import Run
+from rice_lib.contract.decode import IMAGE_SIZE, decode_with_notes
+from rice_lib.contract.image_file import BadImageError
+from rice_lib.contract.prediction import predict
+from rice_lib.contract.record import Record
+from rice_lib.serving import server as life
+from rice_lib.serving.control import Control
+from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.load import HEADER_LENGTH, Clients, body
+from rice_lib.serving.release import random_images
+from rice_lib.serving.repository import Repository, drawn_grain
+
+NAMES: dict[Protocol, str] = {"http": "HTTP", "grpc": "gRPC"}
+
+MALFORMED = {"http": "400", "grpc": "INVALID_ARGUMENT"}
+UNKNOWN = {"http": "404", "grpc": "NOT_FOUND"}
+"""How a server rejects a malformed request, and one for a model that it does not have."""
+
+SCORE_TOLERANCE = 1e-5
+SWITCH_CLIENTS = 8
+"""That send requests while versions are switched."""
+
+
+class CheckFailedError(RiceError):
+    """A running server fails a check; exit status 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=1)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server under test, or the reason why there is none."""
+
+    missing: str | None = None
+    """Why nothing can be measured here; None where there is a server."""
+    server: life.RunningServer | None = None
+    """The server that was started here; None where it runs elsewhere."""
+    address: dict[Protocol, str] = field(default_factory=dict)
+    """`host:port` by protocol; empty where there is no server."""
+    clients: dict[Protocol, TritonPredictor] = field(default_factory=dict)
+    """Clients of the classifier; empty where there is no server."""
+
+
+def connect(run: Run) -> Service:
+    """Start a server on the profile's repository, or connect to the one at `serve.url`.
+
+    Raises:
+        RiceError: the server does not start or does not answer.
+    """
+    serve, server = run.params.serve, None
+    if serve.url is not None:
+        address = endpoints(serve.url)
+    else:
+        try:
+            environment = ServingEnvironment.find(run.paths.root)
+        except MissingEnvironmentError as missing:
+            return Service(str(missing))
+        server = life.start(
+            environment,
+            run.paths.repository,
+            serve.model_name,
+            run.paths.server,
+            ready_timeout_s=serve.ready_timeout_s,
+        )
+        address = {"http": server.http, "grpc": server.grpc}
+    clients = {protocol: TritonPredictor(where, serve.model_name, protocol) for protocol, where in address.items()}
+    return Service(None, server, address, clients)
+
+
+def parity(
+    clients: Mapping[Protocol, Predictor], reference: Predictor, batches: Iterable[int], seed: int, tolerance: float
+) -> pd.DataFrame:
+    """Compare a server's logits with those of a model in this process, on random images.
+
+    Random, because a fault in the server's hand-over of arrays can repeat one value, which constants hide.
+    """
+    random, rows = np.random.default_rng(seed), []
+    for batch in batches:
+        pixels = random_images(random, batch)
+        expected = reference.logits(pixels)
+        for protocol, client in clients.items():
+            if client.labels != reference.labels:
+                raise CheckFailedError(f"{protocol}: labels {client.labels}, the model has {reference.labels}")
+            logits = client.logits(pixels)
+            difference = float(np.abs(logits - expected).max())
+            if not difference <= tolerance:  # so that NaN fails, too
+                raise CheckFailedError(f"{protocol}, batch {batch}: logits differ by {difference:g} > {tolerance:g}")
+            same = int((logits.argmax(1) == expected.argmax(1)).sum())
+            rows.append((batch, NAMES[protocol], difference, same))
+    return pd.DataFrame(rows, columns=["Images a request", "Protocol", "Largest difference", "Same label"])
+
+
+def files(address: str, model: str, reference: Predictor) -> pd.DataFrame:
+    """Send files of many forms as they are, and compare the records with those of `rice infer`.
+
+    Args:
+        address: `host:port` of the HTTP endpoint.
+        model: the ensemble's name.
+        reference: the served model, in this process.
+    """
+    rows = []
+    for form, data in {**grain_forms(), **damaged_forms()}.items():
+        status, record = send_file(address, model, data)
+        expected = classify_here(reference, data)
+        difference = _difference(record, expected)
+        if status != (400 if "error" in expected else 200) or not difference <= SCORE_TOLERANCE:
+            raise CheckFailedError(f"{form}: the server says {record}, rice infer {expected}")
+        why = record.get("error") or record.get("reason", "")
+        rows.append((form, status, record.get("label", ""), record.get("confidence"), why, difference))
+    columns = ["File", "HTTP status", "Prediction", "Confidence", "Reason", "Difference from rice infer"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def malformed(address: Mapping[Protocol, str], model: str, limit: int) -> pd.DataFrame:
+    """Send requests that must be rejected with a reason; `limit` is the most images that one may hold."""
+    good = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    requests: dict[str, tuple[str, np.ndarray, dict[str, str]]] = {
+        "Wrong shape (100 x 100)": (model, np.ascontiguousarray(good[:, :100, :100]), MALFORMED),
+        "Wrong type (float32)": (model, good.astype(np.float32), MALFORMED),
+        f"{limit + 1} images, one more than allowed": (model, np.repeat(good, limit + 1, axis=0), MALFORMED),
+        "No images": (model, good[:0], MALFORMED),
+        "A model it does not have": (f"{model}-unknown", good, UNKNOWN),
+    }
+    rows = []
+    for what, (name, pixels, expected) in requests.items():
+        for protocol, where in address.items():
+            status, message = answer_to(where, name, protocol, pixels)
+            if status != expected[protocol]:
+                raise CheckFailedError(f"{protocol}, {what}: answered {status}, not {expected[protocol]}")
+            reason = message.removeprefix("[request id: <id_unknown>] ").split(". ")[0]
+            rows.append((what, NAMES[protocol], status, reason))
+    return pd.DataFrame(rows, columns=["Request", "Protocol", "Status", "The server says"])
+
+
+def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.DataFrame:
+    """Switch to a second version and back, while clients send requests to both models without a pause."""
+    first = repository.active()
+    assert first is not None
+    model = repository.classifier(first.version) / "1" / "model.onnx"
+    made = repository.add(model, max(1, first.max_batch // 2), first.instances)
+    answered: Counter[tuple[str, str]] = Counter()
+
+    def count(model: str, data: bytes) -> None:
+        version = re.search(rb'"model_version":"(\d+)"', data)
+        answered[model, version[1].decode() if version else "?"] += 1
+
+    pixels, ensemble = repository.names.public
+    requests = [
+        (pixels, body(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))),
+        (ensemble, body([drawn_grain()])),
+    ]
+    with Control(server.grpc) as control, Clients(server.http, requests, SWITCH_CLIENTS, count) as clients:
+        for version in (made.version, first.version):
+            repository.switch(version, control)
+    repository.discard(made.version)
+    if lost := clients.counts.failures:
+        raise CheckFailedError(f"{len(lost)} requests were lost while versions were switched: {lost[0]}")
+    rows = [(model, version, count) for (model, version), count in sorted(answered.items())]
+    return pd.DataFrame(rows, columns=["Model", "Version", "Requests answered"])
+
+
+def endpoints(url: str) -> dict[Protocol, str]:
+    """Read `serve.url`, the `host:port` of HTTP, into the addresses of HTTP and gRPC, which is the next port up.
+
+    Raises:
+        RiceError: not `host:port`.
+    """
+    host, _, port = url.rpartition(":")
+    if not host or not port.isdecimal() or "/" in url:
+        raise RiceError(f"serve.url {url!r}: write it as host:port of the server's HTTP endpoint, without a scheme")
+    return {"http": url, "grpc": f"{host}:{int(port) + 1}"}
+
+
+def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any]]:
+    """Send a file as `curl --data-binary @grain.jpg` does.
+
+    Args:
+        address: `host:port` of the HTTP endpoint.
+        model: the ensemble's name.
+        data: the file's bytes.
+
+    Returns:
+        The status, and the record that `rice infer` prints, or `{"error": why}`.
+    """
+    connection = http.client.HTTPConnection(address, timeout=60)
+    try:
+        # a header of no length: the request is the file and nothing else
+        connection.request("POST", f"/v2/models/{model}/infer", body=data, headers={HEADER_LENGTH: "0"})
+        response = connection.getresponse()
+        status, length, answer = response.status, response.headers[HEADER_LENGTH], response.read()
+    finally:
+        connection.close()
+    if status != 200:
+        return status, {"error": json.loads(answer)["error"].removeprefix(f"in ensemble '{model}', ")}
+    at = int(length)
+    for output in json.loads(answer[:at])["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        if output["name"] == "record":
+            return status, json.loads(answer[at + 4 : at + size])  # a string comes behind its length
+        at += size
+    raise CheckFailedError(f"{model}: no record in its answer")
+
+
+def classify_here(model: Predictor, data: bytes) -> dict[str, Any]:
+    """Make the record that `rice infer` writes of a file's bytes, without the path."""
+    try:
+        pixels, notes = decode_with_notes(data)
+    except BadImageError as error:
+        return {"error": str(error)}
+    record = Record("", predict(model, pixels[None])[0], notes).as_dict(len(model.labels))
+    del record["path"]
+    return record
+
+
+def grain_forms() -> dict[str, bytes]:
+    """Save a drawn grain in the forms that photographs come in: name to the file's bytes."""
+    image = Image.open(io.BytesIO(drawn_grain()))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    frames = [image.convert("P"), ImageOps.mirror(image).convert("P")]
+    grey = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    forms: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "JPEG": (image, "JPEG", {}),
+        "Progressive JPEG": (image, "JPEG", {"progressive": True}),
+        "JPEG, CMYK": (image.convert("CMYK"), "JPEG", {}),
+        "JPEG, turned by EXIF": (image, "JPEG", {"exif": turned}),
+        "JPEG, 400 x 250": (ImageOps.pad(image, (400, 250)), "JPEG", {}),
+        "PNG": (image, "PNG", {}),
+        "PNG, palette": (image.convert("P"), "PNG", {}),
+        "PNG, alpha": (image.convert("RGBA"), "PNG", {}),
+        "PNG, 16-bit grey": (Image.fromarray(grey), "PNG", {}),
+        "GIF, animated": (frames[0], "GIF", {"save_all": True, "append_images": frames[1:]}),
+        "WebP": (image, "WEBP", {}),
+        "White paper": (Image.new("RGB", (250, 250), "white"), "PNG", {}),
+    }
+    saved = {}
+    for name, (picture, kind, options) in forms.items():
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        saved[name] = file.getvalue()
+    return saved
+
+
+def damaged_forms() -> dict[str, bytes]:
+    """Make files that are no images."""
+    grain = drawn_grain()
+    return {"Truncated JPEG": grain[: len(grain) // 2], "Text": b"not a grain\n" * 9, "HTML": b"<!DOCTYPE html><p>"}
+
+
+def _difference(record: dict[str, Any], expected: dict[str, Any]) -> float:
+    """Find the largest difference of a score; infinite where anything else differs."""
+    scores, other = record.get("scores", {}), expected.get("scores", {})
+    rest = [{k: v for k, v in one.items() if k not in ("scores", "confidence")} for one in (record, expected)]
+    if rest[0] != rest[1] or scores.keys() != other.keys():
+        return float("inf")
+    pairs = [(scores[name], other[name]) for name in scores] + [(record.get("confidence"), expected.get("confidence"))]
+    if any((a is None) != (b is None) for a, b in pairs):
+        return float("inf")
+    return max(abs(a - b) for a, b in pairs if a is not None) if scores else 0.0

@@ -1,0 +1,67 @@
+"""Model control of a running server: load a version's models, call them, let them go."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from rice_lib.backends.triton import import_tritonclient
+from rice_lib.common.errors import RiceError
+
+LOAD_SECONDS = 600.0
+"""Limit of loading one model: a GPU compiles its first kernels meanwhile."""
+
+
+class Control:
+    """Loads and unloads models on a running server; a context manager.
+
+    Over gRPC: while a model is loaded over HTTP, the server's thread that took the request answers nobody else.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Connect to `host:port` of the server's gRPC endpoint."""
+        self._library = import_tritonclient("grpc")
+        self._address = address
+        self._client = self._library.InferenceServerClient(address)
+
+    def load(self, name: str) -> None:
+        """Load a model, or load it again; return when it is ready and warm.
+
+        Raises:
+            RiceError: the server cannot; the line says why.
+        """
+        self._call("load_model", name, client_timeout=LOAD_SECONDS)
+
+    def unload(self, name: str) -> None:
+        """Let a model go once its requests are answered; return at once."""
+        self._call("unload_model", name)
+
+    def on_gpu(self, name: str) -> bool:
+        """Whether a loaded model is computed on a GPU."""
+        config = self._call("get_model_config", name, as_json=True)["config"]
+        return any(group["kind"] == "KIND_GPU" for group in config["instance_group"])
+
+    def infer(self, name: str, **inputs: np.ndarray) -> Any:
+        """Send one request of arrays by tensor name; returns the client library's result."""
+        from tritonclient.utils import np_to_triton_dtype
+
+        tensors = []
+        for tensor, values in inputs.items():
+            tensors.append(self._library.InferInput(tensor, list(values.shape), np_to_triton_dtype(values.dtype)))
+            tensors[-1].set_data_from_numpy(values)
+        return self._call("infer", name, tensors, client_timeout=LOAD_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
+
+    def _call(self, method: str, name: str, *arguments: Any, **options: Any) -> Any:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return getattr(self._client, method)(name, *arguments, **options)
+        except InferenceServerException as error:
+            raise RiceError(f"{name} on {self._address}: {' '.join(str(error).split())}", 1) from None
