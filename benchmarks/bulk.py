@@ -1,54 +1,66 @@
-"""Many photographs: images per second of the whole command, of the model alone, and of the usual pipeline."""
+"""Time many photographs: the whole command, the model alone, and transformers.pipeline, in images per second."""
 
 from __future__ import annotations
 
+import argparse
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models import Forms
-from rice_lib.export.timing import Timing, in_turn, python, ratio
+import pandas as pd
+from common import Timing, add_number, in_turn, parser, photographs, python, ratio, run, span
+
+from models import add_weights, write_forms
+from rice_lib.common.errors import run_command
 
 PIPELINE = "transformers.pipeline"
 DENSE = "ONNX Runtime alone, dense"
 FOREGROUND = "ONNX Runtime alone, foreground"
 COMMAND = "rice infer, foreground"
 
+SHARE = 8
+"""The two slow alternatives take every so many-th photograph, at least two batches."""
 
-def measure(forms: Forms, images: Sequence[Path], batch: int, runs: int, rival_share: int = 8) -> dict[str, Any]:
-    """Images per second, in turn.
 
-    Args:
-        forms: the weights.
-        images: photographs; the command and the foreground model tell all, the two slow rivals every `rival_share`-th
-            (at least two batches).
-        batch: images of one call.
-        runs: counted runs of each.
-    """
-    few = images[:: min(rival_share, max(1, len(images) // (2 * batch)))]
-    rivals = "rivals"
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns its exit status."""
+    command = parser(__doc__, runs=3)
+    add_weights(command)
+    add_number(command, "--batch-size", 32, "images of one call")
+    return run(command, argv, measure, describe)
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Time the commands in turn: images per second of each, and their ratios."""
+    forms = write_forms(folder, arguments.checkpoint, arguments.patches)
+    images, batch = photographs(arguments, folder), arguments.batch_size
+    few = images[:: min(SHARE, max(1, len(images) // (2 * batch)))]
+    alternatives = Path(__file__).with_name("alternatives.py")
     timings = in_turn(
         {
-            PIPELINE: python("-m", rivals, "pipeline", forms.transformers, batch, *few),
-            DENSE: python("-m", rivals, "onnxruntime", forms.dense, batch, *few),
-            FOREGROUND: python("-m", rivals, "onnxruntime", forms.foreground, batch, *images),
+            PIPELINE: python(alternatives, "pipeline", forms.transformers, batch, *few),
+            DENSE: python(alternatives, "onnxruntime", forms.dense, batch, *few),
+            FOREGROUND: python(alternatives, "onnxruntime", forms.foreground, batch, *images),
             COMMAND: python(
                 "-m", "rice_lib.infer", *images, "--model", forms.foreground, "--batch-size", batch,
                 "--format", "jsonl", "--output", "/dev/null",
             ),
         },
-        runs,
+        arguments.runs,
     )  # fmt: skip
     rates = {
         PIPELINE: _rates(timings[PIPELINE], len(few)),
         DENSE: _rates(timings[DENSE], len(few)),
         FOREGROUND: _rates(timings[FOREGROUND], len(images)),
-        # the command is taken whole: start-up, decoding and writing are its own affair
+        # start-up, decoding and writing are part of the command
         COMMAND: [len(images) / seconds for seconds in timings[COMMAND].seconds],
     }
     return {
+        "weights": forms.weights,
+        "patches": forms.patches,
         "images": len(images),
-        "rivals_images": len(few),
+        "alternatives_images": len(few),
         "batch": batch,
         "images_per_s": rates,
         "command_to_pipeline": ratio(rates[COMMAND], rates[PIPELINE]),
@@ -58,19 +70,24 @@ def measure(forms: Forms, images: Sequence[Path], batch: int, runs: int, rival_s
 
 
 def _rates(timing: Timing, images: int) -> list[float]:
-    return [images / float(said) for said in timing.said]
+    return [images / float(line) for line in timing.last_lines]
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The measurement as a table for people."""
-    told = [f"{'batch of ' + str(found['batch']):<36}{'images/s, median':>18}"]
-    told += [f"{name:<36}{sorted(rates)[len(rates) // 2]:>18.0f}" for name, rates in found["images_per_s"].items()]
-    told += [""]
-    for name, words in (
-        ("command_to_pipeline", "the whole command is faster than the pipeline, times"),
-        ("foreground_to_dense", "the foreground model is faster than the dense one, times"),
-        ("command_to_model_alone", "of the model's own rate the whole command keeps"),
-    ):
-        low, middle, high = found[name]
-        told.append(f"{words:<60}{middle:.2f} ({low:.2f} to {high:.2f})")
-    return told
+def describe(found: dict[str, Any]) -> str:
+    """Write the measurement as tables for people."""
+    rates = [(name, f"{statistics.median(each):.0f}") for name, each in found["images_per_s"].items()]
+    ratios = [
+        (words, span(found[name]))
+        for name, words in (
+            ("command_to_pipeline", "the whole command / transformers.pipeline"),
+            ("foreground_to_dense", "the foreground model / the dense model"),
+            ("command_to_model_alone", "the whole command / the model alone"),
+        )
+    ]
+    first = pd.DataFrame(rates, columns=[f"batch of {found['batch']}", "images/s, median"])
+    second = pd.DataFrame(ratios, columns=["ratio of images/s", "median (from to)"])
+    return f"{first.to_string(index=False)}\n\n{second.to_string(index=False)}"
+
+
+if __name__ == "__main__":
+    run_command(main)

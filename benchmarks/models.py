@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from common import add_number
 from transformers import ViTImageProcessor
 from transformers.utils import logging
 
@@ -30,8 +32,14 @@ class Forms:
     dense: Path
     foreground: Path
     patches: int
-    what: str
-    """The weights, in words."""
+    weights: str
+    """In words."""
+
+
+def add_weights(command: argparse.ArgumentParser) -> None:
+    """Add the options that say which weights are compared."""
+    add_number(command, "--patches", 48, "patches that the foreground form attends to")
+    command.add_argument("--checkpoint", type=Path, metavar="DIR", help="weights (default: a random ViT-Ti)")
 
 
 def write_forms(folder: Path, checkpoint: Path | None, patches: int) -> Forms:
@@ -44,10 +52,10 @@ def write_forms(folder: Path, checkpoint: Path | None, patches: int) -> Forms:
     if checkpoint is None:
         torch.manual_seed(83)
         source = create_model(FinetuneParams(model="scratch", architecture=VIT_TINY), VARIETIES)
-        what = "ViT-Ti/16, random weights"
+        weights = "ViT-Ti/16, random weights"
     else:
         source = load_checkpoint(checkpoint)
-        what = f"{checkpoint.parent.parent.name}/{checkpoint.parent.name}/{checkpoint.name}"
+        weights = f"{checkpoint.parent.parent.name}/{checkpoint.parent.name}/{checkpoint.name}"
     plain = folder / "transformers"
     in_form(source, None).save_pretrained(plain)
     ViTImageProcessor(
@@ -59,12 +67,12 @@ def write_forms(folder: Path, checkpoint: Path | None, patches: int) -> Forms:
         _export(source, None, folder / "dense.onnx", labels),
         _export(source, patches, folder / "foreground.onnx", labels),
         patches,
-        what,
+        weights,
     )
 
 
 def in_form(source: RiceViTForImageClassification, patches: int | None) -> RiceViTForImageClassification:
-    """A copy of a model with other `foreground_patches`, in evaluation mode."""
+    """Copy a model with other `foreground_patches`, in evaluation mode."""
     config = RiceViTConfig.from_dict({**source.config.to_dict(), "foreground_patches": patches})
     model = RiceViTForImageClassification(config)
     model.load_state_dict(source.state_dict())

@@ -1,48 +1,54 @@
-"""What attending to the foreground alone saves in training: steps of both forms in turn, in one process."""
+"""Time training steps of a ViT-Ti, dense and foreground, in turn in one process."""
 
 from __future__ import annotations
 
+import argparse
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from common import add_number, parser, photographs, ratio, run, span
 from tqdm import tqdm
 
 from models import VIT_TINY, in_form
 from rice_lib.backends.vit import RiceViTForImageClassification, normalise
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.errors import run_command
 from rice_lib.common.parameters import FinetuneParams
 from rice_lib.contract.decode import decode
-from rice_lib.export.timing import ratio
 from rice_lib.models.vit import create_model
 
 
-def measure(images: Sequence[Path], patches: int, batch: int, steps: int) -> dict[str, Any]:
-    """Training images per second of a ViT-Ti, dense and foreground: forward, backward and AdamW on the same batch.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns its exit status."""
+    command = parser(__doc__, runs=5)
+    add_number(command, "--patches", 48, "patches that the foreground form attends to")
+    add_number(command, "--batch-size", 32, "images of a step")
+    return run(command, argv, measure, describe)
 
-    Args:
-        images: photographs to train on; the first `batch` of them.
-        patches: K of the foreground form.
-        batch: images of a step.
-        steps: counted steps of each form; one more comes first.
-    """
-    pixels = normalise(torch.from_numpy(np.stack([decode(image) for image in images[:batch]])))
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Time forward, backward and AdamW on the same batch: images per second of both forms."""
+    images = photographs(arguments, folder)[: arguments.batch_size]
+    pixels = normalise(torch.from_numpy(np.stack([decode(image) for image in images])))
     labels = torch.arange(len(pixels)) % len(VARIETIES)
     source = create_model(FinetuneParams(model="scratch", architecture=VIT_TINY), VARIETIES)
-    forms = {"dense": in_form(source, None), "foreground": in_form(source, patches)}
+    forms = {"dense": in_form(source, None), "foreground": in_form(source, arguments.patches)}
     optimizers = {name: torch.optim.AdamW(model.train().parameters(), 1e-4) for name, model in forms.items()}
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for step in tqdm(range(steps + 1), desc="training steps", leave=False):
+    for step in tqdm(range(arguments.runs + 1), desc="training steps", leave=False):
         for name, model in forms.items():
             spent = _step(model, optimizers[name], pixels, labels)
-            if step:
+            if step:  # the first warms up
                 seconds[name].append(spent)
     return {
         "batch": len(pixels),
-        "patches": patches,
+        "patches": arguments.patches,
         "images_per_s": {name: [len(pixels) / spent for spent in each] for name, each in seconds.items()},
         "foreground_to_dense": ratio(seconds["dense"], seconds["foreground"]),
     }
@@ -58,9 +64,12 @@ def _step(
     return time.perf_counter() - started
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The measurement as a table for people."""
-    told = [f"{'training, batch of ' + str(found['batch']):<36}{'images/s, median':>18}"]
-    told += [f"{name:<36}{sorted(rates)[len(rates) // 2]:>18.1f}" for name, rates in found["images_per_s"].items()]
-    low, middle, high = found["foreground_to_dense"]
-    return [*told, "", f"{'foreground is faster than dense, times':<60}{middle:.2f} ({low:.2f} to {high:.2f})"]
+def describe(found: dict[str, Any]) -> str:
+    """Write the measurement as a table for people."""
+    rows = [(name, f"{statistics.median(rates):.1f}") for name, rates in found["images_per_s"].items()]
+    table = pd.DataFrame(rows, columns=[f"training, batch of {found['batch']}", "images/s, median"])
+    return f"{table.to_string(index=False)}\n\nforeground / dense: {span(found['foreground_to_dense'])}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -20,7 +20,7 @@ from support import corpus
 from support.triton import HAS_SERVER, NO_SERVER, ROOT, write_onnx
 
 from rice_lib.backends.open import open_predictor
-from rice_lib.backends.triton import TritonPredictor, import_tritonclient
+from rice_lib.backends.triton import TritonPredictor
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import KEY, Decision
 from rice_lib.infer import main
@@ -28,6 +28,7 @@ from rice_lib.predict.inputs import Unreadable
 from rice_lib.predict.pipeline import predict_files
 from rice_lib.predict.served import FileClient, open_file_client
 from rice_lib.serving import server as life
+from rice_lib.serving.control import Control
 from rice_lib.serving.environment import ServingEnvironment
 from rice_lib.serving.repository import Repository, write_repository
 
@@ -187,9 +188,9 @@ def write_other(folder):
 
 def switch(folder, server, version):
     """Switch the running server to a version."""
-    # over gRPC: loading holds up every other request that shares its thread of the HTTP endpoint
-    with import_tritonclient("grpc").InferenceServerClient(server.grpc) as control:
-        Repository(folder / "repository").switch(version, control.load_model, control.unload_model)
+    control = Control(server.grpc)
+    Repository(folder / "repository").switch(version, control)
+    control.close()
 
 
 def test_versions_switched_under_clients_lose_nothing(own):

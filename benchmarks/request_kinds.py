@@ -1,8 +1,8 @@
-"""Requests good and bad, each with what must come of it: what `hostile` sends.
+"""The good and the malformed requests that `malformed_requests` sends, each with the outcome that it must have.
 
 Two malformed requests are not among them, because tritonserver itself takes them for good, and no model learns of it:
 pixels given as JSON numbers beyond 255 are cut to eight bits, and a shape of 2^32 images (it counts them in 32 bits)
-with the bytes of one is told as one.
+with the bytes of one is classified as one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from rice_lib.backends.triton import import_tritonclient
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE, decode
 from rice_lib.contract.record import Record
-from rice_lib.infer import tell_all
-from rice_lib.predict.inputs import expand
+from rice_lib.predict.pipeline import predict_files
 from rice_lib.serving.config import FILE, INPUT
 from rice_lib.serving.load import Body, body
 
@@ -43,28 +42,28 @@ _PIXELS = bytes(IMAGE_SIZE * IMAGE_SIZE * 3)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What must be told of a request's images, in order."""
+class Expected:
+    """What must be predicted of a request's images, in order."""
 
     varieties: tuple[str, ...]
-    """As `rice infer` says, `unknown` included; empty for a file that cannot be read, the likeliest for pixels."""
+    """As `rice infer` writes, `unknown` included; empty for a file that cannot be read, the likeliest for pixels."""
     scores: np.ndarray
     """float `[N, classes]`; zeros for a file that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent, and what must come of it."""
+    """What is sent, and the outcome that it must have."""
 
     kind: str
     model: str
     body: Body
-    answer: Answer | None = None
-    """None: it must be refused."""
-    says: str = ""
-    """A pattern that the refusal's message must hold."""
+    expected: Expected | None = None
+    """None: it must be rejected."""
+    message: str = ""
+    """A pattern that the error's message must hold."""
     status: tuple[str, ...] = CLIENT_ERROR
-    """What the refusal's status may be."""
+    """What the error's status may be."""
     grpc: Any = None
     """The input of a request by gRPC, which is then sent in place of `body`."""
 
@@ -72,7 +71,7 @@ class Request:
 def good_requests(
     predictor: Predictor, names: tuple[str, str], images: Sequence[Path], random: np.random.Generator
 ) -> dict[str, list[Request]]:
-    """Requests of 1 to 4 images for both models, over HTTP and gRPC, by kind; together they go over all images.
+    """Make requests of 1 to 4 images for both models, over HTTP and gRPC, by kind; together they go over all images.
 
     Args:
         predictor: the served model, here.
@@ -83,19 +82,19 @@ def good_requests(
     pixels = np.stack([decode(image) for image in images])
     scores = (predictor.decision or Decision()).probabilities(predictor.logits(pixels))
     likeliest = [predictor.labels[number] for number in scores.argmax(axis=1)]
-    told, files = results(predictor, images), [image.read_bytes() for image in images]
+    records, files = classify(predictor, images), [image.read_bytes() for image in images]
     made: dict[str, list[Request]] = {}
     start = 0
     while start < len(images):
         rows = slice(start, start + int(random.integers(1, MOST_IMAGES + 1)))
         start = rows.stop
-        for what, model, asked, answer in (
-            ("pixels", names[0], pixels[rows], Answer(tuple(likeliest[rows]), scores[rows])),
-            ("files", names[1], files[rows], answer_of(predictor, told[rows])),
+        for what, model, sent, expected in (
+            ("pixels", names[0], pixels[rows], Expected(tuple(likeliest[rows]), scores[rows])),
+            ("files", names[1], files[rows], expected_of(predictor, records[rows])),
         ):
-            request = Request(f"{what}, HTTP", model, body(asked), answer)
+            request = Request(f"{what}, HTTP", model, body(sent), expected)
             made.setdefault(request.kind, []).append(request)
-            request = Request(f"{what}, gRPC", model, request.body, answer, grpc=_grpc(asked))
+            request = Request(f"{what}, gRPC", model, request.body, expected, grpc=_grpc(sent))
             made.setdefault(request.kind, []).append(request)
     return made
 
@@ -103,7 +102,7 @@ def good_requests(
 def odd_requests(
     predictor: Predictor, names: tuple[str, str], image: Path, folder: Path, max_batch: int
 ) -> list[Request]:
-    """One request of each malformed kind, and two odd ones that must be answered.
+    """Make one request of each malformed kind, and two odd ones that must succeed.
 
     Args:
         predictor: the served model, here.
@@ -119,18 +118,18 @@ def odd_requests(
     text.write_bytes(_TEXT)
     good = _raw(INPUT, [1, IMAGE_SIZE, IMAGE_SIZE, 3], "UINT8", _PIXELS)
     square = np.zeros((1, 100, 100, 3), np.uint8)
-    told = answer_of(predictor, results(predictor, [large]))
-    mixed = answer_of(predictor, results(predictor, [image, text]))
+    alone = expected_of(predictor, classify(predictor, [large]))
+    mixed = expected_of(predictor, classify(predictor, [image, text]))
 
-    def files(kind: str, content: bytes, says: str) -> Request:
-        return Request(kind, ensemble, body([content]), says=says)
+    def files(kind: str, content: bytes, message: str) -> Request:
+        return Request(kind, ensemble, body([content]), message=message)
 
-    def pixels(kind: str, shape: Sequence[int], size: int, says: str, form: str = "UINT8") -> Request:
-        return Request(kind, tensor, _raw(INPUT, shape, form, bytes(size)), says=says)
+    def pixels(kind: str, shape: Sequence[int], size: int, message: str, form: str = "UINT8") -> Request:
+        return Request(kind, tensor, _raw(INPUT, shape, form, bytes(size)), message=message)
 
     one = len(_PIXELS)
     return [
-        Request("40 megapixels", ensemble, body([large.read_bytes()]), told),
+        Request("40 megapixels", ensemble, body([large.read_bytes()]), alone),
         Request("a text among files", ensemble, body([data, _TEXT]), mixed),
         files("truncated file", data[: len(data) // 2], "truncated|damaged"),
         files("text", _TEXT, "a text file, not an image"),
@@ -141,32 +140,38 @@ def odd_requests(
         pixels("zero images", [0, IMAGE_SIZE, IMAGE_SIZE, 3], 0, "got 0"),
         pixels("one image too many", [max_batch + 1, *([IMAGE_SIZE] * 2), 3], (max_batch + 1) * one, "batch-size must"),
         pixels("fewer bytes than its shape", [1, IMAGE_SIZE, IMAGE_SIZE, 3], 1000, "size mismatch"),
-        Request("zero files", ensemble, _raw(FILE, [0, 1], "BYTES", b""), says="got 0"),
-        Request("one file too many", ensemble, body([data] * (max_batch + 1)), says="batch-size must"),
-        Request("a length that lies", ensemble, _raw(FILE, [1, 1], "BYTES", b"\xff" * 4 + data), says="incomplete"),
-        Request("unknown input", tensor, _raw("pictures", [1, 3], "UINT8", bytes(3)), says="pictures"),
-        Request("unknown model", "wheat", good, says="unknown model"),
-        Request("unknown model, gRPC", "wheat", good, says="unknown model", grpc=_grpc(np.zeros_like(square))),
-        Request("wrong shape, gRPC", tensor, good, says=r"got \[1,100,100,3\]", grpc=_grpc(square)),
-        Request("wrong header length", tensor, Body(good.data, 10**9), says="header size"),
-        Request("header length no number", tensor, Body(good.data, "long"), says="size mismatch|header"),
-        Request("broken JSON", tensor, Body(b'{"inputs": [', None), says="parse", status=(*CLIENT_ERROR, *PARSER)),
+        Request("zero files", ensemble, _raw(FILE, [0, 1], "BYTES", b""), message="got 0"),
+        Request("one file too many", ensemble, body([data] * (max_batch + 1)), message="batch-size must"),
+        Request("a length that lies", ensemble, _raw(FILE, [1, 1], "BYTES", b"\xff" * 4 + data), message="incomplete"),
+        Request("unknown input", tensor, _raw("pictures", [1, 3], "UINT8", bytes(3)), message="pictures"),
+        Request("unknown model", "wheat", good, message="unknown model"),
+        Request("unknown model, gRPC", "wheat", good, message="unknown model", grpc=_grpc(np.zeros_like(square))),
+        Request("wrong shape, gRPC", tensor, good, message=r"got \[1,100,100,3\]", grpc=_grpc(square)),
+        Request("wrong header length", tensor, Body(good.data, 10**9), message="header size"),
+        Request("header length no number", tensor, Body(good.data, "long"), message="size mismatch|header"),
+        Request("broken JSON", tensor, Body(b'{"inputs": [', None), message="parse", status=(*CLIENT_ERROR, *PARSER)),
         Request(
-            "negative shape", tensor, _raw(INPUT, [-1, 3], "UINT8", b""), says="shape", status=(*CLIENT_ERROR, *PARSER)
+            "negative shape",
+            tensor,
+            _raw(INPUT, [-1, 3], "UINT8", b""),
+            message="shape",
+            status=(*CLIENT_ERROR, *PARSER),
         ),
     ]
 
 
-def results(predictor: Predictor, files: Sequence[Path]) -> list[Record]:
-    """What `rice infer` says of files."""
-    return list(tell_all(predictor, expand([str(file) for file in files]), 32, reject=True, remember=False))
+def classify(predictor: Predictor, files: Sequence[Path]) -> list[Record]:
+    """Classify files as `rice infer` does."""
+    return list(predict_files(predictor, map(str, files)))
 
 
-def answer_of(predictor: Predictor, told: Sequence[Record]) -> Answer:
-    """The same as the ensemble has to say it."""
-    varieties = tuple("" if result.error else result.label for result in told)
-    rows = [[result.scores.get(label, 0.0) for label in predictor.labels] for result in told]
-    return Answer(varieties, np.array(rows))
+def expected_of(predictor: Predictor, records: Sequence[Record]) -> Expected:
+    """Give what the ensemble must say, from the records."""
+    scores = [
+        [record.prediction.scores[label] if record.prediction else 0.0 for label in predictor.labels]
+        for record in records
+    ]
+    return Expected(tuple(record.label or "" for record in records), np.array(scores))
 
 
 def _raw(name: str, shape: Sequence[int], form: str, data: bytes) -> Body:

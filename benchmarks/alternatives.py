@@ -1,7 +1,7 @@
 """What the benchmarks compare with, each in a process of its own as a person would run it.
 
-    python -m rivals pipeline DIRECTORY BATCH IMAGE [IMAGE ...]
-    python -m rivals onnxruntime MODEL BATCH IMAGE [IMAGE ...]
+    python benchmarks/alternatives.py pipeline DIRECTORY BATCH IMAGE [IMAGE ...]
+    python benchmarks/alternatives.py onnxruntime MODEL BATCH IMAGE [IMAGE ...]
 
 `pipeline` is `transformers.pipeline` as its documentation has it; `onnxruntime` is the bare session on images that
 were decoded before: what no command can beat. The last line printed is the seconds that the images took, without
@@ -15,18 +15,18 @@ import time
 
 
 def pipeline(model: str, batch: int, images: list[str]) -> float:
-    """Seconds that `transformers.pipeline` takes for the images, decoding included."""
+    """Time `transformers.pipeline` on the images, decoding included; seconds."""
     from transformers import pipeline as make_pipeline
 
     classify = make_pipeline("image-classification", model=model)
     started = time.perf_counter()
-    for told in classify(images, batch_size=batch):
-        print(told[0]["label"])
+    for prediction in classify(images, batch_size=batch):
+        print(prediction[0]["label"])
     return time.perf_counter() - started
 
 
 def onnxruntime(model: str, batch: int, images: list[str]) -> float:
-    """Seconds that ONNX Runtime takes for the images, once they are decoded."""
+    """Time ONNX Runtime on the decoded images; seconds."""
     import numpy as np
 
     from rice_lib.backends.open import open_predictor
@@ -42,5 +42,7 @@ def onnxruntime(model: str, batch: int, images: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    rival, model, batch, *images = sys.argv[1:]
-    print({"pipeline": pipeline, "onnxruntime": onnxruntime}[rival](model, int(batch), images))
+    if len(sys.argv) < 5 or sys.argv[1] not in ("pipeline", "onnxruntime"):
+        sys.exit(__doc__)
+    alternative, model, batch, *images = sys.argv[1:]
+    print({"pipeline": pipeline, "onnxruntime": onnxruntime}[alternative](model, int(batch), images))
