@@ -64,20 +64,26 @@ def test_every_check_on_a_real_server_and_again_by_its_url(tmp_path, monkeypatch
     try:
         check_all(run, service)
     finally:
+        close(service)  # the server waits for open connections
         service.server.stop()
     assert service.server.leftovers() == []
+
+
+def close(service):
+    for client in service.clients.values():
+        client.close()
 
 
 def check_all(run, service):
     reference = open_predictor(run.paths.onnx / "model.onnx")
     table = checks.parity(service.clients, reference, [1, 3, 8], 83, 1e-3)
-    assert list(table["Same label"]) == [1, 1, 3, 3, 8, 8]
-    assert set(checks.malformed(service.address, "rice", 8)["Status"]) == {
+    assert list(table["same prediction"]) == [1, 1, 3, 3, 8, 8]
+    assert set(checks.malformed(service.address, "rice", 8)["status"]) == {
         "400", "404", "INVALID_ARGUMENT", "NOT_FOUND"
     }  # fmt: skip
     files = checks.files(service.address["http"], "rice_bytes", reference)
     assert set(files["HTTP status"]) == {200, 400}
-    assert (files["Difference from rice infer"] <= checks.SCORE_TOLERANCE).all()
+    assert (files["difference"] <= checks.SCORE_TOLERANCE).all()
 
     point = measure_point(
         service.address["http"], "rice_bytes", bodies([drawn_grain()], 2), concurrency=2, batch=2, seconds=0.3
@@ -86,12 +92,13 @@ def check_all(run, service):
     assert point["failed"] == 0
     repository = Repository(run.paths.repository)
     switched = checks.switch_under_load(repository, service.server)
-    assert set(switched["Version"]) == {"1", "2"}
+    assert set(switched["version"]) == {"1", "2"}
     assert sorted(repository.versions()) == [1]
 
     other = checks.connect(Run.open("tiny", serve={"url": service.server.http}))
     assert other.server is None
     assert len(checks.parity(other.clients, reference, [1], 83, 1e-3)) == 2
+    close(other)
     assert service.server.is_ready()  # a server that someone else started is left alone
 
     # a server that gives another model's numbers fails

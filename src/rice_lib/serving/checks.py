@@ -111,7 +111,7 @@ def parity(
                 raise CheckFailedError(f"{protocol}, batch {batch}: logits differ by {difference:g} > {tolerance:g}")
             same = int((logits.argmax(1) == expected.argmax(1)).sum())
             rows.append((batch, NAMES[protocol], difference, same))
-    return pd.DataFrame(rows, columns=["Images a request", "Protocol", "Largest difference", "Same label"])
+    return pd.DataFrame(rows, columns=["images a request", "protocol", "largest difference", "same prediction"])
 
 
 def files(address: str, model: str, reference: Predictor) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def files(address: str, model: str, reference: Predictor) -> pd.DataFrame:
             raise CheckFailedError(f"{form}: the server says {record}, rice infer {expected}")
         why = record.get("error") or record.get("reason", "")
         rows.append((form, status, record.get("label", ""), record.get("confidence"), why, difference))
-    columns = ["File", "HTTP status", "Prediction", "Confidence", "Reason", "Difference from rice infer"]
+    columns = ["file", "HTTP status", "prediction", "confidence", "reason", "difference"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -153,7 +153,7 @@ def malformed(address: Mapping[Protocol, str], model: str, limit: int) -> pd.Dat
                 raise CheckFailedError(f"{protocol}, {what}: answered {status}, not {expected[protocol]}")
             reason = message.removeprefix("[request id: <id_unknown>] ").split(". ")[0]
             rows.append((what, NAMES[protocol], status, reason))
-    return pd.DataFrame(rows, columns=["Request", "Protocol", "Status", "The server says"])
+    return pd.DataFrame(rows, columns=["request", "protocol", "status", "the server says"])
 
 
 def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.DataFrame:
@@ -180,7 +180,7 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
     if lost := clients.counts.failures:
         raise CheckFailedError(f"{len(lost)} requests were lost while versions were switched: {lost[0]}")
     rows = [(model, version, count) for (model, version), count in sorted(answered.items())]
-    return pd.DataFrame(rows, columns=["Model", "Version", "Requests answered"])
+    return pd.DataFrame(rows, columns=["model", "version", "requests answered"])
 
 
 def endpoints(url: str) -> dict[Protocol, str]:

@@ -67,20 +67,21 @@ class ServingEnvironment:
             MissingEnvironmentError: there is none.
             RiceError: there is one, but it cannot run a server; says why.
         """
-        folder = Path(os.environ.get("RICE_SERVE_ENV") or root / DIRECTORY)
+        shown = os.environ.get("RICE_SERVE_ENV") or DIRECTORY  # a notebook prints it: no private path
+        folder = root / shown
         python = folder / "bin" / "python"
         if not python.exists():
-            raise MissingEnvironmentError(f"{folder}: no serving environment; {HOW_TO_MAKE}")
+            raise MissingEnvironmentError(f"{shown}: no serving environment; {HOW_TO_MAKE}")
         facts = _probe(python)
         bundled = Path(facts["site"]).glob(f"nvidia_pytriton.libs/libpython3-*.{facts['python'].split('.')[1]}.so*")
         if not facts["found"] and not any(bundled):  # the wheel brings the newest Python's own
             raise RiceError(
-                f"{folder}: its Python {facts['python']} has no {facts['shared']}, which the server's stub "
+                f"{shown}: its Python {facts['python']} has no {facts['shared']}, which the server's stub "
                 f"needs (Debian, Ubuntu: apt install libpython{facts['python']})"
             )
         if not facts["versions"]["numpy"].startswith("1."):
             raise MissingEnvironmentError(
-                f"{folder}: its Python {facts['python']} has no numpy 1, which the server's Python backend was built "
+                f"{shown}: its Python {facts['python']} has no numpy 1, which the server's Python backend was built "
                 "for; make it again with another: rm -r .venv-serve; make serve-env SERVE_PYTHON=python3.12"
             )
         found = cls(folder, Path(facts["site"]), facts["python"], Path(facts["libdir"]))
