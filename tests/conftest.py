@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from rice_lib.common.files import read_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
-from rice_lib.common.tracking import Metric, read_metrics
+from rice_lib.common.tracking import Metric
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,14 +45,15 @@ class Pipeline:
 
     def metrics(self, notebook: str) -> dict[str, Metric]:
         """What a notebook recorded."""
-        return read_metrics(self.paths, notebook)
+        content = read_json(self.paths.metrics(notebook))
+        return {key: Metric(**metric) for key, metric in content["metrics"].items()}
 
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """The seven notebooks, executed in order on the tiny profile, in a checkout of their own: about two minutes."""
     root = tmp_path_factory.mktemp("pipeline")
-    for name in ("notebooks", "params"):
+    for name in ("notebooks", "params", "docs"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     (root / "reports").mkdir()
     for name in ("_quarto.yml", "reports/index.qmd", "reports/styles.css"):

@@ -17,7 +17,7 @@ from support.imports import FOR_OTHER_MODELS, closure, module_file
 
 from rice_lib.common.parameters import Params
 from rice_lib.common.paths import NOTEBOOKS, Paths
-from rice_lib.report.tables import STAGES
+from rice_lib.report.results import STAGES
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -135,7 +135,7 @@ class Checkout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("params", "notebooks", "src", "serving"):
+        for name in ("params", "notebooks", "src", "serving", "docs"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         (root / ".dvc").mkdir()
         (root / "reports").mkdir()

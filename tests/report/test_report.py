@@ -20,34 +20,43 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.common.tracking import Metric
-from rice_lib.report import tables
 from rice_lib.report.render import render
 from rice_lib.report.results import read_results
-from rice_lib.report.sources import fill, write_sources
+from rice_lib.report.sources import write_sources
 
 ROOT = Path(__file__).parents[2]
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()
 RUN = "5a0ec1f2b3c44d5e8f90123456789abc"
+
+
+def score(model, split, name, *values, **more):
+    return Metric(*values, name=name, of={"model": model, "split": split}, **more)
+
+
+def point(engine, batch, name, value, **more):
+    return Metric(value, name=name, of={"engine": engine, "batch": batch}, **more)
+
+
 METRICS = {
     "01_eda": {"images": Metric(1200)},
-    "02_split": {"leak/naive_torn_groups": Metric(12, how="same seed, duplicates ignored")},
+    "02_split": {"naive/torn_groups": Metric(12, name="groups divided", how="same seed, duplicates ignored")},
     "03_baseline": {
-        "cnn/random/accuracy": Metric(0.9583, 0.925, 0.977, 240),
-        "cnn/session/accuracy": Metric(0.8292, 0.776, 0.872, 240),
-        "cnn/random/errors": Metric(10, n=240),
+        "cnn/random/accuracy": score("cnn", "random", "accuracy", 0.9583, 0.925, 0.977, 240),
+        "cnn/session/accuracy": score("cnn", "session", "accuracy", 0.8292, 0.776, 0.872, 240),
+        "cnn/random/errors": score("cnn", "random", "misclassified", 10, n=240),
     },
     "04_vit_finetune": {
-        "vit/random/accuracy": Metric(0.9875, 0.964, 0.9957, 240),
-        "vit/session/accuracy": Metric(None, how="not measured here: no image numbers"),
+        "vit/random/accuracy": score("vit", "random", "accuracy", 0.9875, 0.964, 0.9957, 240),
+        "vit/session/accuracy": score("vit", "session", "accuracy", None, how="not measured here: no image numbers"),
     },
     "05_export": {"export/parity_max_abs_b1": Metric(2.1e-6, n=1, how="torch against <ONNX> Runtime")},
     "06_trt_benchmark": {
-        "benchmark/torch_eager/b1/images_per_s": Metric(52.3, unit="images/s"),
-        "benchmark/torch_eager/b1/p50_ms": Metric(19.1, unit="ms"),
-        "benchmark/torch_eager/b8/images_per_s": Metric(71.0, unit="images/s"),
-        "benchmark/tensorrt_float16/b1/images_per_s": Metric(None, how="not measured here: no NVIDIA GPU"),
-        "benchmark/tensorrt_float16/b8/p50_ms": Metric(None, how="not measured here: no NVIDIA GPU"),
-        "benchmark/torch_eager/peak_rss_mb": Metric(812.4, unit="MB"),
+        "torch/b1/images_per_s": point("torch_eager", 1, "throughput", 52.3, unit="images/s"),
+        "torch/b1/p50_ms": point("torch_eager", 1, "median latency", 19.1, unit="ms"),
+        "torch/b8/images_per_s": point("torch_eager", 8, "throughput", 71.0, unit="images/s"),
+        "trt/b1/images_per_s": point("tensorrt_float16", 1, "throughput", None, how="not measured here: no NVIDIA GPU"),
+        "trt/b8/p50_ms": point("tensorrt_float16", 8, "median latency", None, how="not measured here: no NVIDIA GPU"),
+        "torch/peak_rss_mb": Metric(812.4, unit="MB", name="peak memory", of={"engine": "torch_eager"}),
     },
     "07_triton_smoke": {"serve/ready_s": Metric(2.1, unit="s", how="start to model ready")},
 }
@@ -73,14 +82,16 @@ def write_notebook(paths: Paths, name: str) -> None:
         new_code_cell("profile = None", metadata={"tags": ["parameters"]}, execution_count=1),
         new_code_cell('profile = "tiny"', metadata={"tags": ["injected-parameters"]}, execution_count=2),
         new_code_cell(
-            f'figures.save(figure, paths.figure("{name[:2]}_curves"))',
+            "curves",
+            metadata={"fig-alt": "Curves of accuracy", "code-summary": "Imports"},
             outputs=[
                 new_output("stream", name="stderr", text="some library warns"),
-                new_output("stream", name="stdout", text="told on stdout"),
+                new_output("stream", name="stdout", text="said on stdout"),
                 new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"}),
             ],
             execution_count=3,
         ),
+        new_code_cell("record(run)", metadata={"tags": ["remove-cell"]}, execution_count=4),
     ]
     paths.notebook(name).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(new_notebook(cells=cells), paths.notebook(name))
@@ -92,6 +103,7 @@ def paths(tmp_path, monkeypatch):
     monkeypatch.setenv("RICE_ROOT", str(tmp_path))
     monkeypatch.setenv("PATH", "/nowhere")
     shutil.copytree(ROOT / "params", tmp_path / "params")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "reports").mkdir()
     for name in ("_quarto.yml", "reports/index.qmd", "reports/styles.css"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -104,8 +116,11 @@ def paths(tmp_path, monkeypatch):
 
 def record(paths: Paths, name: str, **changes) -> None:
     metrics = {key: metric.__dict__ for key, metric in METRICS[name].items()}
-    content = {"notebook": name, "profile": "tiny", "metrics": metrics, "provenance": provenance(**changes)}
-    write_json(paths.metrics(name), content)
+    figures = {"curves": f"Curves of <{name}>"}
+    content = {"notebook": name, "profile": "tiny", "metrics": metrics, "figures": figures}
+    write_json(paths.metrics(name), {**content, "provenance": provenance(**changes)})
+    paths.figure(name, "curves").parent.mkdir(parents=True, exist_ok=True)
+    paths.figure(name, "curves").write_bytes(f"figure of {name}".encode())
 
 
 class Page(HTMLParser):
@@ -143,19 +158,21 @@ def site(paths):
     return paths.report / "site"
 
 
-def test_pages_are_whole_and_lead_to_each_other(site):
+def test_pages_are_complete_and_lead_to_each_other(site):
     files = sorted(site.rglob("*.html"))
-    assert len(files) == 8
+    assert len(files) == 1 + len(NOTEBOOKS) + len(list((ROOT / "docs").glob("*.qmd")))
     for file in files:
         page = Page(file)
         assert page.open == []
         for link in [*page.links, *page.sources]:
             assert not link.startswith(("http:", "https:", "//")), "nothing from outside"
-            if not link.startswith(("#", "data:")):
+            if not link.startswith(("#", "data:", "mailto:")):
                 assert (file.parent / link.partition("#")[0]).is_file(), link
             if link.startswith("#"):
                 assert f'id="{link[1:]}"' in page.text
-        assert "http" not in re.sub(r"data:image/[^\"']*", "", page.text).replace("http-equiv", "").replace("HTTP", "")
+        if file.parent.name != "docs":  # whose text names addresses
+            inside = re.sub(r"data:image/[^\"']*", "", page.text)
+            assert "http" not in inside.replace("http-equiv", "").replace("HTTP", "")
 
 
 def test_summary_says_what_it_is_about_first_and_that_quarto_is_missing(site):
@@ -164,26 +181,40 @@ def test_summary_says_what_it_is_about_first_and_that_quarto_is_missing(site):
     assert body.index("Rendered by nbconvert") < body.index("<h1>")
     assert body.index("Generated images, not photographs") < body.index("Five varieties")
     assert "1,200 images." in body[: body.index("Five varieties")]
-    assert "report:" not in body
+    assert "{{" not in body
     assert "{=html}" not in body
 
 
-def test_headline_has_each_number_with_its_interval_and_origin(site):
+def section(text: str, name: str, following: str) -> str:
+    return text[text.index(f'id="{name}"') : text.index(f'id="{following}"')]
+
+
+def test_headline_has_each_number_with_its_interval_and_where_it_was_measured(site):
     text = (site / "index.html").read_text()
-    table = text[text.index("How well the varieties") : text.index('id="figures"')]
-    for expected in ("0.9583", "[0.9250, 0.9770]", "0.8292", "240 / 240", RUN[:8], "3bf06de12ab4", "fedcba98", "A CPU"):
+    table = section(text, "scores", "figures")
+    for expected in ("0.9583", "[0.9250, 0.9770]", "0.8292", "240", "Frozen CNN", 'href="pages/03_baseline.html"'):
         assert expected in table
     assert "not measured" in table, "the ViT's session score"
+    assert "vit/random/" not in text, "no raw key"
 
 
-def test_what_was_not_measured_is_told(site):
+def test_each_notebook_has_its_provenance_and_command(site):
+    table = section((site / "index.html").read_text(), "reproduce", "everything")
+    for expected in (RUN[:8], "3bf06de12ab4", "fedcba98", "01234567", "A CPU", "single-item finetune@tiny"):
+        assert expected in table
+    assert RUN not in table
+
+
+def test_what_was_not_measured_is_listed(site):
     text = (site / "index.html").read_text()
-    table = text[text.index('id="not-measured"') :]
-    assert "tensorrt_float16: 2 numbers" in table
+    table = section(text, "not-measured", "reproduce")
+    assert "TensorRT, float16: throughput, median latency" in table
     assert "no NVIDIA GPU" in table
     assert "no image numbers" in table
-    speed = text[text.index('id="speed"') : text.index('id="serving"')]
+    speed = section(text, "speed", "serving")
     assert "not measured here: no NVIDIA GPU" in speed
+    assert "throughput, images/s" in speed
+    assert "peak memory" in speed
 
 
 def test_text_of_metrics_is_escaped(site):
@@ -196,18 +227,26 @@ def test_notebook_pages_fold_code_and_leave_out_stderr(site):
     assert text.count("Title of 03_baseline</h1>") == 1
     assert "<details" in text
     assert "Parameters of this run" in text
-    assert "told on stdout" in text
+    assert "<summary>Imports</summary>" in text
+    assert "profile = <span" not in text.replace("&quot;tiny&quot;", ""), "no default parameters beside the run's"
+    assert "said on stdout" in text
     assert "some library warns" not in text
+    assert "record" not in text[text.index("<main>") :], "no bookkeeping"
     assert PIXEL[:20] in text
-    assert 'alt="Curves"' in text
+    assert 'alt="Curves of accuracy"' in text
 
 
-def test_figures_come_from_the_notebook_not_from_files_of_another_run(paths):
-    stale = paths.figure("03_curves")
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"another run's")
+def test_figures_are_those_that_the_notebooks_recorded(paths):
     write_sources(paths)
-    assert (paths.report / "images" / "03_curves.png").read_bytes() == base64.b64decode(PIXEL)
+    shown = {file.name: file.read_text() for file in (paths.report / "images").iterdir()}
+    assert shown == {f"{name}_curves.png": f"figure of {name}" for name in NOTEBOOKS}
+    assert 'alt="Curves of &lt;03_baseline&gt;"' in (paths.report / "index.qmd").read_text()
+
+
+def test_a_recorded_figure_that_is_missing_is_one_line(paths):
+    paths.figure("03_baseline", "curves").unlink()
+    with pytest.raises(RiceError, match=r"curves\.png: missing; run: rice stage 03_baseline --profile tiny"):
+        write_sources(paths)
 
 
 def test_project_for_quarto_is_complete_in_its_folder(paths):
@@ -218,7 +257,8 @@ def test_project_for_quarto_is_complete_in_its_folder(paths):
     assert project["execute"]["enabled"] is False
     assert "reports/" not in str(project)
     assert (paths.report / project["format"]["html"]["css"]).is_file()
-    summary, notebooks = project["website"]["sidebar"]["contents"]
+    summary, notebooks, docs = project["website"]["sidebar"]["contents"]
+    assert all((paths.report / page).is_file() for page in docs["contents"])
     assert (paths.report / summary["href"]).is_file()
     assert [(paths.report / page).stem for page in notebooks["contents"]] == list(NOTEBOOKS)
     for page in notebooks["contents"]:
@@ -227,7 +267,7 @@ def test_project_for_quarto_is_complete_in_its_folder(paths):
         assert yaml.safe_load(first.source.strip("-\n"))["title"].startswith(Path(page).stem[:2])
 
 
-def test_a_notebook_that_has_not_run_is_told_and_left_out(paths):
+def test_a_notebook_that_has_not_run_is_named_and_left_out(paths):
     paths.notebook("07_triton_smoke").unlink()
     paths.metrics("07_triton_smoke").unlink()
     render(write_sources(paths), paths)
@@ -247,7 +287,7 @@ def test_notebooks_on_different_images_are_called_out(paths):
     assert "Generated images, not photographs" in text
 
 
-def test_different_commits_are_told(paths):
+def test_different_commits_are_named(paths):
     record(paths, "06_trt_benchmark", commit="ffffffffffff-dirty")
     write_sources(paths)
     assert "different commits: 3bf06de12ab4, ffffffffffff-dirty" in (paths.report / "index.qmd").read_text()
@@ -265,18 +305,17 @@ def test_damaged_metrics_are_one_line(paths):
         read_results(paths)
 
 
-def test_blanks_must_match_the_template():
-    template = "<!-- report:a -->\ndefault\n<!-- /report -->"
-    assert fill(template, {"a": "filled"}) == "filled"
-    for blanks in ({}, {"a": "x", "b": "y"}):
-        with pytest.raises(RiceError, match="blanks do not match"):
-            fill(template, blanks)
+def test_a_blank_that_nothing_fills_is_one_line(paths):
+    with (paths.root / "reports/index.qmd").open("a") as template:
+        template.write("{{ no_such_blank }}")
+    with pytest.raises(RiceError, match=r"index\.qmd: 'no_such_blank' is undefined"):
+        write_sources(paths)
 
 
 def test_rendering_twice_is_the_same(paths):
     def snapshot():
         render(write_sources(paths), paths)
-        made = ["_quarto.yml", "index.qmd", "pages", "images", "site"]
+        made = ["_quarto.yml", "index.qmd", "pages", "docs", "images", "site"]
         files = [f for name in made for f in [paths.report / name, *(paths.report / name).rglob("*")] if f.is_file()]
         return {file: file.read_bytes() for file in files}
 
@@ -304,20 +343,6 @@ def test_quarto_that_fails_is_one_line(paths, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.defpath}")
     with pytest.raises(RiceError, match=r"quarto could not render .* \(status 3\)"):
         render(write_sources(paths), paths)
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (1200, "", "1,200"),
-        (0.12345, "", "0.1235"),
-        (12345.6, "", "12,346"),
-        (2.1e-6, "", "2.1e-06"),
-        (19.12, "ms", "19.12&nbsp;ms"),
-    ],
-)
-def test_numbers_as_people_write_them(value, unit, text):
-    assert tables.number(value, unit) == text
 
 
 def test_root_project_shows_the_smoke_profile():

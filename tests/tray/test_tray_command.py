@@ -19,7 +19,7 @@ from rice_lib.cli import tray as command
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.infer import parser
-from rice_lib.report.figures import PALETTE
+from rice_lib.report.style import PALETTE
 from rice_lib.tray.count import count, wilson
 from rice_lib.tray.find import find
 from rice_lib.tray.picture import COLOURS, LEAST_WIDTH

@@ -87,14 +87,15 @@ class _CellFailed(Exception):
 def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) -> None:
     os.environ.update(_ENVIRONMENT)
     from nbclient.exceptions import DeadKernelError
-    from papermill import execute_notebook
+    from papermill import execute_notebook, inspect_notebook
     from papermill.exceptions import PapermillExecutionError
 
+    read = inspect_notebook(str(source))  # a notebook names the sections that it reads
     try:
         execute_notebook(
             str(source),
             str(output),
-            parameters=parameters,
+            parameters={name: value for name, value in parameters.items() if name in read},
             kernel_name="python3",
             cwd=str(root),
             progress_bar={"desc": source.stem, "file": sys.stderr, "leave": True},

@@ -141,9 +141,9 @@ class Paths:
         """What the notebook recorded (JSON)."""
         return self.report / "metrics" / f"{name}.json"
 
-    def figure(self, name: str) -> Path:
+    def figure(self, notebook: str, name: str) -> Path:
         """A figure that the report shows outside its notebook too."""
-        return self.report / "figures" / f"{name}.png"
+        return self.report / "figures" / notebook / f"{name}.png"
 
     def predictions(self, model: str, scheme: str) -> Path:
         """A model's predictions on the test images of a scheme (CSV: path, label, predicted, one score a variety)."""

@@ -1,8 +1,4 @@
-"""The head of every notebook: which profile, which parameters, which paths.
-
-`Run.open` takes the values of a notebook's parameter cell, whoever filled them (a person, or papermill with
-`-f params/<profile>.yaml` or `-p`), and hands on validated parameters and the profile's paths.
-"""
+"""The head of every notebook: which profile, which parameters, which paths."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ class Run:
 
     @classmethod
     def open(cls, profile: str, **sections: Any) -> Run:
-        """Validate `params/<profile>.yaml` with `sections` laid over it (None: as in the file).
+        """Validate `params/<profile>.yaml` with `sections` laid over it; a section of None stays as in the file.
 
         Raises:
             RiceError: see `rice_lib.common.parameters.load_params`.

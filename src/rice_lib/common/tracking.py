@@ -1,125 +1,129 @@
-"""Recording what a notebook measured: one JSON file beside the report, and one MLflow run.
+"""Recording of what a notebook measured: one JSON file for the report and DVC, and one MLflow run.
 
-The JSON is what the report and DVC read; MLflow holds the same numbers with their curves and artifacts. Each number
-travels with its provenance: the commit, the parameters, the data and the machine that made it.
+Each number travels with its provenance: the commit, the parameters, the data and the machine that made it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rice_lib.common.files import read_json, sha256_file, write_json
+from rice_lib.common.files import sha256_file, write_json
 from rice_lib.common.machine import cores
-from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 
-VERSIONED_PACKAGES = (
-    "torch",
-    "transformers",
-    "timm",
-    "scikit-learn",
-    "numpy",
-    "pillow",
-    "onnxruntime",
-    "tensorrt",
-)
+VERSIONED_PACKAGES = ("torch", "transformers", "timm", "scikit-learn", "numpy", "pillow", "onnxruntime", "tensorrt")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured number: its value, its 95 % interval and the number of cases where it has them, and how it was
-    measured. `value` None means "not measured here", and `how` says why."""
+    """A measured number. A `value` of None means "not measured here", and `how` says why."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    """The 95 % interval, where there is one."""
     n: int | None = None
+    """Cases that it was measured on."""
     unit: str = ""
     how: str = ""
+    name: str = ""
+    """What people call it: `macro F1`."""
+    of: Mapping[str, str | int] = field(default_factory=dict)
+    """What it belongs to: `{"model": "vit", "split": "random"}`, a `variety`, an `engine` and its `batch`."""
+
+
+def qualify(metrics: Mapping[str, float | Metric], **of: str | int) -> dict[str, Metric]:
+    """Say what metrics belong to: `accuracy` of model="vit" and split="random" becomes `vit/random/accuracy`."""
+    prefix = "/".join(str(part) for part in of.values())
+    return {f"{prefix}/{key}": replace(m, of={**of, **m.of}) for key, m in _as_metrics(metrics).items()}
 
 
 def record(
     run: Run,
     notebook: str,
     metrics: Mapping[str, float | Metric],
-    artifacts: Mapping[str, Path] | None = None,
+    *,
+    figures: Mapping[str, str] | None = None,
+    artifacts: Iterable[Path] = (),
     mlflow_run: str | None = None,
 ) -> Path:
     """Write `reports/<profile>/metrics/<notebook>.json` and log the same to MLflow.
 
     Args:
-        run: whose parameters and paths.
+        run: the parameters and paths.
         notebook: stem of the notebook, `03_baseline`.
-        metrics: name to number; names are `group/name`, as `vit/random/accuracy`.
-        artifacts: name to file (figures, models' manifests) to log with the run.
-        mlflow_run: id of a run begun by `mlflow_session` to go on with; None begins one.
+        metrics: key to number; a key is a path, `vit/random/accuracy`.
+        figures: name to caption of those for the summary page, which `run.paths.figure(notebook, name)` holds.
+        artifacts: files to log to MLflow.
+        mlflow_run: id of a run begun by `mlflow_session`, which is continued; None starts one.
 
     Returns:
-        The JSON file: `{"notebook", "profile", "metrics": {name: Metric}, "provenance": {...}}`.
+        The JSON file: `{"notebook", "profile", "metrics": {key: Metric}, "figures", "provenance"}`.
     """
-    full = {name: m if isinstance(m, Metric) else Metric(float(m)) for name, m in metrics.items()}
+    figures, full = dict(figures or {}), _as_metrics(metrics)
+    saved = [run.paths.figure(notebook, name) for name in figures]
+    # the folder is an output of the stage, even where nothing was drawn
+    run.paths.figure(notebook, "any").parent.mkdir(parents=True, exist_ok=True)
     with mlflow_session(run, notebook, mlflow_run) as run_id:
         import mlflow
 
-        mlflow.log_metrics({name: m.value for name, m in full.items() if m.value is not None})
-        for file in (artifacts or {}).values():
+        mlflow.log_metrics({key: m.value for key, m in full.items() if m.value is not None})
+        for file in (*artifacts, *saved):
             mlflow.log_artifact(str(file))
     target = run.paths.metrics(notebook)
-    write_json(
-        target,
-        {
-            "notebook": notebook,
-            "profile": run.params.profile,
-            "metrics": {name: asdict(m) for name, m in full.items()},
-            "provenance": {**provenance(run), "mlflow_run": run_id},
-        },
-    )
+    about = {"notebook": notebook, "profile": run.params.profile}
+    values = {"metrics": {key: asdict(m) for key, m in full.items()}, "figures": figures}
+    write_json(target, {**about, **values, "provenance": {**provenance(run), "mlflow_run": run_id}})
     return target
 
 
-def read_metrics(paths: Paths, notebook: str) -> dict[str, Metric]:
-    """The numbers a notebook recorded; raises FileNotFoundError where it has not run."""
-    return {name: Metric(**m) for name, m in read_json(paths.metrics(notebook))["metrics"].items()}
-
-
-@contextmanager
+@contextlib.contextmanager
 def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[str]:
-    """An MLflow run (begun, or gone on with where `run_id` is given) with the parameters logged; yields its id."""
+    """Start an MLflow run with the parameters logged, or continue `run_id` where it still exists; yields its id."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
-    mlflow.set_tracking_uri(tracking_uri(run))
-    if mlflow.get_experiment_by_name(run.params.tracking.experiment) is None:
-        local = run.params.tracking.uri is None
-        location = (run.paths.mlruns / "artifacts").as_uri() if local else None
-        mlflow.create_experiment(run.params.tracking.experiment, artifact_location=location)
-    mlflow.set_experiment(run.params.tracking.experiment)
-    with mlflow.start_run(run_id=run_id, run_name=f"{run.params.profile}/{name}") as active:
-        if run_id is None:
-            mlflow.log_params(flatten(run.params.model_dump(mode="json")))
-            mlflow.set_tags({"profile": run.params.profile, "notebook": name, **_flat_strings(provenance(run))})
+    uri, experiment = run.params.tracking.uri, run.params.tracking.experiment
+    run.paths.mlruns.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri or f"sqlite:///{run.paths.mlruns / 'mlflow.db'}")
+    if mlflow.get_experiment_by_name(experiment) is None:
+        location = None if uri else (run.paths.mlruns / "artifacts").as_uri()
+        mlflow.create_experiment(experiment, artifact_location=location)
+    experiment_id = mlflow.set_experiment(experiment).experiment_id
+    continued = run_id if run_id and _is_open(run_id, experiment_id) else None
+    with mlflow.start_run(run_id=continued, run_name=f"{run.params.profile}/{name}") as active:
+        if continued is None:
+            mlflow.log_params(_flatten(run.params.model_dump(mode="json")))
+            origin = {key: str(value) for key, value in _flatten(provenance(run)).items()}
+            mlflow.set_tags({"profile": run.params.profile, "notebook": name, **origin})
         yield active.info.run_id
 
 
-def tracking_uri(run: Run) -> str:
-    """The server of the parameters, or an absolute SQLite URI in `mlruns/` (whose folder is made)."""
-    if run.params.tracking.uri:
-        return run.params.tracking.uri
-    run.paths.mlruns.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{run.paths.mlruns / 'mlflow.db'}"
+def _is_open(run_id: str, experiment_id: str) -> bool:
+    """Check that a run can be continued: `mlruns/` may have been deleted since, or the experiment renamed."""
+    import mlflow
+
+    try:
+        info = mlflow.get_run(run_id).info
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return info.experiment_id == experiment_id and info.lifecycle_stage == "active"
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """What made a number: time (UTC), commit, parameters' and manifest's hash, hardware, versions."""
+    """Describe what makes a number: time (UTC), commit, hash of parameters and manifest, hardware, versions."""
     manifest = run.paths.manifest
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -133,12 +137,16 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and those of `VERSIONED_PACKAGES` that are installed, with their versions."""
-    return {name: v for name in ("python", *VERSIONED_PACKAGES) if (v := _version(name))}
+    """Read the versions of Python and of the `VERSIONED_PACKAGES` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def commit(root: Path) -> str:
-    """Short commit of the checkout, `-dirty` where tracked files differ from it, `unknown` outside git."""
+    """Read the short commit of the checkout, `-dirty` where tracked files differ from it, `unknown` outside git."""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -147,40 +155,24 @@ def commit(root: Path) -> str:
 
 
 def hardware() -> str:
-    """The machine in a line: the GPU where torch sees one, and the CPU with its usable cores."""
-    cpu = f"{_cpu_model()}, {cores()} cores"
-    try:
-        import torch
-    except ImportError:
-        return cpu
-    return f"{torch.cuda.get_device_name()}; {cpu}" if torch.cuda.is_available() else cpu
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level with dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _flat_strings(values: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in flatten(values).items()}
-
-
-def _version(package: str) -> str | None:
-    if package == "python":
-        return platform.python_version()
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
+    """Describe the machine in one line: the GPU where torch sees one, the CPU and its usable cores."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    named = re.search(r"model name\s*:\s*(.+)", info.read_text(errors="replace")) if info.is_file() else None
+    cpu = f"{named[1] if named else platform.processor() or platform.machine()}, {cores()} cores"
+    with contextlib.suppress(ImportError):
+        import torch
+
+        if torch.cuda.is_available():
+            return f"{torch.cuda.get_device_name()}; {cpu}"
+    return cpu
+
+
+def _as_metrics(metrics: Mapping[str, float | Metric]) -> dict[str, Metric]:
+    return {key: m if isinstance(m, Metric) else Metric(float(m)) for key, m in metrics.items()}
+
+
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one level with dotted names."""
+    import pandas as pd
+
+    return {str(name): value for name, value in pd.json_normalize(dict(values)).iloc[0].items()}

@@ -41,6 +41,18 @@ POINT_LIMIT_S = 30.0
 REFERENCE = "torch_eager"
 """The engine that the others are compared with."""
 
+_POINT = {
+    "images_per_s": ("throughput", "images/s"),
+    "p50_ms": ("median latency", "ms"),
+    "p99_ms": ("99th percentile of latency", "ms"),
+}
+_ENGINE = {
+    "labels_equal": ("same prediction as torch", ""),
+    "max_abs_difference": ("largest difference of a logit from torch", ""),
+    "peak_rss_mb": ("peak memory", "MB"),
+}
+"""Columns that are recorded, a point and an engine each: what people call them, and the unit."""
+
 COLUMNS = (
     "engine",
     "device",
@@ -91,17 +103,29 @@ class Benchmark:
 
     def metrics(self) -> dict[str, Metric]:
         """For `record`: `benchmark/<engine>/b<batch>/images_per_s`, `p50_ms`, `p99_ms`, and more by engine."""
-        found = {"benchmark/flops_per_image": Metric(self.flops_per_image, how="torch's counter: matrix products")}
+        how = "torch's counter: matrix products"
+        found = {
+            "benchmark/flops_per_image": Metric(
+                self.flops_per_image / 1e9, unit="GFLOP", how=how, name="arithmetic of one image"
+            )
+        }
         for precision, rate in self.matmul_flops.items():
-            found[f"benchmark/matmul/{precision}/gflops"] = Metric(rate / 1e9, unit="GFLOP/s", how="best of 10")
+            name = f"a large matrix product in {precision}"
+            found[f"benchmark/matmul/{precision}/gflops"] = Metric(
+                rate / 1e9, unit="GFLOP/s", how="best of 10", name=name
+            )
         for row in self.table.to_dict("records"):
             where = f"benchmark/{row['engine']}"
             point = f"{where}/b{row['batch']}"
             how = row["note"] or f"{row['calls']} calls, {self.threads} threads, {row['device']}"
-            for name, unit in (("images_per_s", "images/s"), ("p50_ms", "ms"), ("p99_ms", "ms")):
-                found[f"{point}/{name}"] = Metric(_number(row[name]), unit=unit, how=how)
-            for name, unit in (("labels_equal", ""), ("max_abs_difference", ""), ("peak_rss_mb", "MB")):
-                found[f"{where}/{name}"] = Metric(_number(row[name]), unit=unit, how=row["note"])
+            of = {"engine": row["engine"]}
+            for key, (name, unit) in _POINT.items():
+                value = _number(row[key])
+                found[f"{point}/{key}"] = Metric(
+                    value, unit=unit, how=how, name=name, of={**of, "batch": row["batch"]}
+                )
+            for key, (name, unit) in _ENGINE.items():
+                found[f"{where}/{key}"] = Metric(_number(row[key]), unit=unit, how=row["note"], name=name, of=of)
         return found
 
 

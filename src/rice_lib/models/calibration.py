@@ -188,7 +188,7 @@ def calibrate(predictor: Predictor, training: Examples, validation: Examples, ba
     about = {
         "training_images": len(known),
         "validation_images": len(validation),
-        "validation_refused": sum(reason is not None for reason in refusal.rejections(logits, features)),
+        "validation_refused": sum(reason is not None for reason in refusal.reasons(logits, features)),
     }
     return Decision(fit_temperature(logits, column[validation.labels]), refusal, about)
 

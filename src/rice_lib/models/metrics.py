@@ -7,7 +7,7 @@ afterwards.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,19 +95,20 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
     counts = confusion_counts(labels, predicted)
     n, right = int(counts.sum()), int(np.trace(counts))
     metrics = {
-        "accuracy": Metric(right / n, *wilson(right, n), n=n, how="Wilson"),
-        "macro_f1": _macro_f1(counts, seed),
-        "errors": Metric(n - right, n=n, unit="images"),
+        "accuracy": Metric(right / n, *wilson(right, n), n=n, how="Wilson", name="accuracy"),
+        "macro_f1": replace(_macro_f1(counts, seed), name="macro F1"),
+        "errors": Metric(n - right, n=n, unit="images", name="misclassified"),
     }
     for number, name in enumerate(VARIETIES):
         true_positives = int(counts[number, number])
         of_class, told = int(counts[number].sum()), int(counts[:, number].sum())
-        metrics[f"f1/{name}"] = _f1(true_positives, of_class, told)
-        metrics[f"recall/{name}"] = (
-            Metric(true_positives / of_class, *wilson(true_positives, of_class), n=of_class, how="Wilson")
-            if of_class
-            else Metric(None, n=0, how=f"no image of {name} in the split")
-        )
+        recall = Metric(None, n=0, how=f"no image of {name} in the split")
+        if of_class:
+            interval = wilson(true_positives, of_class)
+            recall = Metric(true_positives / of_class, *interval, n=of_class, how="Wilson")
+        of = {"variety": name}
+        metrics[f"f1/{name}"] = replace(_f1(true_positives, of_class, told), name="F1", of=of)
+        metrics[f"recall/{name}"] = replace(recall, name="recall", of=of)
     return metrics
 
 
@@ -230,9 +231,9 @@ class Evaluation:
     def rejected(self) -> Metric:
         """Compute the share of the images that are rejected, with Wilson's interval."""
         if self.reasons is None:
-            return Metric(None, n=0, how="the model carries no rejection rule")
+            return Metric(None, n=0, how="the model carries no rejection rule", name="rejected")
         count, n = sum(reason is not None for reason in self.reasons), len(self.reasons)
-        return Metric(count / n, *wilson(count, n), n=n, how="Wilson")
+        return Metric(count / n, *wilson(count, n), n=n, how="Wilson", name="rejected")
 
 
 class _KeepingLogits:

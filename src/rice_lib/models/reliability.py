@@ -69,7 +69,8 @@ def expected_calibration_error(labels: np.ndarray, scores: np.ndarray, seed: int
     errors = np.array([_reliability(confidence[rows], right[rows], bins).error for rows in draws])
     low, high = np.quantile(errors, [TAIL, 1 - TAIL]) - max(errors.mean() - value, 0)
     how = f"{bins} bins of equal width; bootstrap, {RESAMPLES} resamples"
-    return Metric(value, max(0.0, min(float(low), value)), max(float(high), value), n=n, how=how)
+    low, high = max(0.0, min(float(low), value)), max(float(high), value)
+    return Metric(value, low, high, n=n, how=how, name="expected calibration error")
 
 
 def _reliability(confidence: np.ndarray, right: np.ndarray, bins: int) -> Reliability:

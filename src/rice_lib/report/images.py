@@ -1,47 +1,21 @@
-"""Figures made of photographs: grids, mistakes, relevance maps."""
+"""Figures made of photographs: grids, misclassified images, relevance maps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.report.style import WIDTH, NotebookFigure, heading
+from rice_lib.report.style import WIDTH, subplots
 
-
-class ImageSource(Protocol):
-    """What `mistakes` needs of the images: `rice_lib.data.loading.Examples` has it."""
-
-    paths: list[str]
-
-    def batch(self, indices: Any, /) -> np.ndarray:
-        """The images at `indices` as uint8 `[b, 224, 224, 3]`."""
-
-
-class PredictionTable(Protocol):
-    """What `mistakes` needs of the predictions: `rice_lib.cli.evaluate.Predictions` has it."""
-
-    @property
-    def paths(self) -> list[str]:
-        """Image paths, in the order of the images."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """True class numbers, int `[n]`."""
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """Predicted class numbers, int `[n]`."""
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Probabilities, float `[n, classes]`."""
+if TYPE_CHECKING:
+    from rice_lib.data.loading import Examples
+    from rice_lib.models.metrics import Predictions
 
 
 def image_grid(
@@ -50,7 +24,7 @@ def image_grid(
     columns: int = 5,
     title: str = "",
 ) -> Figure:
-    """Images side by side.
+    """Show images side by side.
 
     Args:
         pixels: uint8 `[n, height, width, 3]`, or a sequence of `[height, width, 3]`.
@@ -59,12 +33,9 @@ def image_grid(
         title: above the figure.
     """
     rows = max(1, -(-len(pixels) // columns))
-    side = WIDTH / columns
-    lines = max((text.count("\n") + 1 for text in titles), default=0) if titles else 0
-    height = rows * (side + 0.19 * lines) + (0.35 if title else 0)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained", FigureClass=NotebookFigure
-    )
+    lines = max((text.count("\n") + 1 for text in titles or [] if text), default=0)
+    height = rows * (WIDTH / columns + 0.19 * lines) + (0.35 if title else 0)
+    fig, axes = subplots(rows, columns, height=height, title=title, squeeze=False)
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[union-attr,call-arg]
     for number, ax in enumerate(axes.flat):
         ax.axis("off")
@@ -72,14 +43,13 @@ def image_grid(
             ax.imshow(pixels[number])
             if titles:
                 ax.set_title(titles[number], fontsize=9, weight="normal", loc="center", pad=3)
-    heading(fig, title)
     return fig
 
 
 def relevance_page(
     overlays: Sequence[np.ndarray], titles: Sequence[str], bar: np.ndarray, columns: int = 5, title: str = ""
 ) -> Figure:
-    """Relevance maps over their images, side by side, with the scale of their colours below.
+    """Show relevance maps over their images, side by side, with the scale of their colours below.
 
     Args:
         overlays: one an image, as `rice_lib.explain.picture.overlay` gives them.
@@ -98,22 +68,27 @@ def relevance_page(
     return fig
 
 
-def mistakes(
-    examples: ImageSource,
-    predictions: PredictionTable,
-    *,
-    limit: int = 15,
-    names: Sequence[str] = VARIETIES,
-    columns: int = 5,
-    subject: str = "",
+def caption(predictions: Predictions, image: int) -> str:
+    """Write an image's true variety, and what it is predicted as with the confidence, in two lines."""
+    true, predicted = VARIETIES[predictions.labels[image]], VARIETIES[predictions.predicted[image]]
+    return f"{true}, predicted\n{predicted} {predictions.scores[image].max():.2f}"
+
+
+def most_confident_mistakes(predictions: Predictions, limit: int) -> np.ndarray:
+    """Find the misclassified images, most confident first: int `[at most limit]`."""
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    return wrong[np.argsort(-predictions.scores[wrong].max(axis=1), kind="stable")][:limit]
+
+
+def misclassified(
+    examples: Examples, predictions: Predictions, *, limit: int = 15, columns: int = 5, subject: str = ""
 ) -> Figure:
-    """The wrongly told images, the surest mistakes first; where there are none, the least certain right ones.
+    """Show the misclassified images, most confident first; where there are none, the least confident correct ones.
 
     Args:
         examples: the images.
-        predictions: a model's answers on them.
+        predictions: a model's predictions of them.
         limit: show at most this many.
-        names: class names by number.
         columns: images in a row.
         subject: first line of the title (the model, the split).
 
@@ -122,17 +97,13 @@ def mistakes(
     """
     if list(examples.paths) != list(predictions.paths):
         raise RiceError("the predictions belong to other images than the examples: write them again")
-    confidence = predictions.scores.max(axis=1)
-    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
-    if len(wrong):
-        shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
-        told = f"{len(wrong):,} of {len(predictions.labels):,} images told wrongly"
-        title = told if len(shown) == len(wrong) else f"{told}; the surest {len(shown)}"
+    shown, total = most_confident_mistakes(predictions, limit), len(predictions.labels)
+    if len(shown):
+        count = int((predictions.predicted != predictions.labels).sum())
+        title = f"{count:,} of {total:,} images misclassified"
+        title += "" if len(shown) == count else f"; the {len(shown)} most confident"
     else:
-        shown = np.argsort(confidence, kind="stable")[: min(limit, columns)]
-        title = f"No mistake in {len(predictions.labels):,} images; the least certain"
+        shown = np.argsort(predictions.scores.max(axis=1), kind="stable")[: min(limit, columns)]
+        title = f"All {total:,} images correct; the least confident"
     title = f"{subject}\n{title}" if subject else title
-    titles = [
-        f"{names[predictions.labels[i]]}, told\n{names[predictions.predicted[i]]} {confidence[i]:.2f}" for i in shown
-    ]
-    return image_grid(examples.batch(shown), titles, columns, title)
+    return image_grid(examples.batch(shown), [caption(predictions, i) for i in shown], columns, title)

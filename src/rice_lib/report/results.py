@@ -1,38 +1,59 @@
-"""What the notebooks of a profile recorded, read back for the summary page."""
+"""What the notebooks of a profile recorded, read back, and as the tables of the summary page."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.common.tracking import Metric
+from rice_lib.report.tables import NONE, Formatted, code, link, markdown
 
-_SCORE = re.compile(r"(?P<model>[^/]+)/(?P<scheme>random|session)/(?P<measure>accuracy|macro_f1|errors)")
+MODELS = {
+    "shape": "Ten shape and colour features",
+    "cnn": "Frozen CNN, logistic regression",
+    "vit": "ViT",
+}
+"""What people call the models."""
+
+ENGINES = {
+    "torch_eager": "torch",
+    "torch_compiled": "torch, compiled",
+    "onnx_float32": "ONNX Runtime, float32",
+    "onnx_float16": "ONNX Runtime, float16",
+    "tensorrt_float32": "TensorRT, float32",
+    "tensorrt_float16": "TensorRT, float16",
+}
+"""What people call the engines of the benchmark."""
+
+SCORES = ("accuracy", "macro F1", "misclassified")
+
+STAGES = {
+    "01_eda": "eda",
+    "02_split": "split",
+    "03_baseline": "baseline",
+    "04_vit_finetune": "finetune",
+    "05_export": "export",
+    "06_trt_benchmark": "benchmark",
+    "07_triton_smoke": "serve",
+}
+"""The stage of dvc.yaml that runs a notebook."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One notebook's metrics and their provenance (see `rice_lib.common.tracking.record`)."""
+    """What one notebook recorded (see `rice_lib.common.tracking.record`)."""
 
     notebook: str
     metrics: dict[str, Metric]
+    figures: dict[str, str]
+    """Name to caption of the figures for the summary page."""
     provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One measure of one model on the test images of both split schemes; None where it was not recorded."""
-
-    model: str
-    measure: str
-    random: Metric | None
-    session: Metric | None
-    recorded: Recorded
 
 
 @dataclass(frozen=True)
@@ -44,26 +65,14 @@ class Results:
     missing: tuple[str, ...]
     """Notebooks that recorded nothing, because they have not run."""
 
-    def metrics(self) -> Iterator[tuple[Recorded, str, Metric]]:
-        """Every metric with the notebook that recorded it and its name."""
+    def metrics(self) -> Iterator[tuple[str, str, Metric]]:
+        """Iterate over notebook, key and metric."""
         for recorded in self.recorded:
-            for name, metric in recorded.metrics.items():
-                yield recorded, name, metric
-
-    def scores(self) -> list[Score]:
-        """`<model>/<scheme>/<measure>` metrics, both schemes side by side, in the order they were recorded."""
-        found: dict[tuple[str, str], dict[str, Any]] = {}
-        for recorded, name, metric in self.metrics():
-            if match := _SCORE.fullmatch(name):
-                row = found.setdefault((match["model"], match["measure"]), {"recorded": recorded})
-                row[match["scheme"]] = metric
-        return [
-            Score(model, measure, row.get("random"), row.get("session"), row["recorded"])
-            for (model, measure), row in found.items()
-        ]
+            for key, metric in recorded.metrics.items():
+                yield recorded.notebook, key, metric
 
     def one(self, key: str) -> list[str]:
-        """The different values that the notebooks' provenance has under `key`, as text, in order of appearance."""
+        """List the different values of the notebooks' provenance under `key`, in order of appearance."""
         values = [r.provenance[key] for r in self.recorded if r.provenance.get(key) is not None]
         return list(dict.fromkeys(str(value) for value in values))
 
@@ -81,11 +90,139 @@ def read_results(paths: Paths) -> Results:
             continue
         try:
             content = read_json(file)
-            metrics = {name: Metric(**values) for name, values in content["metrics"].items()}
-            recorded.append(Recorded(notebook, metrics, content["provenance"]))
+            metrics = {key: Metric(**values) for key, values in content["metrics"].items()}
+            recorded.append(Recorded(notebook, metrics, dict(content["figures"]), content["provenance"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RiceError(f"{file}: not a metrics file ({error}); run notebook {notebook} again") from None
+            raise RiceError(
+                f"{file}: not a metrics file ({error!r}); run: rice stage {notebook} --profile {paths.profile}"
+            ) from None
     if not recorded:
         raise RiceError(f"{paths.report}: nothing to report yet; run: make report PROFILE={paths.profile}")
     have = {r.notebook for r in recorded}
     return Results(paths.profile, tuple(recorded), tuple(n for n in NOTEBOOKS if n not in have))
+
+
+def headline(results: Results) -> str:
+    """Compare the models' scores on the test images of both splits."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for notebook, _, metric in results.metrics():
+        if metric.of.keys() == {"model", "split"} and metric.name in SCORES:
+            model = str(metric.of["model"])
+            name = MODELS.get(model, model)
+            row = rows.setdefault((name, metric.name), {"model": name, "score": metric.name, "random split": None})
+            row |= {"session split": row.get("session split"), f"{metric.of['split']} split": metric}
+            row["test images"] = _counts(row["random split"], row["session split"])
+            row["measured in"] = _page(notebook)
+    return _table(list(rows.values()), "No notebook has recorded a score yet.")
+
+
+def benchmark(results: Results) -> str:
+    """Compare the engines: one row an engine and batch size, or an engine that could not be measured."""
+    rows: dict[tuple[Any, Any], dict[str, Any]] = {}
+    absent: dict[Any, str] = {}
+    for _, _, metric in results.metrics():
+        if metric.of.keys() == {"engine", "batch"}:
+            engine, batch = metric.of["engine"], metric.of["batch"]
+            if metric.value is None:
+                absent.setdefault(engine, metric.how)
+            else:
+                name = ENGINES.get(str(engine), str(engine))
+                row = rows.setdefault((engine, batch), {"engine": name, "images a call": batch})
+                row[f"{metric.name}, {metric.unit}"] = metric.value
+    measured = {engine for engine, _ in rows}
+    lines = [
+        f"{ENGINES.get(str(engine), str(engine))}: {how}." for engine, how in absent.items() if engine not in measured
+    ]
+    return "\n\n".join([_table(list(rows.values()), "Nothing was benchmarked."), *lines])
+
+
+def metric_list(results: Results, notebook: str, of_engines: bool = True) -> str:
+    """List the numbers that a notebook measured; without `of_engines` those that `benchmark` shows are left out."""
+    rows = [
+        {
+            "what": " · ".join([*_belongs(metric), metric.name or _words(key)]),
+            "value": metric,
+            "unit": metric.unit,
+            "cases": metric.n,
+            "how": metric.how,
+        }
+        for owner, key, metric in results.metrics()
+        if owner == notebook and metric.value is not None and (of_engines or "batch" not in metric.of)
+    ]
+    return _table(rows, f"{notebook} has not run.")
+
+
+def not_measured(results: Results) -> str:
+    """List what this machine could not measure, with the reason, and the notebooks that have not run."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for notebook, key, metric in results.metrics():
+        if metric.value is None:
+            # an engine that is not there lacks all its numbers for one reason: one row, not one a number
+            subject = " · ".join(_belongs(metric)[:1])
+            together.setdefault((notebook, subject, metric.how), []).append(metric.name or _words(key))
+    rows = [
+        {"what": ": ".join(filter(None, [subject, ", ".join(dict.fromkeys(names))])), "notebook": _page(notebook),
+         "why": how.removeprefix("not measured here: ")}
+        for (notebook, subject, how), names in together.items()
+    ]  # fmt: skip
+    rows += [{"what": "everything", "notebook": n, "why": "this notebook has not run"} for n in results.missing]
+    return _table(rows, "Everything was measured.")
+
+
+def everything(results: Results) -> str:
+    """List every number that was recorded, folded, by notebook."""
+    parts = [
+        f"<details><summary>{r.notebook}</summary>\n\n{metric_list(results, r.notebook)}\n\n</details>"
+        for r in results.recorded
+    ]
+    return "\n\n".join(parts)
+
+
+def provenance(results: Results) -> str:
+    """List, for each notebook, what made its numbers and the command that makes them again."""
+    rows = [
+        {
+            "notebook": _page(r.notebook),
+            "MLflow run": code(str(r.provenance.get("mlflow_run") or "")[:8]),
+            "commit": code(str(r.provenance.get("commit") or "")),
+            "data": code(str(r.provenance.get("data") or "")[:8]),
+            "parameters": code(str(r.provenance.get("params") or "")[:8]),
+            "made at": r.provenance.get("created"),
+            "hardware": r.provenance.get("hardware"),
+            "again with": code(f"dvc repro --force --single-item {STAGES[r.notebook]}@{results.profile}"),
+        }
+        for r in results.recorded
+    ]
+    return _table(rows, "")
+
+
+def versions(results: Results) -> str:
+    """List the versions of what made the numbers; where notebooks differ, the last one's."""
+    found: dict[str, str] = {}
+    for recorded in results.recorded:
+        found |= recorded.provenance.get("versions", {})
+    return _table([{"package": n, "version": v} for n, v in found.items()], "No versions were recorded.")
+
+
+def _table(rows: list[dict[str, Any]], otherwise: str) -> str:
+    return markdown(pd.DataFrame(rows, dtype=object)) if rows else otherwise
+
+
+def _page(notebook: str) -> Formatted:
+    return link(notebook, f"pages/{notebook}.html")
+
+
+def _counts(*metrics: Metric | None) -> str:
+    counts = [NONE if m is None or m.n is None else f"{m.n:,}" for m in metrics]
+    return counts[0] if len(set(counts)) == 1 else " / ".join(counts)
+
+
+def _belongs(metric: Metric) -> list[str]:
+    """What a metric belongs to, in the words of people."""
+    names = {**MODELS, **ENGINES}
+    units = {"split": "{} split", "batch": "{} a call"}
+    return [units.get(key, "{}").format(names.get(str(part), part)) for key, part in metric.of.items()]
+
+
+def _words(key: str) -> str:
+    return key.rpartition("/")[2].replace("_", " ")

@@ -1,255 +1,193 @@
 """The report's sources: a self-contained Quarto website project in `reports/<profile>/`.
 
-`_quarto.yml` and `styles.css` are the checkout's, made relative; `index.qmd` is `reports/index.qmd` with its blanks
-filled; `pages/` holds the executed notebooks with a title and without the noise of their stderr.
+`_quarto.yml`, `styles.css` and `docs/` are the checkout's, paths made relative; `index.qmd` is the template
+`reports/index.qmd`, filled; `pages/` holds the executed notebooks without bookkeeping and libraries' messages.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
+import jinja2
 import nbformat
-from ruamel.yaml import YAML
+import yaml
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, write_text
+from rice_lib.common.files import write_text
 from rice_lib.common.paths import NOTEBOOKS, Paths
-from rice_lib.report import tables
+from rice_lib.report import results as tables
 from rice_lib.report.results import Results, read_results
 
-_BLANK = re.compile(r"<!-- report:(\w+) -->\n.*?<!-- /report -->", re.DOTALL)
-_HEADING = re.compile(r"\A\s*#[ \t]+(.+?)[ \t]*(?:\n|\Z)")
-_FIGURE = re.compile(r"""paths\.figure\(\s*["']([\w.-]+)["']\s*\)""")
+_IMAGES = {
+    "synthetic": "<strong>Generated images, not photographs.</strong> Everything on this page was measured on grains "
+    "that this project draws itself, to try every step. It says nothing about real rice.",
+    "folder": "<strong>Photographs from a folder</strong> of the user's.",
+    "zip": "<strong>Photographs from a zip archive</strong> of the user's.",
+    "kaggle": "<strong>The public Rice Image Dataset</strong>, downloaded from Kaggle.",
+}
 
 
 @dataclass(frozen=True)
 class Page:
-    """One notebook's page: its title, its notebook in `pages/`, and the figures it gives to the summary."""
+    """A page of the website: its source, its title, and its address in the site."""
 
-    name: str
-    title: str
     file: Path
-    figures: dict[str, bytes]
+    title: str
+    href: str
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The website's sources: the folder, the summary and the notebooks' pages in order."""
+    """The website's sources: the folder, the profile, and the pages in order, the summary first."""
 
     folder: Path
-    index: Path
+    profile: str
     pages: tuple[Page, ...]
-    results: Results
 
 
 def write_sources(paths: Paths) -> Sources:
-    """Lay out the website's sources of a profile.
+    """Write the website's sources of a profile.
 
     Raises:
         RiceError: nothing has run yet, or a file of the report is missing or broken.
     """
     results = read_results(paths)
-    for name in ("pages", "images"):
+    for name in ("pages", "images", "docs"):
         shutil.rmtree(paths.report / name, ignore_errors=True)
-    pages = tuple(_write_page(name, paths) for name in NOTEBOOKS if paths.notebook(name).is_file())
-    for page in pages:
-        for figure, content in page.figures.items():
-            with atomic_path(paths.report / "images" / f"{figure}.png") as temporary:
-                temporary.write_bytes(content)
+        (paths.report / name).mkdir()
+    notebooks = [_write_notebook(name, paths) for name in NOTEBOOKS if paths.notebook(name).is_file()]
+    for file in (paths.root / "docs").glob("*.qmd"):
+        # what a page links to in the checkout is not in the site
+        text = re.sub(r"\[([^]]+)\]\(\.\./[^)]*\)", r"\1", file.read_text(encoding="utf-8"))
+        write_text(paths.report / "docs" / file.name, text)
+    gallery = _gallery(results, paths, {page.file.stem: page for page in notebooks})
     write_text(paths.report / "styles.css", _template(paths, "reports/styles.css"))
-    write_text(paths.report / "_quarto.yml", _project(paths, {page.name for page in pages}))
+    project = yaml.safe_load(_template(paths, "_quarto.yml").replace("reports/smoke/", ""))
+    project["project"]["output-dir"] = "site"
+    project["format"]["html"]["css"] = "styles.css"
+    project["website"]["sidebar"]["contents"][1]["contents"] = [f"pages/{page.file.name}" for page in notebooks]
+    head = "# Made from the _quarto.yml at the root by `make report`; change that one.\n"
+    write_text(paths.report / "_quarto.yml", head + yaml.safe_dump(project, sort_keys=False))
     index = paths.report / "index.qmd"
-    write_text(index, fill(_template(paths, "reports/index.qmd"), _blanks(results, pages)))
-    return Sources(paths.report, index, pages, results)
+    write_text(index, fill(_template(paths, "reports/index.qmd"), results, gallery))
+    docs = [Page(file, title_of(file), f"docs/{file.stem}.html") for file in sorted((paths.report / "docs").glob("*"))]
+    return Sources(paths.report, paths.profile, (Page(index, title_of(index), "index.html"), *notebooks, *docs))
 
 
-def fill(template: str, blanks: Mapping[str, str]) -> str:
-    """Put text between each `<!-- report:NAME -->` and `<!-- /report -->`.
+def fill(template: str, results: Results, gallery: str) -> str:
+    """Fill the blanks of the summary page, `{{ name }}`.
 
     Raises:
-        RiceError: a blank in the template that nothing fills, or one that the template lacks.
+        RiceError: the template is not Jinja, or names a blank that nothing fills.
     """
-    names = _BLANK.findall(template)
-    if wrong := set(names) ^ set(blanks):
-        raise RiceError(f"reports/index.qmd: blanks do not match what the report has: {', '.join(sorted(wrong))}")
-    return _BLANK.sub(lambda match: blanks[match[1]], template)
-
-
-def raw_html(html: str) -> str:
-    """HTML that markdown, Quarto's included, leaves as it is."""
-    return f"```{{=html}}\n{html}\n```"
-
-
-def _blanks(results: Results, pages: tuple[Page, ...]) -> dict[str, str]:
-    html = {
-        "images": _images_banner(results),
+    blanks = {
+        "profile": results.profile,
+        "images": _banners(results),
         "headline": tables.headline(results),
-        "figures": _gallery(pages),
+        "figures": gallery,
         "export": tables.metric_list(results, "05_export"),
         "benchmark": tables.benchmark(results),
+        "engines": tables.metric_list(results, "06_trt_benchmark", of_engines=False),
         "serving": tables.metric_list(results, "07_triton_smoke"),
         "not_measured": tables.not_measured(results),
-        "reproduction": tables.reproduction(results),
+        "provenance": tables.provenance(results),
         "everything": tables.everything(results),
         "versions": tables.versions(results),
     }
-    return {name: raw_html(part) for name, part in html.items()} | {"commands": _commands(results)}
+    # {# begins one of Quarto's identifiers here, not a comment
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, comment_start_string="{##", keep_trailing_newline=True)
+    try:
+        return jinja.from_string(template).render(blanks)
+    except jinja2.TemplateError as error:
+        raise RiceError(f"reports/index.qmd: {error}; get it back with: git checkout reports/index.qmd") from None
 
 
-def _images_banner(results: Results) -> str:
-    """The report's first line: which images it is about, and whether all notebooks were about the same."""
-    told = {
-        "synthetic": "<strong>Generated images, not photographs.</strong> Everything on this page was measured on "
-        "grains that this project draws itself, to try the whole way out. It says nothing about real rice.",
-        "folder": "<strong>Photographs from a folder</strong> that the user named.",
-        "zip": "<strong>Photographs from a zip archive</strong> that the user named.",
-        "kaggle": "<strong>The public Rice Image Dataset</strong>, downloaded from Kaggle.",
-    }
-    lines = [
-        (told.get(source, f"Images from {escape(source)}."), "loud" if source == "synthetic" else "plain")
-        for source in results.one("source")
-    ]
-    if len(lines) > 1 or len(results.one("data")) > 1:
-        lines.insert(0, ("<strong>The notebooks below ran on different images</strong>; run them again.", "loud"))
-    if len(commits := results.one("commit")) > 1:
-        lines.append((f"The notebooks ran at different commits: {escape(', '.join(commits))}.", "plain"))
-    if results.missing:
-        lines.append((f"Not run yet: {', '.join(results.missing)}.", "loud"))
-    images = next((metric.value for _, name, metric in results.metrics() if name == "images" and metric.value), None)
+def title_of(page: Path) -> str:
+    """Read the title from a page's front matter."""
+    _, front_matter, _ = page.read_text(encoding="utf-8").split("---\n", 2)
+    return str(yaml.safe_load(front_matter)["title"])
+
+
+def _banners(results: Results) -> str:
+    """The report's first lines: which images it is about, and whether all notebooks were about the same."""
+    lines = [(_IMAGES.get(s, f"Images from {escape(s)}."), s == "synthetic") for s in results.one("source")]
+    images = next((m.value for _, key, m in results.metrics() if key == "images" and m.value), None)
     counted = f" {images:,.0f} images." if images else ""
     profile = f'{counted} <span class="profile">Profile <code>{escape(results.profile)}</code>.</span>'
-    return "\n".join(
-        f'<div class="banner {kind}">{text}{profile if k == 0 else ""}</div>' for k, (text, kind) in enumerate(lines)
-    )
+    lines[:1] = [(text + profile, loud) for text, loud in lines[:1]]
+    if len(lines) > 1 or len(results.one("data")) > 1:
+        lines.insert(0, ("<strong>The notebooks below ran on different images</strong>; run them again.", True))
+    if len(commits := results.one("commit")) > 1:
+        lines.append((f"The notebooks ran at different commits: {escape(', '.join(commits))}.", False))
+    if results.missing:
+        lines.append((f"Not run yet: {', '.join(results.missing)}.", True))
+    return _raw("\n".join(f'<div class="banner{" loud" if loud else ""}">{text}</div>' for text, loud in lines))
 
 
-def _gallery(pages: tuple[Page, ...]) -> str:
-    figures = [
-        f'<figure><a href="images/{figure}.png"><img src="images/{figure}.png" alt="{escape(_caption(figure))}"'
-        f' loading="lazy"></a><figcaption>{escape(_caption(figure))}, from '
-        f"{tables.page_link(page.name, page.title)}</figcaption></figure>"
-        for page in pages
-        for figure in page.figures
-    ]
+def _gallery(results: Results, paths: Paths, pages: dict[str, Page]) -> str:
+    """Copy the figures that the notebooks recorded into `images/`, and show them with their captions."""
+    figures = []
+    for recorded in results.recorded:
+        page = pages.get(recorded.notebook)
+        for name, caption in recorded.figures.items():
+            source, target = paths.figure(recorded.notebook, name), f"images/{recorded.notebook}_{name}.png"
+            if not source.is_file():
+                raise RiceError(f"{source}: missing; run: rice stage {recorded.notebook} --profile {paths.profile}")
+            shutil.copyfile(source, paths.report / target)
+            origin = f', from <a href="{page.href}">{escape(page.title)}</a>' if page else ""
+            figures.append(
+                f'<figure><a href="{target}"><img src="{target}" alt="{escape(caption)}" loading="lazy"></a>'
+                f"<figcaption>{escape(caption)}{origin}</figcaption></figure>"
+            )
     inside = "\n".join(figures)
-    return f'<div class="gallery">\n{inside}\n</div>' if figures else '<p class="nothing">No figures.</p>'
+    return _raw(f'<div class="gallery">\n{inside}\n</div>') if figures else "No figures."
 
 
-def _caption(figure: str) -> str:
-    return re.sub(r"^\d+_", "", figure).replace("_", " ").capitalize()
+def _raw(html: str) -> str:
+    """HTML that Quarto leaves as it is."""
+    return f"```{{=html}}\n{html}\n```"
 
 
-def _commands(results: Results) -> str:
-    profile = results.profile
-    return (
-        f"`make report PROFILE={profile}` makes all of it, and runs only what changed. One notebook again, whatever "
-        "changed, is the command in its row below (with the environment active: `source .venv/bin/activate`). A "
-        "score alone, from the model and the test images:\n\n"
-        "```bash\n"
-        f"python -m rice_lib evaluate --model models/{profile}/vit/random --split test --profile {profile}\n"
-        "```\n\n"
-        "A run's parameters, curves and files are in MLflow under the run's id: "
-        "`mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db`."
-    )
-
-
-def _write_page(name: str, paths: Paths) -> Page:
+def _write_notebook(name: str, paths: Paths) -> Page:
+    """Copy an executed notebook for the reader: no default parameters, bookkeeping, warnings or progress bars."""
     source = paths.notebook(name)
     try:
         notebook = nbformat.read(source, as_version=4)
     except Exception as error:  # nbformat lets through what its JSON, schema and file reading raise
-        raise RiceError(f"{source}: not a notebook ({error}); run it again") from None
-    title = _take_title(notebook) or name
+        raise RiceError(
+            f"{source}: not a notebook ({error}); run: rice stage {name} --profile {paths.profile}"
+        ) from None
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    hidden = {"remove-cell", *({"parameters"} if "injected-parameters" in tags else ())}
+    notebook.cells = [cell for cell in notebook.cells if not hidden.intersection(cell.metadata.get("tags", []))]
+    title = name
     for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# ") and title == name:
+            heading, _, rest = cell.source.partition("\n")
+            title, cell.source = heading.removeprefix("# ").strip(), rest.lstrip("\n")
         if cell.cell_type == "code":
-            # progress bars and libraries' warnings: the executed notebook in notebooks/ keeps them
+            if "injected-parameters" in cell.metadata.get("tags", []):
+                cell.metadata["code-summary"] = "Parameters of this run"
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    figures = _figures(notebook)
-    _describe_images(notebook, title)
-    front_matter = nbformat.v4.new_raw_cell(f"---\n{_yaml({'title': title})}---", id="front-matter")
-    notebook.cells.insert(0, front_matter)
+            _describe_images(cell, title)
+    front_matter = yaml.safe_dump({"title": title}, allow_unicode=True)
+    notebook.cells.insert(0, nbformat.v4.new_raw_cell(f"---\n{front_matter}---", id="front-matter"))
     target = paths.report / "pages" / f"{name}.ipynb"
     write_text(target, nbformat.writes(notebook) + "\n")
-    return Page(name, title, target, figures)
+    return Page(target, title, f"pages/{name}.html")
 
 
-def _take_title(notebook: nbformat.NotebookNode) -> str | None:
-    """The text of the heading that the first markdown cell begins with, taken out of it."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and "papermill-error-cell-tag" not in cell.metadata.get("tags", []):
-            match = _HEADING.match(cell.source)
-            if match:
-                cell.source = cell.source[match.end() :].lstrip("\n")
-            return match[1] if match else None
-    return None
-
-
-def _figures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:
-    """The figures that cells save with `paths.figure("NAME")`, read from those cells' outputs.
-
-    The outputs rather than the saved files: those could be another run's.
-    """
-    found: dict[str, bytes] = {}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            names = _FIGURE.findall(cell.source)
-            found |= {
-                name: base64.b64decode(output.data["image/png"])
-                for name, output in zip(names, _images(cell), strict=False)
-            }
-    return found
-
-
-def _describe_images(notebook: nbformat.NotebookNode, title: str) -> None:
-    """Give every image an alternative text: the name of the figure, else the page's title."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            names = [_caption(name) for name in _FIGURE.findall(cell.source)]
-            for k, output in enumerate(_images(cell)):
-                output.metadata.setdefault("image/png", {})["alt"] = names[k] if k < len(names) else title
-
-
-def _images(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [output for output in cell.outputs if "image/png" in output.get("data", {})]
-
-
-def _project(paths: Paths, pages: set[str]) -> str:
-    """The checkout's `_quarto.yml` for the profile's folder: paths made relative to it, pages that are not there left
-    out."""
-    prefix = "reports/smoke/"
-
-    def relative(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: relative(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [relative(item) for item in value if _page_of(item) is None or _page_of(item) in pages]
-        return value.removeprefix(prefix) if isinstance(value, str) else value
-
-    project = relative(YAML(typ="safe").load(_template(paths, "_quarto.yml")))
-    project["project"]["output-dir"] = "site"
-    project["format"]["html"]["css"] = "styles.css"
-    return f"# Made from the _quarto.yml at the root by `make report`; change that one.\n{_yaml(project)}"
-
-
-def _page_of(value: Any) -> str | None:
-    match = re.fullmatch(r".*/pages/(\w+)\.ipynb", value) if isinstance(value, str) else None
-    return match and match[1]
-
-
-def _yaml(value: Any) -> str:
-    yaml = YAML()
-    yaml.default_flow_style = False
-    stream = StringIO()
-    yaml.dump(value, stream)
-    return stream.getvalue()
+def _describe_images(cell: nbformat.NotebookNode, title: str) -> None:
+    """Give nbconvert the alternative texts that the cell's `fig-alt` gives Quarto."""
+    texts = cell.metadata.get("fig-alt", title)
+    images = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+    for number, output in enumerate(images):
+        alternative = texts if isinstance(texts, str) else texts[min(number, len(texts) - 1)]
+        output.metadata.setdefault("image/png", {})["alt"] = alternative
 
 
 def _template(paths: Paths, name: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rice_lib.common.classes import COLOURS, VARIETIES
@@ -18,6 +18,7 @@ PALETTE: dict[str, str] = dict(zip(VARIETIES, COLOURS, strict=True))
 """A variety's colour."""
 
 FAINT = "#D5DBE1"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A97A3"
 WIDTH = 6.4
 """Figure width in inches: 12 pt text stays readable when a telephone shrinks the figure to its screen."""
 
@@ -30,12 +31,12 @@ class NotebookFigure(Figure):
 
         plt.close(self)
         png = io.BytesIO()
-        self.savefig(png, format="png", dpi=self.dpi, bbox_inches="tight", facecolor="white")
-        display(Image(png.getvalue()))
+        self.savefig(png, format="png", dpi=2 * self.dpi, bbox_inches="tight", facecolor="white")
+        display(Image(png.getvalue(), format="png", retina=True))
 
 
 def use_style() -> None:
-    """Set matplotlib's and seaborn's defaults; the head of every notebook calls it once."""
+    """Set matplotlib's and seaborn's defaults; every notebook calls it once."""
     sns.set_theme(
         style="white",
         palette=list(PALETTE.values()),
@@ -68,19 +69,18 @@ def use_style() -> None:
     )
 
 
-def save(fig: Figure, path: Path) -> Path:
-    """Write a figure as an image file (the suffix says which format), whole or not at all; returns `path`."""
-    with atomic_path(path) as temporary:
-        fig.savefig(temporary, bbox_inches="tight", facecolor="white")
-    return path
-
-
-def new_axes(height: float) -> tuple[Figure, Axes]:
-    """A figure of one plot, `height` inches high."""
-    return plt.subplots(figsize=(WIDTH, height), layout="constrained", FigureClass=NotebookFigure)
-
-
-def heading(fig: Figure, title: str) -> None:
-    """Write a title over the whole figure, if there is one."""
+def subplots(rows: int = 1, columns: int = 1, *, height: float, title: str = "", **settings: Any) -> tuple[Figure, Any]:
+    """Make a figure of the page's width and `height` inches, and its axes as `plt.subplots` gives them."""
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, height), layout="constrained", FigureClass=NotebookFigure, **settings
+    )
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=13, weight="bold")
+    return fig, axes
+
+
+def save(fig: Figure, path: Path) -> Figure:
+    """Write a figure as an image file, in the format of its suffix; returns the figure, for the notebook to show."""
+    with atomic_path(path) as temporary:
+        fig.savefig(temporary, bbox_inches="tight", facecolor="white")
+    return fig

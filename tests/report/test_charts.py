@@ -1,0 +1,107 @@
+"""The charts hold the numbers that they are given, and figures are written complete or not at all."""
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from rice_lib.common.classes import VARIETIES
+from rice_lib.common.tracking import Metric
+from rice_lib.models.reliability import reliability
+from rice_lib.report import charts, images, style
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_left_open() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def _texts(fig: Figure) -> list[str]:
+    return [text.get_text() for ax in fig.axes for text in ax.texts]
+
+
+def test_confusion_has_true_in_rows() -> None:
+    fig = charts.confusion(np.array([0, 0, 1, 3]), np.array([0, 2, 1, 3]))
+    counts = {t.get_position(): t.get_text() for t in fig.axes[0].texts}
+    assert counts[(2, 0)] == "1"  # column predicted Ipsala, row true Arborio
+    assert counts[(0, 2)] == "·"
+    assert "50.00%" in counts.values()
+    assert "no image" in counts.values()
+    assert fig.axes[0].get_ylabel() == "true"
+
+
+def test_intervals_says_what_was_not_measured() -> None:
+    fig = charts.intervals({"cnn": Metric(0.99, 0.98, 0.995), "vit": Metric(None, how="no GPU")})
+    assert "not measured here" in _texts(fig)
+    assert "0.9900" in _texts(fig)
+
+
+def test_reliability_has_a_column_a_reading_with_its_bins() -> None:
+    # two of four images predicted with 0.9 are correct; 0.9 lies in the 14th of 15 bins
+    scores = np.tile([0.9, 0.1], (4, 1))
+    found = reliability(np.array([0, 0, 1, 1]), scores)
+    fig = charts.reliability({"before": found, "after": found})
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["before\nECE 0.4000", "after\nECE 0.4000"]
+    (bar,) = fig.axes[0].patches
+    assert (bar.get_x(), bar.get_height()) == (pytest.approx(13 / 15), 0.5)
+    (count,) = fig.axes[2].patches
+    assert count.get_height() == 4
+
+
+def _grains() -> pd.DataFrame:
+    return pd.DataFrame({"label": np.repeat(VARIETIES, 9), "area": np.arange(45.0), "number": np.arange(45)})
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: images.image_grid(np.zeros((7, 8, 8, 3), np.uint8), [str(i) for i in range(7)], title="seven"),
+        lambda: images.image_grid([]),
+        lambda: charts.learning_curves(
+            [{"epoch": 0.5, "loss": 1.0}, {"epoch": 1, "eval_loss": 0.5, "eval_accuracy": 0.9}]
+        ),
+        lambda: charts.learning_curves([{"epoch": 0.5, "loss": 1.0}]),
+        lambda: charts.reliability({"before": reliability(np.array([0, 1, 2]), np.eye(5)[[0, 1, 1]])}),
+        lambda: charts.weights(np.arange(10.0).reshape(5, 2), ["area", "aspect"]),
+        lambda: charts.distributions(_grains(), ["area"]),
+        lambda: charts.drift(_grains(), ["area"], boundary=20),
+        lambda: charts.counts(pd.DataFrame(np.eye(5), index=VARIETIES, columns=VARIETIES)),
+        lambda: charts.lines(
+            pd.DataFrame({"batch": [1, 8], "images/s": [5, 9], "engine": ["torch"] * 2}),
+            x="batch",
+            y="images/s",
+            hue="engine",
+        ),
+    ],
+)
+def test_every_figure_is_drawn_and_written(draw, tmp_path) -> None:
+    style.use_style()
+    file = tmp_path / "new" / "f.png"
+    assert isinstance(style.save(draw(), file), Figure)
+    assert Image.open(file).width > 500
+    assert [p.name for p in file.parent.iterdir()] == ["f.png"]
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path) -> None:
+    with pytest.raises(ValueError, match="not supported"):
+        style.save(images.image_grid([]), tmp_path / "f.nonsense")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_shows_a_figure_once(monkeypatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    for fig in (images.image_grid([]), charts.confusion(np.array([1]), np.array([1]))):
+        fig._ipython_display_()
+    assert len(shown) == 2
+    assert not plt.get_fignums()  # nothing left for the inline backend to show after the cell
+
+
+def test_a_colour_for_every_variety() -> None:
+    assert tuple(style.PALETTE) == VARIETIES
+    assert len(set(style.PALETTE.values())) == len(VARIETIES)
