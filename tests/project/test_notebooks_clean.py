@@ -1,8 +1,9 @@
-"""Notebooks are committed without outputs, begin alike, and record their metrics at the end."""
+"""Notebooks are committed without outputs, begin alike, show tables for people, and record their metrics at the end."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -13,13 +14,17 @@ from rice_lib.common.paths import NOTEBOOKS
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 SECTIONS = [name for name in Params.model_fields if name != "profile"]
-PARAMETERS = "\n".join(
-    [
-        "# None: as in params/<profile>.yaml. papermill -f params/<profile>.yaml fills them in.",
-        'profile = "smoke"',
-        *(f"{name} = None" for name in SECTIONS),
-    ]
+COMMENT = "# None: as in params/<profile>.yaml. papermill -f params/<profile>.yaml fills them in."
+OLD_WORDS = re.compile(
+    r"\b(told|tells?|teller|refus\w+|surest|rival\w*|promis\w*|hostile|wrongly|rightly|goes? on|went on|anew|journal)\b"
+    r"|\bmanieth\b|\bground\b",
+    re.IGNORECASE,
 )
+
+
+def calls_in(source: str, name: str) -> list[ast.Call]:
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [call for call in calls if ast.unparse(call.func) == name]
 
 
 def test_the_seven_and_no_other():
@@ -42,7 +47,7 @@ def test_has_no_outputs_and_nothing_of_the_machine_it_was_written_on(notebook):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert set(notebook.metadata.get("language_info", {})) <= {"name"}
-    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert all(set(cell.metadata) <= {"tags", "code-summary", "fig-alt"} for cell in notebook.cells)
 
 
 def test_begins_with_its_contract(notebook, request):
@@ -54,17 +59,28 @@ def test_begins_with_its_contract(notebook, request):
     assert "**Writes**" in first.source
 
 
-def test_second_cell_is_the_parameters(notebook):
+def test_second_cell_is_the_profile_and_the_sections_that_the_notebook_reads(notebook):
     cell = notebook.cells[1]
     assert cell.metadata.tags == ["parameters"]
-    assert cell.source.strip() == PARAMETERS
+    assert cell.metadata["code-summary"] == "Parameters"
     assert sum("parameters" in c.metadata.get("tags", []) for c in notebook.cells) == 1
+    comment, profile, *sections = cell.source.strip().splitlines()
+    assert (comment, profile) == (COMMENT, 'profile = "smoke"')
+    read = set(re.findall(r"\bparams\.(\w+)", "\n".join(c.source for c in code_of(notebook)))) & set(SECTIONS)
+    declared = [line.removesuffix(" = None") for line in sections]
+    assert declared == [name for name in SECTIONS if name in declared], "in the order of the profile"
+    assert read <= set(declared)
+    assert set(declared) - read <= {"data", "seed", "serve", "benchmark", "tracking"}, "read by the library"
+    assert "tracking" in declared
 
 
-def test_third_cell_opens_the_run_with_every_parameter(notebook):
-    calls = [node for node in ast.walk(ast.parse(notebook.cells[2].source)) if isinstance(node, ast.Call)]
-    (opened,) = [call for call in calls if ast.unparse(call.func) == "Run.open"]
-    assert {keyword.arg: ast.unparse(keyword.value) for keyword in opened.keywords} == {n: n for n in SECTIONS}
+def test_third_cell_imports_and_opens_the_run_with_every_parameter(notebook):
+    cell = notebook.cells[2]
+    assert cell.metadata["code-summary"] == "Imports"
+    declared = [line.removesuffix(" = None") for line in notebook.cells[1].source.strip().splitlines()[2:]]
+    (opened,) = calls_in(cell.source, "Run.open")
+    assert [ast.unparse(argument) for argument in opened.args] == ["profile"]
+    assert {keyword.arg: ast.unparse(keyword.value) for keyword in opened.keywords} == {n: n for n in declared}
 
 
 def test_no_cell_assigns_to_a_parameter(notebook):
@@ -74,12 +90,53 @@ def test_no_cell_assigns_to_a_parameter(notebook):
                 assert node.id not in {"profile", *SECTIONS}, f"{cell.id}: {node.id}"
 
 
-def test_last_cell_records(notebook, request):
+def test_last_cell_records_and_is_not_on_the_page(notebook, request):
     name = request.node.callspec.params["notebook"]
-    calls = [n for n in ast.walk(ast.parse(notebook.cells[-1].source)) if isinstance(n, ast.Call)]
-    (recorded,) = [call for call in calls if ast.unparse(call.func) == "record"]
+    assert notebook.cells[-1].metadata.tags == ["remove-cell"]
+    (recorded,) = calls_in(notebook.cells[-1].source, "record")
     assert ast.unparse(recorded.args[0]) == "run"
     assert ast.literal_eval(recorded.args[1]) == name
+    code = "\n".join(cell.source for cell in code_of(notebook)[:-1])
+    assert not calls_in(code, "record")
+
+
+def test_figures_of_the_summary_page_are_saved_and_recorded_under_one_name(notebook, request):
+    name = request.node.callspec.params["notebook"]
+    code = "\n".join(cell.source for cell in code_of(notebook))
+    saved = [call.args for call in calls_in(code, "paths.figure")]
+    assert {ast.unparse(arguments[0]) for arguments in saved} <= {repr(name)}
+    (recorded,) = calls_in(notebook.cells[-1].source, "record")
+    (figures,) = [keyword.value for keyword in recorded.keywords if keyword.arg == "figures"]
+    recorded_names = {
+        ast.unparse(key) for node in ast.walk(figures) if isinstance(node, ast.Dict) for key in node.keys if key
+    }
+    recorded_names |= {ast.unparse(node.key) for node in ast.walk(figures) if isinstance(node, ast.DictComp)}
+    assert {ast.unparse(arguments[1]) for arguments in saved} <= recorded_names
+
+
+def test_figures_have_an_alternative_text(notebook):
+    drawn = re.compile(r"\b(charts|images)\.\w+\(|style\.save\(")
+    not_drawn = re.compile(r"images\.(caption|most_confident_mistakes)\(")
+    for cell in code_of(notebook):
+        if drawn.search(not_drawn.sub("", cell.source)):
+            assert cell.metadata.get("fig-alt"), cell.id
+
+
+def test_tables_are_for_people(notebook):
+    """No HTML, which Quarto loads scripts for; no printed listings; no bare DataFrame at the end of a cell."""
+    for cell in code_of(notebook)[:-1]:
+        for found in (".style.", "to_html", "HTML(", "print("):
+            assert found not in cell.source.replace("style.save", "").replace("style.use_style", ""), cell.id
+        last = ast.parse(cell.source).body[-1]
+        if isinstance(last, ast.Expr):
+            shown = ast.unparse(last.value)
+            assert not re.search(r"pd\.DataFrame|\.head\(|\.round\(", shown) or "tables.show" in shown, cell.id
+
+
+def test_words_are_those_of_the_field(notebook):
+    for cell in notebook.cells:
+        text = re.sub(r"validation_refused", "", cell.source)
+        assert not OLD_WORDS.findall(text), cell.id
 
 
 def test_same_code_at_every_size(notebook):

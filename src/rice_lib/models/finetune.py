@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -29,6 +30,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from rice_lib.backends.vit import PROVENANCE_FILE, RiceViTForImageClassification, normalise
 from rice_lib.common.classes import VARIETIES
@@ -59,20 +61,35 @@ class TrainResult:
     mlflow_run: str
 
 
-def train(run: Run, scheme: str) -> TrainResult:
+def train(
+    run: Run,
+    scheme: str,
+    model: RiceViTForImageClassification | None = None,
+    arguments: TrainingArguments | None = None,
+) -> TrainResult:
     """Fine-tune on one split scheme and leave the best weights (by validation loss) in `paths.checkpoint(scheme)`.
 
-    Goes on from the newest whole checkpoint of an interrupted run with the same parameters, split and seed; where that
-    run had finished this scheme, its result is taken as it is. `forget` ends the run.
+    Continues from the newest complete checkpoint of an interrupted run with the same parameters, split and seed; where
+    that run had finished this scheme, its result is taken as it is. `forget` ends the run.
+
+    Args:
+        run: the parameters and paths.
+        scheme: the split.
+        model: the model to train, in place; made with `create_model` where it is None.
+        arguments: of `training_arguments(run, scheme)`.
 
     Raises:
         RiceError: the model cannot be loaded, or the split and pixels do not belong together.
     """
-    workplace = run.paths.training / f"{scheme}-{run_fingerprint(run, scheme)}"
+    arguments = arguments or training_arguments(run, scheme)
+    workplace = Path(str(arguments.output_dir))
     finished = workplace / "finished"
     if not finished.is_dir():
         workplace.mkdir(parents=True, exist_ok=True)
-        _train(run, scheme, workplace, finished)
+        if model is None:
+            set_seed(run.params.seed)
+            model = create_model(run.params.finetune, VARIETIES)
+        _train(run, scheme, model, arguments, finished)
         for checkpoint in workplace.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     target = run.paths.checkpoint(scheme)
@@ -93,18 +110,19 @@ def read_result(checkpoint: Path) -> TrainResult:
     return TrainResult(history=read_json(checkpoint / HISTORY_FILE), **own)
 
 
-def _train(run: Run, scheme: str, workplace: Path, finished: Path) -> None:
-    """Train in `workplace` and leave weights, history and provenance in `finished`, whole or not at all."""
+def _train(
+    run: Run, scheme: str, model: RiceViTForImageClassification, arguments: TrainingArguments, finished: Path
+) -> None:
+    """Train, and leave weights, history and provenance in `finished`, complete or not at all."""
+    workplace = finished.parent
     parts = {part: open_examples(run.paths, scheme, part) for part in ("train", "validation")}
     resume = newest_checkpoint(workplace)
-    set_seed(run.params.seed)
-    model = create_model(run.params.finetune, VARIETIES)
     clock = _Clock()
     with mlflow_session(run, f"04_vit_finetune/{scheme}", _read_run_id(workplace)) as mlflow_run:
         write_text(workplace / RUN_ID_FILE, mlflow_run)
         trainer = RiceTrainer(
             model=model,
-            args=training_arguments(run, workplace),
+            args=arguments,
             train_dataset=PixelDataset(parts["train"], run.params.finetune.augmentation),
             eval_dataset=PixelDataset(parts["validation"]),
             data_collator=collate,
@@ -115,6 +133,8 @@ def _train(run: Run, scheme: str, workplace: Path, finished: Path) -> None:
                 clock,
             ],
         )
+        trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+        trainer.add_callback(_Progress())
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     assert trainer.state.best_metric is not None  # every epoch is evaluated
     result = TrainResult(
@@ -142,11 +162,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next((p for p in found if _is_json(p / "trainer_state.json")), None)
 
 
-def training_arguments(run: Run, workplace: Path) -> TrainingArguments:
-    """The profile's settings in transformers' terms."""
+def training_arguments(run: Run, scheme: str) -> TrainingArguments:
+    """Translate the profile's settings for transformers; the output folder is the workplace of this run and scheme."""
     settings = run.params.finetune
     return TrainingArguments(
-        output_dir=str(workplace),
+        output_dir=str(run.paths.training / f"{scheme}-{run_fingerprint(run, scheme)}"),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.eval_batch_size,
@@ -285,6 +305,13 @@ class _LogToMlflow(TrainerCallback):
 
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         mlflow.log_metrics(numbers, step=state.global_step)
+
+
+class _Progress(ProgressCallback):
+    """A progress bar of text: transformers' own fills a notebook with HTML, and prints every number."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Print nothing: the numbers are in MLflow and in the history."""
 
 
 class _Clock(TrainerCallback):
