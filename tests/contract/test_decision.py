@@ -24,8 +24,8 @@ from rice_lib.backends.vit import load_pixel_classifier
 from rice_lib.cli.export import main as export_main
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.decision import APPEARANCE, NOT_A_GRAIN, STRUCTURE, UNLIKE, Cluster, Decision, RejectionRule
-from rice_lib.contract.features import COLUMN, FEATURES, measure
+from rice_lib.contract.decision import APPEARANCE, NOT_A_GRAIN, UNLIKE, Cluster, Decision, RejectionRule
+from rice_lib.contract.features import COLUMN, FEATURES
 from rice_lib.contract.prediction import feature_table
 from rice_lib.export.onnx import export
 from rice_lib.models.calibration import write_decision
@@ -35,22 +35,22 @@ LIMITS = {"area": (0.05, 0.5), "rim": (0.0, 0.01), "objects": (1.0, 1.0), "solid
 
 
 def rule(classes: int = 5) -> RejectionRule:
-    """Each class one unit sphere, that of class k around k * 10 in every measure of the look."""
+    """Each class one unit sphere, that of class k around k * 10 in every feature of the appearance."""
     spheres = [[Cluster(np.full(len(APPEARANCE), 10.0 * k), np.eye(len(APPEARANCE)))] for k in range(classes)]
     return RejectionRule(LIMITS, spheres, max_distance=30.0)
 
 
-def row(look: float = 0, **structure: float) -> np.ndarray:
-    """Measures of an image within all limits, but for those named; solidity and fill count to the look, too."""
+def row(appearance: float = 0, **structure: float) -> np.ndarray:
+    """Features of an image within all limits, but for those named; solidity and fill count to the appearance, too."""
     features = np.zeros(len(FEATURES), np.float32)
-    features[[COLUMN[name] for name in APPEARANCE]] = look
+    features[[COLUMN[name] for name in APPEARANCE]] = appearance
     within = {"area": 0.2, "rim": 0, "objects": 1, "solidity": 0.95, "fill": 0.98, **structure}
     for name, value in within.items():
         features[COLUMN[name]] = value
     return features
 
 
-def told(number: int) -> np.ndarray:
+def logits_for(number: int) -> np.ndarray:
     return np.eye(5, dtype=np.float32)[[number]] * 5
 
 
@@ -68,75 +68,68 @@ def test_probabilities_are_the_softmax_over_the_temperature(logits, temperature)
     assert found[0, values.argmax()] == found.max()
 
 
-def test_without_a_rule_nothing_is_refused():
+def test_without_a_rule_nothing_is_rejected():
     assert Decision(2).rejections(np.zeros((3, 5)), np.full((3, len(FEATURES)), np.nan)) == [None] * 3
 
 
-def test_a_grain_within_all_limits_is_told():
-    assert DECISION.rejections(told(0), row()[None]) == [None]
+def test_a_grain_within_all_limits_is_not_rejected():
+    assert DECISION.rejections(logits_for(0), row()[None]) == [None]
 
 
 @pytest.mark.parametrize(
     ("structure", "why"),
     [
-        ({"area": 0.01}, "nothing of a grain's size"),
-        ({"area": 0.7}, "more than a grain"),
+        ({"area": 0.01}, "nothing as large as a grain"),
+        ({"area": 0.7}, "larger than a grain"),
         ({"rim": 0.2}, "it touches the border"),
-        ({"rim": 0.9}, "the ground is bright"),
+        ({"rim": 0.9}, "the background is bright"),
         ({"objects": 3}, "several objects"),
         ({"objects": 0}, "there are holes in it"),
         ({"solidity": 0.5}, "several objects, or an outline"),
         ({"fill": 0.5}, "several objects, or an outline"),
         ({"area": np.nan}, ""),
-        ({"rim": 0.9, "objects": -40, "solidity": 0.2}, "the ground is bright"),
+        ({"rim": 0.9, "objects": -40, "solidity": 0.2}, "the background is bright"),
     ],
 )
 def test_structure_outside_its_limits_is_not_a_single_grain(structure, why):
-    (reason,) = DECISION.rejections(told(0), row(**structure)[None])
+    (reason,) = DECISION.rejections(logits_for(0), row(**structure)[None])
     assert reason.startswith(f"{NOT_A_GRAIN} (")
     assert why in reason
 
 
-def test_the_look_is_compared_with_the_variety_told():
-    features = row(look=10)[None]
-    assert DECISION.rejection.distances(told(1), features)[0] < 30 * 10  # solidity and fill lie near 1, not 10
+def test_the_appearance_is_compared_with_that_of_the_predicted_class():
+    features = row(appearance=10)[None]
+    assert DECISION.rejection.distances(logits_for(1), features)[0] < 30 * 10  # solidity and fill lie near 1, not 10
     far = replace(DECISION.rejection, max_distance=200.0)
-    assert Decision(1, far).rejections(told(1), features) == [None]
-    (reason,) = Decision(1, far).rejections(told(0), features)
+    assert Decision(1, far).rejections(logits_for(1), features) == [None]
+    (reason,) = Decision(1, far).rejections(logits_for(0), features)
     assert reason.startswith(f"{UNLIKE} (its ")
 
 
-def test_the_reason_names_the_measure_that_is_farthest():
+def test_the_reason_names_the_most_unusual_feature():
     odd = row()
     odd[COLUMN["hue spread"]] = 7
-    assert DECISION.rejections(told(0), odd[None]) == [f"{UNLIKE} (its hue spread)"]
+    assert DECISION.rejections(logits_for(0), odd[None]) == [f"{UNLIKE} (its hue spread)"]
     odd[COLUMN["luma"]] = np.nan
-    assert DECISION.rejections(told(0), odd[None])[0].startswith(UNLIKE)
+    assert DECISION.rejections(logits_for(0), odd[None])[0].startswith(UNLIKE)
 
 
-def test_the_nearest_cluster_of_a_variety_counts():
+def test_the_nearest_cluster_of_a_class_counts():
     two = copy.copy(DECISION.rejection)
     clusters = [[*of, Cluster(of[0].mean + 5, of[0].root)] for of in two.clusters]
     both = replace(two, clusters=clusters)
-    apart = row(look=5, solidity=1, fill=1)[None]
-    assert Decision(1, two).rejections(told(0), apart) != [None]
-    assert both.distances(told(0), apart)[0] == pytest.approx(2 * 4**2, rel=1e-4)
+    apart = row(appearance=5, solidity=1, fill=1)[None]
+    assert Decision(1, two).rejections(logits_for(0), apart) != [None]
+    assert both.distances(logits_for(0), apart)[0] == pytest.approx(2 * 4**2, rel=1e-4)
 
 
-def test_each_image_of_a_batch_is_decided_by_itself():
-    features = np.stack([row(), row(objects=2), row(look=10), row()])
-    logits = np.concatenate([told(0), told(0), told(0), told(3)])
+def test_each_image_of_a_batch_is_judged_by_itself():
+    features = np.stack([row(), row(objects=2), row(appearance=10), row()])
+    logits = np.concatenate([logits_for(0), logits_for(0), logits_for(0), logits_for(3)])
     alone = [DECISION.rejections(logits[i : i + 1], features[i : i + 1])[0] for i in range(4)]
     assert DECISION.rejections(logits, features) == alone
     assert [reason is None for reason in alone] == [True, False, False, False]
     assert DECISION.rejections(np.empty((0, 5)), np.empty((0, len(FEATURES)))) == []
-
-
-def test_measures_are_those_of_the_module():
-    image = grains(1)[0]
-    np.testing.assert_array_equal(DECISION.measure(image), measure(image))
-    assert set(STRUCTURE) <= set(FEATURES)
-    assert set(APPEARANCE) <= set(FEATURES)
 
 
 def random_decision() -> Decision:
@@ -151,7 +144,7 @@ def random_decision() -> Decision:
     return Decision(0.8123456789, RejectionRule(LIMITS, clusters, 41.7), {"note": "žito"})
 
 
-def test_json_keeps_what_decides_in_a_few_kilobytes():
+def test_json_keeps_the_decision_in_a_few_kilobytes():
     before = random_decision()
     text = before.to_json()
     after = Decision.from_json(text, classes=5)
@@ -188,30 +181,38 @@ def broken(change) -> str:
         '{"temperature": 0}',
         '{"temperature": NaN}',
         '{"temperature": "warm"}',
-        broken(lambda v: v["refusal"].pop("max_distance")),
-        broken(lambda v: v["refusal"].update(max_distance=-1)),
-        broken(lambda v: v["refusal"].update(clusters=[])),
-        broken(lambda v: v["refusal"]["clusters"][1].clear()),
-        broken(lambda v: v["refusal"]["clusters"][1][0]["root"].pop()),
-        broken(lambda v: v["refusal"]["clusters"][1][0]["mean"].pop()),
-        broken(lambda v: v["refusal"]["clusters"][1][0].update(mean=["x"] * len(APPEARANCE))),
-        broken(lambda v: v["refusal"]["limits"].pop("rim")),
-        broken(lambda v: v["refusal"]["limits"].update(rim=3)),
-        broken(lambda v: v["refusal"]["features"].append("weight")),
-        broken(lambda v: v["refusal"]["look"].reverse()),
+        broken(lambda v: v["rejection"].pop("max_distance")),
+        broken(lambda v: v["rejection"].update(max_distance=-1)),
+        broken(lambda v: v["rejection"].update(clusters=[])),
+        broken(lambda v: v["rejection"]["clusters"][1].clear()),
+        broken(lambda v: v["rejection"]["clusters"][1][0]["root"].pop()),
+        broken(lambda v: v["rejection"]["clusters"][1][0]["mean"].pop()),
+        broken(lambda v: v["rejection"]["clusters"][1][0].update(mean=["x"] * len(APPEARANCE))),
+        broken(lambda v: v["rejection"]["limits"].pop("rim")),
+        broken(lambda v: v["rejection"]["limits"].update(rim=3)),
+        broken(lambda v: v["rejection"]["features"].append("weight")),
+        broken(lambda v: v["rejection"]["appearance"].reverse()),
         broken(lambda v: v.update(rejection="no")),
         broken(lambda v: v.update(about=3)),
     ],
 )
 def test_a_damaged_decision_is_one_line_that_says_what_to_do(text):
-    with pytest.raises(RiceError, match=r"^here: the decision is damaged; measure it anew \(python -m") as caught:
-        Decision.from_json(text, "here")
+    with pytest.raises(ValueError, match=r"^the decision is damaged; measure it again \(rice calibrate") as caught:
+        Decision.from_json(text)
     assert "\n" not in str(caught.value)
 
 
-def test_a_decision_of_another_models_classes_is_refused():
-    with pytest.raises(RiceError, match="a decision for 5 classes, the model has 3"):
-        Decision.from_json(random_decision().to_json(), "here", classes=3)
+def test_a_decision_for_other_classes_is_an_error():
+    with pytest.raises(ValueError, match="a decision for 5 classes, the model has 3"):
+        Decision.from_json(random_decision().to_json(), classes=3)
+
+
+def test_keys_of_models_made_before_are_read():
+    values = json.loads(DECISION.to_json())
+    rejection = values.pop("rejection")
+    for new, old in (("features", "measures"), ("appearance", "look"), ("max_distance", "farthest")):
+        rejection[old] = rejection.pop(new)
+    assert Decision.from_json(json.dumps({**values, "refusal": rejection})).to_json() == DECISION.to_json()
 
 
 # carried by every form
@@ -229,15 +230,15 @@ def carried(tmp_path_factory):
     return folder
 
 
-def test_checkpoint_and_exports_carry_it_and_decide_alike(carried):
+def test_checkpoint_and_exports_carry_it_and_reject_alike(carried):
     pixels = np.concatenate([grains(3), np.zeros((1, 224, 224, 3), np.uint8)])
-    answers = []
+    reasons = []
     for form in ("checkpoint", "float32.onnx", "float16.onnx"):
         with open_predictor(carried / form) as model:
             assert model.decision.to_json() == DECISION.to_json()
-            answers.append(model.decision.rejections(model.logits(pixels), feature_table(pixels)))
-    assert answers[0] == answers[1] == answers[2]
-    assert answers[0][-1].startswith(NOT_A_GRAIN)
+            reasons.append(model.decision.rejections(model.logits(pixels), feature_table(pixels)))
+    assert reasons[0] == reasons[1] == reasons[2]
+    assert reasons[0][-1].startswith(NOT_A_GRAIN)
 
 
 def test_models_of_before_stay_usable():

@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from rice_lib.contract.decode import IMAGE_SIZE
-from rice_lib.contract.features import BACKGROUND_MAX, COLUMN, FEATURES, measure
-from rice_lib.data.decoding import DARKEST_GRAIN
+from rice_lib.contract.features import COLUMN, FEATURES, extract_features
 from rice_lib.data.synthetic import draw
 
 SIDE = IMAGE_SIZE
 
 
 def of(image: np.ndarray) -> dict[str, float]:
-    return dict(zip(FEATURES, measure(image).tolist(), strict=True))
+    return dict(zip(FEATURES, extract_features(image).tolist(), strict=True))
 
 
 def painted(mask: np.ndarray, colour: tuple[int, int, int] = (200, 190, 220)) -> np.ndarray:
@@ -31,10 +30,6 @@ def ellipse(major: int, minor: int, turn: float = 0, middle: tuple[int, int] = (
 
 def grain(number: int = 1) -> np.ndarray:
     return cv2.resize(draw("Arborio", number, 10, 83), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-
-
-def test_the_ground_is_what_the_decoding_takes_for_it():
-    assert BACKGROUND_MAX == DARKEST_GRAIN
 
 
 def test_an_ellipse_has_an_ellipses_values():
@@ -105,17 +100,17 @@ def test_what_touches_the_border():
 @pytest.mark.parametrize(
     "change", [lambda i: np.rot90(i).copy(), lambda i: i[:, ::-1].copy(), lambda i: i[::-1].copy()]
 )
-def test_turned_or_mirrored_a_grain_measures_the_same(change):
+def test_a_rotated_or_mirrored_grain_has_the_same_features(change):
     # every second pixel starts elsewhere in a turned image: equal up to that
-    before, after = measure(grain()), measure(change(grain()))
+    before, after = extract_features(grain()), extract_features(change(grain()))
     np.testing.assert_allclose(after, before, atol=0.06, rtol=0.03)
 
 
 def test_any_angle_leaves_the_shape_and_the_colour():
-    before = measure(grain())
+    before = extract_features(grain())
     for degrees in (17, 45, 133):
         matrix = cv2.getRotationMatrix2D((111.5, 111.5), degrees, 1)
-        after = measure(cv2.warpAffine(grain(), matrix, (SIDE, SIDE)))
+        after = extract_features(cv2.warpAffine(grain(), matrix, (SIDE, SIDE)))
         names = ("solidity", "fill", "length", "width", "end weight", "side weight", "luma", "blue less green")
         for name in names:
             assert after[COLUMN[name]] == pytest.approx(before[COLUMN[name]], abs=0.05, rel=0.02), name
@@ -123,15 +118,15 @@ def test_any_angle_leaves_the_shape_and_the_colour():
 
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(np.uint8, (SIDE, SIDE, 3), elements=st.integers(0, 255), fill=st.sampled_from([0, 41, 81, 255])))
-def test_any_pixels_have_finite_measures(image):
-    found = measure(image)
+def test_any_pixels_have_finite_features(image):
+    found = extract_features(image)
     assert found.dtype == np.float32
     assert found.shape == (len(FEATURES),)
     assert np.isfinite(found).all()
 
 
-def test_nothing_is_measured_of_nothing():
-    assert not measure(np.zeros((SIDE, SIDE, 3), np.uint8)).any()
+def test_an_empty_image_has_no_features():
+    assert not extract_features(np.zeros((SIDE, SIDE, 3), np.uint8)).any()
     speck = np.zeros((SIDE, SIDE, 3), np.uint8)
     speck[100:104, 100:104] = 255
     assert of(speck)["objects"] == 0
@@ -141,5 +136,5 @@ def test_nothing_is_measured_of_nothing():
 def test_the_image_is_not_changed():
     image = grain()
     before = image.copy()
-    measure(image)
+    extract_features(image)
     np.testing.assert_array_equal(image, before)

@@ -1,4 +1,4 @@
-"""What the model that ships refuses, of real grains and of other things; the `real` test prints the table."""
+"""What the model that ships rejects, of real grains and of other things; the `real` test prints the table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from support.data import real_images
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.backends.predictor import Predictor
-from rice_lib.contract.prediction import feature_table
-from rice_lib.models.calibration import 
-from rice_lib.models.metrics import wilson
 from rice_lib.common.paths import Paths
 from rice_lib.contract.decode import decode
+from rice_lib.contract.prediction import feature_table
+from rice_lib.models.metrics import wilson
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/rice-vit-tiny.onnx"
 EVERY = 5
-"""Every so manieth test image is looked at."""
+"""Every n-th test image is used."""
 PER_KIND = 40
 
 
@@ -62,19 +61,19 @@ def with_noise(images: np.ndarray, levels: float) -> np.ndarray:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_real_grains_are_told_and_other_things_refused(capsys):
+def test_real_grains_are_predicted_and_other_things_rejected(capsys):
     """At most 0.5 % of real test grains, at least 95 % of every kind of other things, of the half held out."""
     grains = pixels_of(images_of_the_test_split())
     with open_predictor(MODEL, threads=1) as model:
         real = reasons_of(model, grains)
-        # what the rule does not forgive: said in the README, and not asserted
+        # what the rule does not forgive: documented, and not asserted
         noisy = reasons_of(model, with_noise(grains, 6.0))
         others = {
             kind: reasons_of(model, not_grains.draw(kind, PER_KIND, "held-out", grains)) for kind in not_grains.KINDS
         }
     every = [reason for reasons in others.values() for reason in reasons]
     with capsys.disabled():
-        print(f"\n{'refused':<30}\n{row('real test grains', real)}")
+        print(f"\n{'rejected':<30}\n{row('real test grains', real)}")
         print(row("the same, noise of 6 levels", noisy))
         print("\n".join(row(kind, reasons) for kind, reasons in others.items()))
         print(row("other things, all", every))
@@ -83,7 +82,7 @@ def test_real_grains_are_told_and_other_things_refused(capsys):
         assert sum(reason is not None for reason in reasons) >= 0.95 * len(reasons), kind
 
 
-def test_the_shipped_model_refuses_the_plainest_of_other_things():
+def test_the_shipped_model_rejects_the_plainest_of_other_things():
     grains = np.stack([decode(file) for file in sorted((ROOT / "data/samples").rglob("*.jpg"))])
     kinds = ("plain colours", "uniform noise", "photographs", "two grains, touching", "drawn rings")
     with open_predictor(MODEL, threads=1) as model:

@@ -23,7 +23,7 @@ Transpose = Image.Transpose
 
 @dataclass(frozen=True)
 class Case:
-    """A file, and what is to come of it: told with these notes, or failed for a reason that `error` matches."""
+    """A file, and what is to come of it: predicted with these notes, or failed for a reason that `error` matches."""
 
     path: str
     error: str | None = None
@@ -31,15 +31,15 @@ class Case:
 
 
 def drawn(width: int, height: int) -> np.ndarray:
-    """A grain on black with fine texture: uint8 `[height, width, 3]`, of whole numbers alone, the same everywhere."""
+    """A grain on black with fine texture: uint8 `[height, width, 3]`, of integers alone, the same everywhere."""
     rows, columns = np.mgrid[:height, :width].astype(np.int64)
     across = (2 * columns - width) * 5 + (2 * rows - height) * 2
     along = (2 * rows - height) * 5 - (2 * columns - width) * 2
     grain = across**2 * 4 + along**2 < (2 * min(width, height)) ** 2 * 4
     texture = (rows * 7919 + columns * 104729 + rows * columns * 31) % 61
     colour = np.stack([180 + texture, 175 + texture, 190 + texture], axis=-1)
-    ground = np.stack([texture // 8, texture // 9, texture // 7], axis=-1)
-    return np.where(grain[..., None], colour, ground).astype(np.uint8)
+    background = np.stack([texture // 8, texture // 9, texture // 7], axis=-1)
+    return np.where(grain[..., None], colour, background).astype(np.uint8)
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -234,18 +234,18 @@ def foreign_files() -> dict[str, tuple[bytes, str]]:
         ),
         "film.mp4": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(50), "a video"),
         "film.mov": (b"\0\0\0\x14ftypqt  \0\0\0\0qt  " + bytes(50), "a video"),
-        "film.mkv": (b"\x1a\x45\xdf\xa3" + bytes(50), "a video"),
         "film.avi": (b"RIFF\x10\0\0\0AVI LIST" + bytes(50), "a video"),
-        "sound.wav": (b"RIFF\x10\0\0\0WAVEfmt " + bytes(50), "a sound file"),
         "archive.zip": (b"PK\3\4\x14\0\0\0" + bytes(50), "a zip archive"),
+        "table.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(50), "an Office document"),
         "archive.tar.gz": (b"\x1f\x8b\x08\0" + bytes(50), "a gzip archive"),
         "canon.cr2": (b"II*\0\x10\0\0\0CR\x02\0" + bytes(50), "RAW"),
+        "fuji.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(50), "RAW"),
         "canon.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50), "RAW"),
         "adobe.dng": (_dng(), "RAW"),
         "layers.psd": (b"8BPS\0\1" + bytes(50), "PSD is not supported"),
         "new.jxl": (b"\xff\x0a" + bytes(50), "JPEG XL is not supported"),
         "noise.jpg": (np.random.default_rng(3).bytes(5000), "format that can be read"),
-        "program.jpg": (b"\x7fELF\2\1\1" + bytes(50), "a program"),
+        "program.jpg": (b"\x7fELF\2\1\1" + bytes(50), "^not an image in a format that can be read$"),
     }
 
 
@@ -307,9 +307,9 @@ def progressive_scan(scans: int = 3000) -> bytes:
 
 @cache
 def good_files() -> dict[str, tuple[bytes, tuple[str, ...]]]:
-    """Files that are told: bytes, and the notes that must come with them."""
+    """Files that are predicted: bytes, and the notes that must come with them."""
     colour = Image.fromarray(drawn(250, 250))
-    frames = {"animated.png": 3, "animated.gif": 3, "pages.tif": 3, "animated.webp": 3}
+    frames = {"animated.png": 3, "animated.gif": "several", "pages.tif": "several", "animated.webp": 3}
     good: dict[str, tuple[bytes, tuple[str, ...]]] = {
         name: (data, (f"first of {frames[name]} frames",) if name in frames else ())
         for name, data in (sample_images() | ordinary()).items()

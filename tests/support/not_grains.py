@@ -1,8 +1,8 @@
-"""Images of other things than one grain of rice on a dark ground, to measure what a `Decision` refuses.
+"""Images of other things than one grain of rice on a dark background, to measure what a `Decision` rejects.
 
 Each kind is drawn by a number and a half. Development and held-out halves share no photograph, no coin and no seed, and
 the rule was made on the development half, without `HELD_OUT_KINDS`: what a test reports is the held-out half alone.
-An earlier form of the rule was tried there and refused 93 % of the drawn ellipses; it was changed after that, on
+An earlier form of the rule was tried there and rejected 93 % of the drawn ellipses; it was changed after that, on
 the development half, and the held-out half has had new seeds since.
 """
 
@@ -18,11 +18,10 @@ import numpy as np
 from PIL import Image
 
 from rice_lib.contract.decode import IMAGE_SIZE, to_square
+from rice_lib.contract.features import BACKGROUND_MAX
 
 SIDE = IMAGE_SIZE
 HALVES = ("development", "held-out")
-GREY_LEVEL = 40
-"""Brighter is grain: used to cut grains out of their images."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Source:
     """uint8 `[n, 224, 224, 3]`."""
 
     def photograph(self) -> np.ndarray:
-        """A whole photograph, uint8 RGB at its own size."""
+        """A photograph, uint8 RGB at its own size."""
         files = photographs(self.half)
         return _read(files[self.random.integers(len(files))])
 
@@ -194,7 +193,7 @@ def line_drawing(source: Source) -> np.ndarray:
 
 
 def several_apart(source: Source) -> np.ndarray:
-    """Two to six grains with ground between them, all in the image."""
+    """Two to six grains with background between them, all in the image."""
     return _pile(source, int(source.random.integers(2, 7)), gap=int(source.random.integers(3, 15)))
 
 
@@ -211,9 +210,9 @@ def two_touching(source: Source) -> np.ndarray:
 def cut_grain(source: Source) -> np.ndarray:
     """One grain, 5 to 70 % of which lies outside of the image."""
     grain = source.grain()
-    left = source.random.uniform(0.3, 0.95) * (grain.max(axis=2) > GREY_LEVEL).sum()
+    left = source.random.uniform(0.3, 0.95) * (grain.max(axis=2) > BACKGROUND_MAX).sum()
     turn = source.random.uniform(0, 2 * np.pi)
-    rows, columns = np.nonzero(grain.max(axis=2) > GREY_LEVEL)
+    rows, columns = np.nonzero(grain.max(axis=2) > BACKGROUND_MAX)
     for distance in range(1, 2 * SIDE):
         down, across = round(distance * np.sin(turn)), round(distance * np.cos(turn))
         y, x = rows + down, columns + across
@@ -230,7 +229,7 @@ def _pile(source: Source, count: int, gap: int) -> np.ndarray:
     around = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
     for number in range(count):
         grain = source.grain()
-        mask = (grain.max(axis=2) > GREY_LEVEL).astype(np.uint8)
+        mask = (grain.max(axis=2) > BACKGROUND_MAX).astype(np.uint8)
         wide = cv2.dilate(mask, around)
         turn = source.random.uniform(0, 2 * np.pi)
         top, left = _approach(taken, wide, turn) if number else (2 * SIDE, 2 * SIDE)

@@ -27,8 +27,6 @@ from rice_lib.contract.decode import NORMALISE_MEAN, NORMALISE_STD
 
 PROVENANCE_FILE = "provenance.json"
 
-logging.disable_progress_bar()  # "Loading weights" bars last milliseconds, and stay in a notebook for good
-
 
 class RiceViTConfig(ViTConfig):
     """`ViTConfig` with one key more; still `model_type: vit`, so plain transformers loads the dense weights."""
@@ -125,6 +123,17 @@ class RiceViTForImageClassification(ViTForImageClassification):
             self.vit.embeddings = ForegroundEmbeddings(config)
             self.vit.layers[-1] = ClassTokenLayer(config)
             self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+        """Load without a progress bar: it lasts milliseconds, and stays in a notebook for good."""
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            return super().from_pretrained(*args, **options)
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
 
 class PixelClassifier(nn.Module):

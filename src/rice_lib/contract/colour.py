@@ -1,5 +1,4 @@
-"""From the pixels of any mode to 8-bit sRGB, the colours that a person sees: the part of the image contract that an
-ordinary RGB photograph never needs, and `rice_lib.contract.decode` imports for the others alone.
+"""From pixels of any mode to 8-bit sRGB: the part of the image contract that an ordinary RGB photograph never needs.
 
 Transparency is laid on black. An embedded colour profile is applied (LittleCMS, relative colorimetric with black point
 compensation, as photo editors do), unless it is sRGB itself.
@@ -38,7 +37,7 @@ _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
 def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """8-bit RGB in sRGB from any mode; what was passed over is added to `notes`.
+    """Convert any mode to 8-bit RGB in sRGB; what was passed over is added to `notes`.
 
     16-bit grey is scaled (not clipped). 32-bit pixels do not say what white is: 1 for fractions, else 255 or 65,535,
     whichever holds the brightest pixel; the note says which was taken.
@@ -73,7 +72,7 @@ def _bands(image: Image.Image, rows: int) -> list[tuple[int, int, int, int]]:
 
 
 def _to_eight_bits(image: Image.Image, notes: list[str]) -> Conversion:
-    """Grey of 16 or 32 bits to `L`."""
+    """Give the conversion of grey of 16 or 32 bits to `L`."""
     tags = getattr(image, "tag_v2", {})
     white = 65535.0
     if image.mode in ("I", "F") and image.format != "PPM":  # Pillow scales PPM's own maximum to 65,535
@@ -103,7 +102,7 @@ def _guess_white(image: Image.Image) -> float:
 
 
 def _to_srgb(image: Image.Image, notes: list[str]) -> Conversion:
-    """How colours become sRGB: through the embedded profile where there is one that counts."""
+    """Give the conversion of colours to sRGB: through the embedded profile where there is one that counts."""
     if "icc_profile" in image.info:
         profile = image.info["icc_profile"]
         try:
@@ -135,11 +134,8 @@ def _fits(profile_mode: str, image_mode: str) -> bool:
 
 @lru_cache(maxsize=4)
 def _profile_transform(profile: bytes) -> tuple[str, ImageCmsTransform | None]:
-    """The mode that a profile takes, and its transform to 8-bit sRGB (None for a profile that is sRGB).
-
-    Raises:
-        Exception: of several kinds, for a damaged profile.
-    """
+    """Give the mode that a profile takes, and its transform to 8-bit sRGB (None for a profile that is sRGB); raises
+    several kinds of `Exception` for a damaged one."""
     from PIL import ImageCms
 
     if len(profile) > MAX_PROFILE_BYTES:

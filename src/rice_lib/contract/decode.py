@@ -1,15 +1,11 @@
 """The one image contract: how the bytes of an image file become the pixels that every model sees.
 
-Training, evaluation, ONNX, TensorRT, Triton and the command line all call `decode`; none has a resize of its own. What
-comes out is uint8 RGB `[224, 224, 3]`; the step from there to normalised floats lives inside the model (in the ONNX
-graph, too), so a client can never get it wrong.
+Training, evaluation, ONNX, TensorRT, Triton and the command line all call `decode`; none has a resize of its own. The
+step from there to normalised floats lies inside the model (in the ONNX graph, too), so a client can never get it wrong.
 
-The contract: the first frame, upright by its EXIF tag, as 8-bit sRGB (an embedded colour profile is applied;
-transparency laid on black, the colour of the training images' ground), padded with black to a square, then resized by
-Pillow's antialiased bilinear filter.
-
-Any file may come: what is no image, or one made to use up memory, is refused with a reason before it is decoded
-(`rice_lib.contract.image_file`), and large images are decoded one at a time.
+The contract: the first frame, upright by its EXIF tag, as 8-bit sRGB (an embedded colour profile is applied,
+transparency is laid on black, the training images' background), padded with black to a square, then resized by
+Pillow's antialiased bilinear filter. Any file may come: what is no image is an error that says why.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ import logging
 import re
 import threading
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -28,15 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from rice_lib.contract.image_file import (
-    MAX_COUNTED_FRAMES,
-    BadImageError,
-    Format,
-    count_frames,
-    open_file,
-    read_open,
-    recognise,
-)
+from rice_lib.contract.image_file import BadImageError, Format, open_file, read_open, recognise
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -44,12 +32,11 @@ if TYPE_CHECKING:
 IMAGE_SIZE = 224
 """Side in pixels of the square that the models see."""
 
-NORMALISE_MEAN = 127.5
-NORMALISE_STD = 127.5
+NORMALISE_MEAN = NORMALISE_STD = 127.5
 """`(pixel - 127.5) / 127.5`: mean and std 0.5 on [0, 1], as `google/vit-base-patch16-224-in21k` was trained with."""
 
 MAX_PIXELS = 128 * 1024 * 1024
-"""Images with more pixels than this are refused before a pixel is decoded (a decompression bomb costs nothing)."""
+"""An image with more pixels is an error before a pixel is decoded: a decompression bomb costs nothing."""
 
 MAX_SIDE = 16_384
 """No side may be longer, in pixels: a strip of 40 x 65,535 would be resized as the square of 65,535, 14 s of work."""
@@ -68,24 +55,17 @@ Cameras write about 10; 500 is what libjpeg-turbo's own fuzzers stop at."""
 SUFFIXES = (".jpg", ".jpeg", ".png")
 """What is looked for in a folder. A file named outright may be any format of `rice_lib.contract.image_file.Format`."""
 
-_PLUGINS: dict[Format, tuple[str, str]] = {
-    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
-    "PNG": ("PngImagePlugin", "PngImageFile"),
-    "GIF": ("GifImagePlugin", "GifImageFile"),
-    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
-    "BMP": ("BmpImagePlugin", "BmpImageFile"),
-    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
-    "PPM": ("PpmImagePlugin", "PpmImageFile"),
-    "JPEG2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
-    "AVIF": ("AvifImagePlugin", "AvifImageFile"),
+_PLUGINS: dict[Format, str] = {
+    **{"JPEG": "Jpeg", "PNG": "Png", "GIF": "Gif", "WEBP": "WebP", "BMP": "Bmp"},
+    **{"TIFF": "Tiff", "PPM": "Ppm", "JPEG2000": "Jpeg2K", "AVIF": "Avif"},
 }
-"""Pillow's module and class of each format. `Image.open` would import five of them before it looks at the file."""
+"""How the names of Pillow's module and class begin. `Image.open` would import five before it looks at the file."""
 
 _OPTIONAL: dict[Format, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 """Formats that a build of Pillow may lack, by their names in `PIL.features`."""
 
 _DECODED_BY_PYTHON = {"ppm", "ppm_plain", "bmp_rle"}
-"""Pillow's decoders that go pixel by pixel in Python."""
+"""Names of Pillow's decoders."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -109,7 +89,7 @@ _large = threading.RLock()
 
 
 def configure_pillow() -> None:
-    """Set Pillow up for a process that decodes anybody's files: for commands and servers, not for a library's host.
+    """Set Pillow up for a process that decodes anybody's files: a command or a server calls it, the library never does.
 
     Pillow's own guard against decompression bombs goes to our limit, freed image memory is used again, and warnings
     about odd metadata are silenced.
@@ -124,10 +104,7 @@ def configure_pillow() -> None:
 
 
 def decode(source: bytes | str | Path, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Decode an image file (its bytes, or its path) under the image contract.
-
-    Returns:
-        uint8 RGB array of shape `[size, size, 3]`, read-only.
+    """Decode an image file (its bytes, or its path) under the image contract: uint8 RGB `[size, size, 3]`, read-only.
 
     Raises:
         BadImageError: the file is missing, empty, truncated, too large or not an image; the message says which.
@@ -136,14 +113,7 @@ def decode(source: bytes | str | Path, size: int = IMAGE_SIZE) -> np.ndarray:
 
 
 def decode_with_notes(source: bytes | str | Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`decode`, and what was done to the file that a person may want to know (`first of 12 frames`).
-
-    Returns:
-        uint8 RGB array of shape `[size, size, 3]`, read-only, and the notes.
-
-    Raises:
-        BadImageError: as `decode`.
-    """
+    """Decode as `decode`, and note what a person may want to know of the file (`first of 12 frames`)."""
     with ExitStack() as turn:
         image, notes = _open(source, turn)
         pixels = to_square(image, size).tobytes()
@@ -165,27 +135,21 @@ def to_square(image: Image.Image, size: int = IMAGE_SIZE) -> Image.Image:
     width, height = image.size
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
-    if side == size:
-        return image if width == height else _padded(image, (side, side), (left, top))
+    if width == height == size:
+        return image
     if width == height and width * height <= _BAND_PIXELS:
         return image.resize((size, size), Image.Resampling.BILINEAR)
     columns = Image.new("RGB", (size, side))
     rows = max(1, _BAND_PIXELS // side)
     for start in range(0, height, rows):
-        band = image.crop((0, start, width, min(start + rows, height)))
-        band = band if width == side else _padded(band, (side, band.height), (left, 0))
+        # a crop beyond the image's edges is black there
+        band = image.crop((-left, start, side - left, min(start + rows, height)))
         columns.paste(band.resize((size, band.height), Image.Resampling.BILINEAR), (0, top + start))
     return columns.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def _padded(image: Image.Image, size: tuple[int, int], place: tuple[int, int]) -> Image.Image:
-    canvas = Image.new("RGB", size)
-    canvas.paste(image, place)
-    return canvas
-
-
 def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tuple[str, ...]]:
-    """An upright RGB image and the notes; where the file or the image is large, `turn` then holds the lock of these."""
+    """Give an upright RGB image and the notes; `turn` then holds the lock of large images where this is one."""
     data = source if isinstance(source, bytes) else _read(source, turn)
     if not data:
         raise BadImageError("the file is empty")
@@ -199,8 +163,8 @@ def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tup
             _check_scans(data, image)
         elif form == "TIFF":
             _check_no_raw(image)
+        notes = _note_frames(form, image)
         image.load()
-        notes = _noted_frames(form, data, image)
         upright = _orientation(image, notes)
         rgb = _to_rgb(image, notes)
         return (rgb.transpose(upright) if upright is not None else rgb), tuple(notes)
@@ -228,8 +192,8 @@ def _opened(form: Format, data: bytes) -> ImageFile:
             raise BadImageError(f"{form} is not supported by the installed Pillow; convert it to JPEG")
     if form == "TIFF":
         _silence_libtiff()
-    module, name = _PLUGINS[form]
-    return getattr(import_module(f"PIL.{module}"), name)(io.BytesIO(data))
+    module = import_module(f"PIL.{_PLUGINS[form]}ImagePlugin")
+    return getattr(module, f"{_PLUGINS[form]}ImageFile")(io.BytesIO(data))
 
 
 @lru_cache(maxsize=1)
@@ -237,13 +201,11 @@ def _silence_libtiff() -> None:
     """Keep libtiff from writing its complaints to stderr; Pillow raises for them, but leaves its handlers in place."""
     import ctypes
 
-    try:
+    with suppress(OSError, AttributeError):  # linked statically (Windows): nothing to get hold of
         # a library's handle finds the functions of the libraries that it is linked to
         linked = ctypes.CDLL(Image.core.__file__)
         linked.TIFFSetErrorHandler(None)
         linked.TIFFSetWarningHandler(None)
-    except (OSError, AttributeError):  # linked statically (Windows): nothing to get hold of
-        return
 
 
 def _check_size(size: tuple[int, int], decoder: str) -> None:
@@ -266,23 +228,27 @@ def _check_scans(data: bytes, image: ImageFile) -> None:
 
 
 def _check_no_raw(image: Image.Image) -> None:
-    """A RAW file is a TIFF whose first image is a small preview: to tell that one would be a wrong answer."""
+    """Raise for a RAW file: a TIFF whose first image is a small preview, which must not stand for the photograph."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     preview = int(tags.get(_TIFF_NEW_SUBFILE_TYPE, 0)) & 1 and _TIFF_SUB_IFDS in tags
     if preview or _TIFF_DNG_VERSION in tags:
         raise BadImageError("a camera's RAW file is not supported; develop it to JPEG")
 
 
-def _noted_frames(form: Format, data: bytes, image: Image.Image) -> list[str]:
-    # the other images of a telephone's JPEG (MPO) are previews, depth maps or gain maps of the first: nothing to tell
-    frames = count_frames(form, data, getattr(image, "n_frames", 1))
-    if frames > MAX_COUNTED_FRAMES:
-        return [f"first of more than {MAX_COUNTED_FRAMES:,} frames"]
-    return [f"first of {frames:,} frames"] if frames > 1 else []
+def _note_frames(form: Format, image: ImageFile) -> list[str]:
+    """Note that a file holds several frames or pages; the previews in a telephone's JPEG do not count."""
+    try:
+        if not getattr(image, "is_animated", False):
+            return []
+    except Exception:  # a damaged second frame, which nobody asked for
+        return []
+    # a GIF and a TIFF do not state how many: counting would read them all, and files are made with millions
+    count = "several" if form in ("GIF", "TIFF") else image.n_frames  # type: ignore[attr-defined]
+    return [f"first of {count} frames"]
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
-    """What turns the image upright. Damaged EXIF data is passed over, as every viewer does."""
+    """Find what turns the image upright. Damaged EXIF data is passed over, as every viewer does."""
     if not any(key in image.info for key in _EXIF_KEYS):
         return None
     try:
@@ -301,7 +267,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """A decoder's complaint in a person's words."""
+    """Put a decoder's error in a person's words."""
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     if re.search("truncated|not enough|unexpected end|end of (file|data)|EOF|no more data", said, re.IGNORECASE):
         return "the image is truncated (an interrupted copy or download?)"

@@ -13,7 +13,8 @@ from functools import cache
 import numpy as np
 
 BACKGROUND_MAX = 40
-"""The background is never brighter than this (0-255, brightest channel), a grain is: `data.decoding.DARKEST_GRAIN`."""
+"""The background is never brighter than this (0-255, brightest channel), a grain is. In the public set the background
+stays below 20, JPEG's noise included."""
 
 OBJECT_MIN = 80
 """What is brighter is counted as an object: twice `BACKGROUND_MAX`, so that the ripples that JPEG leaves around a
@@ -39,32 +40,18 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
 
 FEATURES = (
-    "rim",
-    "area",
-    "objects",
-    "solidity",
-    "fill",
-    "length",
-    "width",
-    "end weight",
-    "side weight",
-    "lopsidedness",
-    "luma",
-    "red less green",
-    "blue less green",
-    "luma spread",
-    "hue spread",
-    "grain",
+    *("rim", "area", "objects", "solidity", "fill", "length", "width", "end weight", "side weight", "lopsidedness"),
+    *("luma", "red less green", "blue less green", "luma spread", "hue spread", "grain"),
 )
-"""Columns of what `extract_features` gives. "Inside" is what is brighter than `BACKGROUND_MAX`; the core is
-what of it lies in the inner ellipse (`CORE`).
+"""Columns of what `extract_features` gives. "Inside" is what is brighter than `BACKGROUND_MAX`; the core is what of it
+lies in the inner ellipse (`CORE`).
 
 rim: share of the rim that is inside.
 area: share of the image that is inside.
 objects: Euler number (objects less holes, 4-connected) of what is brighter than `OBJECT_MIN`.
 solidity: area inside / area of its convex hull.
 fill: area inside / area of the ellipse with the same second moments; lower where there are several things, or holes.
-length, width: natural logarithms of that ellipse's axes, in looked-at pixels.
+length, width: natural logarithms of that ellipse's axes, in sampled pixels.
 end weight, side weight: kurtosis along and across it (2 for an ellipse, 1.8 for a bar).
 lopsidedness: root of the summed squares of the skewness along and across.
 luma, red less green, blue less green: means in the core, grey levels.
@@ -87,9 +74,9 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
     """
     red, green, blue = (np.ascontiguousarray(pixels[::STEP, ::STEP, channel]) for channel in range(3))
     level = np.maximum(np.maximum(red, green), blue)
-    inside = np.flatnonzero(level > BACKGROUND_MAX)
-    rim = level.ravel()[_rim(*level.shape)]
-    found = [np.count_nonzero(rim > BACKGROUND_MAX) / rim.size, inside.size / level.size]
+    bright = level > BACKGROUND_MAX
+    inside, inner = np.flatnonzero(bright), bright[RIM:-RIM, RIM:-RIM]
+    found = [(inside.size - np.count_nonzero(inner)) / (level.size - inner.size), inside.size / level.size]
     if inside.size < SMALLEST:
         return np.array(found + [0.0] * (len(FEATURES) - 2), np.float32)
     columns, rows = (place[inside] for place in _places(*level.shape))
@@ -102,7 +89,7 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
 
 
 def _euler_number(mask: np.ndarray) -> float:
-    """Pixels less their joints, plus the squares that four joints close: objects less holes, 4-connected."""
+    """Count objects less holes, 4-connected: pixels less their joints, plus the squares that four joints close."""
     bits = mask.view(np.uint8)
     across, down = bits[:, 1:] & bits[:, :-1], bits[1:] & bits[:-1]
     squares = across[1:] & across[:-1]
@@ -111,8 +98,8 @@ def _euler_number(mask: np.ndarray) -> float:
 
 
 def _hull_area(columns: np.ndarray, rows: np.ndarray) -> float:
-    """Area in pixels of the smallest polygon around pixels in reading order, its `2 * DIRECTIONS` sides of fixed
-    directions."""
+    """Compute the area in pixels of the smallest polygon around pixels in reading order, its `2 * DIRECTIONS` sides of
+    fixed directions."""
     turns = np.flatnonzero(rows[1:] != rows[:-1])
     # the first and the last pixel of each row: no other can lie on the hull
     ends = np.concatenate([[0], turns + 1, turns, [rows.size - 1]])
@@ -123,8 +110,8 @@ def _hull_area(columns: np.ndarray, rows: np.ndarray) -> float:
 
 
 def _ellipse(columns: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
-    """fill, length, width, end weight, side weight, lopsidedness of pixels at float32 `columns` and `rows` `[n]`, and
-    which of them are in the core, bool `[n]`."""
+    """Compute fill, length, width, end weight, side weight and lopsidedness of pixels at float32 `columns` and `rows`
+    `[n]`, and which of them are in the core, bool `[n]`."""
     count = columns.size
     x, y = columns - columns.sum() / count, rows - rows.sum() / count
     xx, yy, xy = (float(product) / count for product in (x @ x, y @ y, x @ y))
@@ -145,7 +132,7 @@ def _ellipse(columns: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], 
 
 
 def _colours(places: np.ndarray, width: int, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> tuple[float, ...]:
-    """luma to grain of pixels, float32 `[n]` a channel, at `places` in the reading order of an image that is `width`
+    """Compute luma to grain of pixels, float32 `[n]` a channel, at `places` in the reading order of an image `width`
     pixels wide; zeros of none."""
     if places.size == 0:
         return (0.0,) * 6
@@ -156,7 +143,7 @@ def _colours(places: np.ndarray, width: int, red: np.ndarray, green: np.ndarray,
 
 
 def _mean_step(places: np.ndarray, values: np.ndarray, width: int) -> float:
-    """Mean absolute difference between neighbours, across and down; 0 where there are none."""
+    """Compute the mean absolute difference between neighbours, across and down; 0 where there are none."""
     # a row more than the image has, so that the last one's neighbours below are found, and are outside
     spread = np.full(int(places[-1]) + width + 1, np.nan, np.float32)
     spread[places] = values
@@ -166,7 +153,7 @@ def _mean_step(places: np.ndarray, values: np.ndarray, width: int) -> float:
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and variance."""
+    """Compute mean and variance."""
     mean = float(values.sum()) / values.size
     centred = values - np.float32(mean)
     return mean, float(centred @ centred) / values.size
@@ -174,23 +161,15 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
 
 @cache
 def _places(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row of every pixel in reading order, float32 `[height * width]` each."""
+    """Give column and row of every pixel in reading order, float32 `[height * width]` each."""
     rows, columns = np.divmod(np.arange(height * width), width)
     return columns.astype(np.float32), rows.astype(np.float32)
 
 
 @cache
-def _rim(height: int, width: int) -> np.ndarray:
-    """Numbers of the rim's pixels in reading order."""
-    rim = np.ones((height, width), bool)
-    rim[RIM:-RIM, RIM:-RIM] = False
-    return np.flatnonzero(rim)
-
-
-@cache
 def _polygon() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For `_hull_area`: normals `[DIRECTIONS, 2]`, how far a pixel reaches along each beyond its middle, and the matrix
-    `[2 * DIRECTIONS, 2 * DIRECTIONS]` from distances of the sides to their lengths."""
+    """Give, for `_hull_area`, normals `[DIRECTIONS, 2]`, how far a pixel reaches along each beyond its middle, and the
+    matrix `[2 * DIRECTIONS, 2 * DIRECTIONS]` from distances of the sides to their lengths."""
     angle = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
     normals = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     step = np.pi / DIRECTIONS

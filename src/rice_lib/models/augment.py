@@ -15,8 +15,6 @@ import torch
 
 from rice_lib.common.parameters import AugmentationParams
 
-cv2.setNumThreads(1)  # the loader's processes are the parallelism
-
 
 def augment(images: np.ndarray, params: AugmentationParams) -> np.ndarray:
     """Change each image of a batch at random.

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from sklearn.metrics import f1_score
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -221,6 +222,8 @@ class PixelDataset(Dataset):
         chosen = np.asarray(indices)
         pixels = self.examples.batch(chosen)
         if self.augmentation is not None:
+            if get_worker_info() is not None:
+                cv2.setNumThreads(1)  # the loader's processes are the parallelism
             pixels = augment(pixels, self.augmentation)
         return {
             "pixel_values": torch.from_numpy(pixels),
