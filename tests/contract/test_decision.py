@@ -288,7 +288,8 @@ def test_a_servers_configuration_carries_it(carried, tmp_path):
     repository = write_repository(carried / "float32.onnx", tmp_path / "repository", "rice", 4)
     config = text_format.Parse((repository.folder / "rice" / "config.pbtxt").read_text(), pb.ModelConfig())
     assert config.parameters["decision"].string_value == DECISION.to_json()
-    assert repository.decision(1)[1].to_json() == DECISION.to_json()
+    (postprocess,) = repository.folder.glob("*/1/decision.json")
+    assert json.loads(postprocess.read_text())["decision"] == json.loads(DECISION.to_json())
 
 
 @pytest.mark.parametrize(

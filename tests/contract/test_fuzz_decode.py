@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = int(os.environ.get("RICE_FUZZ_EXAMPLES", "1500"))
+EXAMPLES = int(os.environ.get("RICE_FUZZ_EXAMPLES", "1000"))
 PER_EXAMPLE_S = 8.0
 """CPU time of the thread that decodes: an ordinary example takes a millisecond, an image as large as the limits allow
 up to 3.5 s (128 MiB pixels with transparency)."""

@@ -59,8 +59,8 @@ def test_the_shipped_models_maps_mark_what_its_predictions_need():
     pixels = np.stack([*(decode(file) for file in sorted(SAMPLES.rglob("*.jpg"))), *generated])
     with open_predictor(default_model(), threads=1) as predictor:
         maps = relevance_maps(predictor, pixels)
-        (patches,) = deletion_test(predictor, pixels, maps, [0.2], draws=10)
-        (area,) = deletion_test(predictor, pixels, maps, [0.2], budget="area", draws=10)
+        (patches,) = deletion_test(predictor, pixels, maps, [0.2], draws=5)
+        (area,) = deletion_test(predictor, pixels, maps, [0.2], budget="area", draws=5)
     assert patches.relevant > 2 * patches.random, patches
     assert area.relevant > 1.5 * area.random, area
     assert patches.relevant_changed > 2 * patches.random_changed
