@@ -99,6 +99,12 @@ def test_another_model_is_an_error(change):
         _check_config({**CONFIG, **change}, "here")
 
 
+def test_a_model_that_takes_files_is_an_error_that_names_the_other_one():
+    files = {"input": [{"name": "file", "data_type": "TYPE_STRING", "dims": [1]}]}
+    with pytest.raises(RiceError, match="here: takes files, and this command sends pixels; name the model without"):
+        _check_config({**CONFIG, **files}, "here")
+
+
 def test_the_batch_is_checked_before_anything_is_sent():
     predictor = TritonPredictor.__new__(TritonPredictor)
     with pytest.raises(ValueError, match="expected uint8"):

@@ -146,6 +146,8 @@ def _check_config(config: dict[str, Any], where: str) -> tuple[str, str]:
         and outputs[0]["data_type"] == "TYPE_FP32"
         and int(config.get("max_batch_size", 0)) > 0
     )
+    if not fits and inputs and inputs[0]["data_type"] == "TYPE_STRING":
+        raise RiceError(f"{where}: takes files, and this command sends pixels; name the model without _bytes")
     if not fits:
         raise RiceError(f"{where}: not a model of this project: wants uint8 [{IMAGE_SIZE}, {IMAGE_SIZE}, 3] in batches")
     return inputs[0]["name"], outputs[0]["name"]
