@@ -14,6 +14,7 @@ import numpy as np
 
 from rice_lib.backends.plan import FLAVOURS, BatchProfile, manifest_file
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.decode import configure_pillow
 from rice_lib.export.tensorrt import WORKSPACE_MB, build_engine
 from rice_lib.predict.inputs import decode_all, expand
 
@@ -78,6 +79,7 @@ def _tensorrt(arguments: argparse.Namespace) -> int:
 def _pixels(images: list[Path] | None) -> np.ndarray | None:
     if not images:
         return None
+    configure_pillow()
     pixels = []
     for item in decode_all(expand(map(str, images)), batch_size=32):
         if item is None:

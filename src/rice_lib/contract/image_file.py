@@ -117,10 +117,9 @@ _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\x1b")) + b"\x7f"
 
 
 def recognise(data: bytes) -> Format:
-    """Name the format of an image file's bytes by its signature: a file's name says nothing.
+    """Name the format of an image file's bytes by its signature; a file's name says nothing.
 
-    Raises:
-        BadImageError: none of the formats that can be read; the message says what it is instead.
+    Raises `BadImageError` for what is none of the formats that can be read; the message says what it is instead.
     """
     for signature, form in _READABLE:
         if data.startswith(signature):

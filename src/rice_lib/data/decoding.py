@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
-from rice_lib.contract.decode import IMAGE_SIZE, BadImageError, open_image, to_square
+from rice_lib.contract.decode import IMAGE_SIZE, BadImageError, configure_pillow, open_image, to_square
 from rice_lib.data.duplicates import HASH_LENGTH, perceptual_hash, thumbnail
 from rice_lib.data.listing import OK
 
@@ -88,6 +88,7 @@ _pixels: np.ndarray
 def _open_cache(cache: str) -> None:
     global _pixels  # noqa: PLW0603  # the pool's way of handing a worker what all its chunks share
     cv2.setNumThreads(1)
+    configure_pillow()
     _pixels = np.load(cache, mmap_mode="r+")
 
 
