@@ -92,7 +92,7 @@ def test_a_host_that_is_no_ipv4_address_is_one_line(checkout):
 def test_up_without_an_environment_says_what_makes_one(checkout, monkeypatch):
     (checkout / ".venv-serve").unlink(missing_ok=True)
     monkeypatch.setattr("rice_lib.cli.serve.has_engine", lambda: False)
-    with pytest.raises(RiceError, match=r"make serve-env.*no docker"):
+    with pytest.raises(RiceError, match=r"make serve-env.*no docker engine"):
         main(["up", *PROFILE])
     assert not (checkout / "models" / "tiny" / "service").exists()
 

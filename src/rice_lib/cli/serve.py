@@ -131,7 +131,10 @@ def _up(options: argparse.Namespace) -> int:
         raise RiceError(f"a server is already running at {running[0]}:{running[1]}; stop it first (rice serve down)", 1)
     host = life.resolve_host(options.host)
     by_container = options.by == "docker" or (options.by == "auto" and has_engine())
-    environment = None if by_container else _environment(service.root, options.by)
+    try:
+        environment = None if by_container else ServingEnvironment.find(service.root)
+    except MissingEnvironmentError as missing:
+        raise RiceError(f"{missing}; and no docker engine answers" if options.by == "auto" else str(missing)) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended while starting: leave no server
     if options.model or service.repository.active() is None:
         _add(service, options)
@@ -141,29 +144,12 @@ def _up(options: argparse.Namespace) -> int:
     if environment is None:
         seconds = _start_container(service, host, options.port, timeout)
     else:
-        server = life.start(
-            environment,
-            service.repository.folder,
-            service.params.model_name,
-            service.folder,
-            host=host,
-            port=options.port,
-            ready_timeout_s=timeout,
-            tied=False,
-        )
+        folder, name, at = service.repository.folder, service.params.model_name, {"host": host, "port": options.port}
+        server = life.start(environment, folder, name, service.folder, **at, ready_timeout_s=timeout, tied=False)
         seconds = server.ready_s or 0.0
     print(f"ready after {seconds:.1f} s")
     _describe(service)
     return 0
-
-
-def _environment(root: Path, by: str) -> ServingEnvironment:
-    try:
-        return ServingEnvironment.find(root)
-    except MissingEnvironmentError as missing:
-        if by == "wheel":
-            raise
-        raise MissingEnvironmentError(f"{missing}; and there is no docker whose engine answers") from None
 
 
 def _start_container(service: Service, host: str, port: int, timeout: float) -> float:

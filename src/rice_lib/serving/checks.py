@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from rice_lib.backends.predictor import Predictor
-from rice_lib.backends.triton import Protocol, TritonPredictor, answer_to
+from rice_lib.backends.triton import Protocol, TritonPredictor, answer_to, import_tritonclient
 from rice_lib.common.errors import RiceError
 from rice_lib.common.run import Run
 from rice_lib.contract.decode import IMAGE_SIZE, decode_with_notes
@@ -66,28 +67,19 @@ class Service:
 
 
 def connect(run: Run) -> Service:
-    """Start a server on the profile's repository, or connect to the one at `serve.url`.
-
-    Raises:
-        RiceError: the server does not start or does not answer.
-    """
-    serve, server = run.params.serve, None
+    """Start a server on the profile's repository, or connect to the one at `serve.url`."""
+    serve, paths, server = run.params.serve, run.paths, None
+    name, limit = serve.model_name, serve.ready_timeout_s
     if serve.url is not None:
         address = endpoints(serve.url)
     else:
         try:
-            environment = ServingEnvironment.find(run.paths.root)
+            environment = ServingEnvironment.find(paths.root)
         except MissingEnvironmentError as missing:
             return Service(str(missing))
-        server = life.start(
-            environment,
-            run.paths.repository,
-            serve.model_name,
-            run.paths.server,
-            ready_timeout_s=serve.ready_timeout_s,
-        )
+        server = life.start(environment, paths.repository, name, paths.server, ready_timeout_s=limit)
         address = {"http": server.http, "grpc": server.grpc}
-    clients = {protocol: TritonPredictor(where, serve.model_name, protocol) for protocol, where in address.items()}
+    clients = {protocol: TritonPredictor(where, name, protocol) for protocol, where in address.items()}
     return Service(None, server, address, clients)
 
 
@@ -115,13 +107,7 @@ def parity(
 
 
 def files(address: str, model: str, reference: Predictor) -> pd.DataFrame:
-    """Send files of many forms as they are, and compare the records with those of `rice infer`.
-
-    Args:
-        address: `host:port` of the HTTP endpoint.
-        model: the ensemble's name.
-        reference: the served model, in this process.
-    """
+    """Send files of many forms to an ensemble, and compare the records with those that `rice infer` would print."""
     rows = []
     for form, data in {**grain_forms(), **damaged_forms()}.items():
         status, record = send_file(address, model, data)
@@ -168,11 +154,8 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
         version = re.search(rb'"model_version":"(\d+)"', data)
         answered[model, version[1].decode() if version else "?"] += 1
 
-    pixels, ensemble = repository.names.public
-    requests = [
-        (pixels, body(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))),
-        (ensemble, body([drawn_grain()])),
-    ]
+    bodies = body(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)), body([drawn_grain()])
+    requests = list(zip(repository.names.public, bodies, strict=True))
     with Control(server.grpc) as control, Clients(server.http, requests, SWITCH_CLIENTS, count) as clients:
         for version in (made.version, first.version):
             repository.switch(version, control)
@@ -184,11 +167,7 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
 
 
 def endpoints(url: str) -> dict[Protocol, str]:
-    """Read `serve.url`, the `host:port` of HTTP, into the addresses of HTTP and gRPC, which is the next port up.
-
-    Raises:
-        RiceError: not `host:port`.
-    """
+    """Make addresses of HTTP and gRPC, the next port up, of `host:port`; raises `RiceError` for another form."""
     host, _, port = url.rpartition(":")
     if not host or not port.isdecimal() or "/" in url:
         raise RiceError(f"serve.url {url!r}: write it as host:port of the server's HTTP endpoint, without a scheme")
@@ -196,33 +175,20 @@ def endpoints(url: str) -> dict[Protocol, str]:
 
 
 def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any]]:
-    """Send a file as `curl --data-binary @grain.jpg` does.
-
-    Args:
-        address: `host:port` of the HTTP endpoint.
-        model: the ensemble's name.
-        data: the file's bytes.
+    """Send a file's bytes to the ensemble at `host:port` of HTTP, as `curl --data-binary @grain.jpg` does.
 
     Returns:
         The status, and the record that `rice infer` prints, or `{"error": why}`.
     """
-    connection = http.client.HTTPConnection(address, timeout=60)
-    try:
+    with closing(http.client.HTTPConnection(address, timeout=60)) as connection:
         # a header of no length: the request is the file and nothing else
         connection.request("POST", f"/v2/models/{model}/infer", body=data, headers={HEADER_LENGTH: "0"})
         response = connection.getresponse()
         status, length, answer = response.status, response.headers[HEADER_LENGTH], response.read()
-    finally:
-        connection.close()
     if status != 200:
         return status, {"error": json.loads(answer)["error"].removeprefix(f"in ensemble '{model}', ")}
-    at = int(length)
-    for output in json.loads(answer[:at])["outputs"]:
-        size = output["parameters"]["binary_data_size"]
-        if output["name"] == "record":
-            return status, json.loads(answer[at + 4 : at + size])  # a string comes behind its length
-        at += size
-    raise CheckFailedError(f"{model}: no record in its answer")
+    parse = import_tritonclient("http").InferenceServerClient.parse_response_body
+    return status, json.loads(parse(answer, header_length=int(length)).as_numpy("record")[0, 0])
 
 
 def classify_here(model: Predictor, data: bytes) -> dict[str, Any]:
@@ -273,11 +239,10 @@ def damaged_forms() -> dict[str, bytes]:
 
 def _difference(record: dict[str, Any], expected: dict[str, Any]) -> float:
     """Find the largest difference of a score; infinite where anything else differs."""
-    scores, other = record.get("scores", {}), expected.get("scores", {})
-    rest = [{k: v for k, v in one.items() if k not in ("scores", "confidence")} for one in (record, expected)]
-    if rest[0] != rest[1] or scores.keys() != other.keys():
+    numbers, rest = [], []
+    for one in (record, expected):
+        numbers.append({**one.get("scores", {}), "confidence": one.get("confidence") or 0.0})
+        rest.append({k: v for k, v in one.items() if k not in ("scores", "confidence")} | {"keys": set(numbers[-1])})
+    if rest[0] != rest[1]:
         return float("inf")
-    pairs = [(scores[name], other[name]) for name in scores] + [(record.get("confidence"), expected.get("confidence"))]
-    if any((a is None) != (b is None) for a, b in pairs):
-        return float("inf")
-    return max(abs(a - b) for a, b in pairs if a is not None) if scores else 0.0
+    return max(abs(value - numbers[1][name]) for name, value in numbers[0].items())

@@ -7,7 +7,6 @@ the same ports, the same address.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -17,22 +16,18 @@ from rice_lib.common.errors import RiceError
 from rice_lib.serving.server import is_ready
 
 PROBE_SECONDS = 20
-"""Limit of asking whether there is an engine."""
-
 COMMAND_SECONDS = 3600
 """Limit of one command: the first `up` fetches the image, some 15 GB."""
 
 
 def has_engine() -> bool:
     """Whether `docker compose` is here and its engine answers."""
-    if shutil.which("docker") is None:
-        return False
-    probes = (["docker", "compose", "version"], ["docker", "info"])
     try:
-        done = [subprocess.run(probe, capture_output=True, timeout=PROBE_SECONDS, check=False) for probe in probes]
-    except (OSError, subprocess.TimeoutExpired):
+        for words in (("compose", "version"), ("info",)):
+            subprocess.run(["docker", *words], capture_output=True, timeout=PROBE_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
         return False
-    return all(probe.returncode == 0 for probe in done)
+    return True
 
 
 @dataclass(frozen=True)
@@ -49,11 +44,7 @@ class Container:
     """`gpu` or `tensorrt`: which configuration of the models (`RICE_ENGINE`). None: no GPU."""
 
     def up(self, ready_timeout_s: float) -> float:
-        """Build the image, start the container and wait until its models are ready; returns the seconds it took.
-
-        Raises:
-            RiceError: a command of docker fails, or the server is not ready in time.
-        """
+        """Build the image, start the container and wait until its models are ready; returns the seconds it took."""
         began = time.monotonic()
         self._run("up", "--detach", "--build")
         while not is_ready(self.host, self.port, self.model):
@@ -73,17 +64,14 @@ class Container:
 
     def variables(self) -> dict[str, str]:
         """Make the environment variables that the compose files read."""
+        service = self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix()
+        ports = {"": self.port, "_GRPC": self.port + 1, "_METRICS": self.port + 2}
         return {
-            "RICE_SERVICE": self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix(),
-            "RICE_MODEL": self.model,
+            "RICE_SERVICE": service, "RICE_MODEL": self.model, "RICE_HOST": self.host,
+            "RICE_UID": str(os.getuid()), "RICE_GID": str(os.getgid()),
+            **{f"RICE{protocol}_PORT": str(port) for protocol, port in ports.items()},
             **({"RICE_ENGINE": self.engine} if self.engine else {}),
-            "RICE_HOST": self.host,
-            "RICE_PORT": str(self.port),
-            "RICE_GRPC_PORT": str(self.port + 1),
-            "RICE_METRICS_PORT": str(self.port + 2),
-            "RICE_UID": str(os.getuid()),
-            "RICE_GID": str(os.getgid()),
-        }
+        }  # fmt: skip
 
     def _run(self, *words: str, quiet: bool = True) -> None:
         files = ["serving/compose.yaml", *(["serving/compose.gpu.yaml"] if self.engine else [])]

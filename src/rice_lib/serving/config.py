@@ -29,7 +29,7 @@ Engine = Literal["onnxruntime", "gpu", "tensorrt"]
 """What computes the classifier: ONNX Runtime on the CPU's cores, ONNX Runtime on the GPU, a TensorRT plan."""
 
 Config = Mapping[str, Any]
-"""A `ModelConfig` message as a mapping, its fields named as in `config.pbtxt`."""
+"""A `ModelConfig` message, its fields named as in `config.pbtxt`."""
 
 INPUT, OUTPUT = "images", "logits"
 """Names of the exported model's tensors (`rice_lib.export.onnx`)."""
@@ -75,12 +75,8 @@ def classifier_config(
 ) -> dict[str, Any]:
     """Configure a classifier: input `images` uint8 `[224, 224, 3]`, output `logits` float32 `[classes]`.
 
-    Args:
-        name: the model's.
-        labels: class names in the order of the logits.
-        max_batch: most images of one request, and of one batch that the server puts together.
-        instances: on a CPU: one a core, each with one thread, so that none waits for another.
-        engine: what computes it.
+    `max_batch` limits the images of one request, and of one batch that the server merges. On a CPU, `instances` have
+    one thread each, so that none waits for another.
     """
     config = _common(name, max_batch) | {
         "input": [_PIXELS],
@@ -113,9 +109,9 @@ def decode_config(name: str, max_batch: int, instances: int) -> dict[str, Any]:
 def postprocess_config(name: str, labels: Sequence[str], max_batch: int) -> dict[str, Any]:
     """Configure `models/postprocess.py`.
 
-    Inputs: `logits`, and what `models/decode.py` gives beside the pixels. Outputs, a row an image: `variety`,
-    `confidence` (the score of the variety; 0 where the image is rejected or cannot be read, as a tensor has no null),
-    `scores` float32 `[classes]`, `reason`, and `record`, the JSON that `rice infer` prints.
+    Inputs: `logits`, and what `models/decode.py` gives beside the pixels. Outputs: `variety`, `confidence` (its score;
+    0 where the image is rejected or cannot be read, as a tensor has no null), `scores` float32 `[classes]`, `reason`,
+    and `record`, the JSON that `rice infer` prints.
     """
     return _python(name, max_batch, 1) | {
         "input": [_logits(labels), _FEATURES, _NOTES, _ERROR],
@@ -134,15 +130,8 @@ def ensemble_config(
 ) -> dict[str, Any]:
     """Configure an ensemble that runs models one after the other, joined by the names of their tensors.
 
-    Its outputs are those of the last step and the texts of those before. The parameters `labels` (a JSON list),
-    `version` and `decision` say whose the logits are and how they are read.
-
-    Args:
-        name: the ensemble's.
-        version: the version that answers.
-        labels: class names in the order of the logits.
-        steps: configurations of the models, in order.
-        decision: the model's, where clients get logits.
+    Its outputs are those of the last of `steps`, the models' configurations, and the texts of those before. Its
+    parameters `labels` (a JSON list), `version` and `decision` say whose the logits are and how they are read.
     """
     texts = [out for step in steps[:-1] for out in step["output"] if out["data_type"] == "TYPE_STRING"]
     parameters = {"labels": json.dumps(list(labels)), "version": str(version)}

@@ -26,11 +26,7 @@ class Control:
         self._client = self._library.InferenceServerClient(address)
 
     def load(self, name: str) -> None:
-        """Load a model, or load it again; return when it is ready and warm.
-
-        Raises:
-            RiceError: the server cannot; the line says why.
-        """
+        """Load a model, or load it again, until it is ready and warm; raises `RiceError` where the server cannot."""
         self._call("load_model", name, client_timeout=LOAD_SECONDS)
 
     def unload(self, name: str) -> None:

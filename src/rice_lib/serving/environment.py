@@ -19,24 +19,21 @@ DIRECTORY = ".venv-serve"
 HOW_TO_MAKE = "`make serve-env` makes it"
 
 PROBE_SECONDS = 60
-"""Limit of asking the environment about itself: two imports; slow only on a busy machine with a cold disk."""
+"""Limit of asking the environment about itself; slow only on a busy machine with a cold disk."""
 
 _PROBE = """
 import ctypes, json, os, sys, sysconfig
 from importlib.metadata import version
 
 libdir, shared = sysconfig.get_config_var("LIBDIR"), "libpython%d.%d.so.1.0" % sys.version_info[:2]
-found = False
-for name in (os.path.join(libdir, shared), shared):
+def found(name):
     try:
-        ctypes.CDLL(name)
-        found = True
-        break
+        return bool(ctypes.CDLL(name))
     except OSError:
-        pass
+        return False
 print(json.dumps({
     "site": sysconfig.get_path("platlib"), "python": "%d.%d" % sys.version_info[:2], "libdir": libdir,
-    "shared": shared, "found": found,
+    "shared": shared, "found": found(os.path.join(libdir, shared)) or found(shared),
     "versions": {name: version(name) for name in ("nvidia-pytriton", "numpy", "onnxruntime")},
 }))
 """
@@ -64,8 +61,8 @@ class ServingEnvironment:
         """Find the environment of a checkout: `.venv-serve`, or what `RICE_SERVE_ENV` names.
 
         Raises:
-            MissingEnvironmentError: there is none.
-            RiceError: there is one, but it cannot run a server; says why.
+            MissingEnvironmentError: there is none, or its Python is too new for the server.
+            RiceError: it is broken; says how.
         """
         shown = os.environ.get("RICE_SERVE_ENV") or DIRECTORY  # a notebook prints it: no private path
         folder = root / shown

@@ -96,10 +96,10 @@ def measure_point(
     Args:
         address: `host:port` of its HTTP endpoint.
         model: the model that is called.
-        requests: what is sent, in turn.
+        requests: what is sent, in turn, `batch` images each.
         concurrency: clients at once.
         batch: images of one request.
-        seconds: how long to count, after a second of the same load that is not counted.
+        seconds: how long to count, after a second that is not counted.
         watch: reads counters of the caller's own, when counting begins and when it ends.
 
     Returns:
@@ -146,14 +146,7 @@ class Clients:
         concurrency: int,
         seen: Callable[[str, bytes], object] | None = None,
     ) -> None:
-        """Prepare the threads; they start with the context.
-
-        Args:
-            address: `host:port` of the server's HTTP endpoint.
-            requests: each with the name of the model that it is for.
-            concurrency: how many threads.
-            seen: called with the model's name and the bytes of each answer.
-        """
+        """Prepare `concurrency` threads for requests, each with its model's name; `seen` is called with the answers."""
         self.counts = Counts()
         self._address, self._requests, self._seen = address, requests, seen
         self._turn = itertools.count()

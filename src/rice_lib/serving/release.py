@@ -24,16 +24,10 @@ SEED = 83
 
 
 def release(repository: Repository, made: Version, address: str | None) -> None:
-    """Check a version, then have it answer.
-
-    Args:
-        repository: holds the version.
-        made: the version.
-        address: `host:port` of the gRPC endpoint of a server that serves the repository; None where none runs.
+    """Check a version, then have it answer, on the server at `address` (`host:port` of gRPC) too, where one runs.
 
     Raises:
-        RiceError: the version does not load or does not give the model's logits; it is removed, and the one before
-            still answers.
+        RiceError: it does not load or does not give the model's logits; it is removed, and the one before answers.
     """
     with repository.held(), _connect(address) as control:
         steps = repository.steps(made.version)
@@ -55,11 +49,7 @@ def release(repository: Repository, made: Version, address: str | None) -> None:
 
 
 def roll_back(repository: Repository, address: str | None) -> Version:
-    """Have the version before answer again, on a running server too; see `release` for `address`.
-
-    Raises:
-        RiceError: there is no version before, or the server cannot load it.
-    """
+    """Have the version before answer again; raises `RiceError` where there is none, or the server cannot load it."""
     with repository.held(), _connect(address) as control:
         version = repository.previous()
         repository.switch(version, control)

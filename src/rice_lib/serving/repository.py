@@ -49,8 +49,7 @@ VARIANTS: dict[Engine, str] = {"gpu": "configs/gpu.pbtxt", "tensorrt": "configs/
 
 VERSION_FILE, DECISION_FILE = "version.json", "decision.json"
 
-CONTRACT = Path(rice_lib.contract.__file__).parent
-MODELS = Path(__file__).with_name("models")
+CONTRACT, MODELS = Path(rice_lib.contract.__file__).parent, Path(__file__).with_name("models")
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,22 @@ class Version:
     onnx_sha256: str
     plan_sha256: str | None
     source: str
-    """The file that it was made of, as it was named."""
+    """The ONNX file that it was made of, as it was named."""
     created: str
     """UTC, ISO 8601."""
     replaces: int | None
     """The version that answered when this one was made: what a rollback goes back to."""
     engine: Engine
-    """What `config.pbtxt` has the classifier computed by."""
     max_batch: int
     instances: int
     code_sha256: str
     """Of the code that decodes and postprocesses."""
 
-    def same(self, other: Version) -> bool:
+    def serves_like(self, other: Version) -> bool:
         """Whether both serve the same model with the same settings."""
-        mine, theirs = (replace(v, version=0, source="", created="", replaces=None) for v in (self, other))
-        return mine == theirs
+        return other == replace(
+            self, version=other.version, source=other.source, created=other.created, replaces=other.replaces
+        )
 
 
 class Repository:
@@ -92,11 +91,7 @@ class Repository:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the repository for one build, switch or rollback at a time; may be nested.
-
-        Raises:
-            RiceError: another process, or another `Repository`, holds it.
-        """
+        """Hold the repository for one build or switch; may be nested; raises `RiceError` where another holds it."""
         if self._held:
             yield
             return
@@ -116,7 +111,7 @@ class Repository:
         return f"{own}_decode", own, last
 
     def classifier(self, version: int) -> Path:
-        """Name the folder of a version's classifier."""
+        """Find the folder of a version's classifier."""
         return self.folder / self.steps(version)[1]
 
     def versions(self) -> dict[int, Version]:
@@ -149,21 +144,20 @@ class Repository:
         engine: Engine = "onnxruntime",
         plan: Path | None = None,
     ) -> Version:
-        """Write a model as a new version, completely or not at all; it does not answer yet.
+        """Write an ONNX file as a new version, completely or not at all; it does not answer yet.
 
         Args:
-            model: an ONNX file of this project; its labels and its decision are taken from its metadata.
+            model: an ONNX file of this project.
             max_batch: most images of one request.
             instances: of each model on a CPU; None is one a core.
             engine: what `config.pbtxt` has the classifier computed by.
-            plan: a TensorRT plan of the model, put beside it; `tensorrt` needs one.
+            plan: the model's TensorRT plan, put beside it; `tensorrt` needs one.
 
         Returns:
-            The version; the one that answers, where that is the same model with the same settings.
+            The version; the one that answers, where that has the same model and settings.
 
         Raises:
-            RiceError: the model or the plan is missing, the model is damaged or not of this project, or another build
-                is under way.
+            RiceError: a file is missing, damaged or not of this project, or another build is under way.
         """
         if model.suffix != ".onnx":
             raise RiceError(f"{model}: the server takes an .onnx file (serving/build_plan.sh builds a plan of it)")
@@ -187,7 +181,7 @@ class Repository:
                 instances=instances or cores(),
                 code_sha256=_code_sha256(),
             )
-            if active is not None and made.same(active):
+            if active is not None and made.serves_like(active):
                 return active
             # beside the repository, not in it: a server that looks must not see half a version
             staged = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
@@ -205,14 +199,7 @@ class Repository:
         return made
 
     def switch(self, version: int, control: Control | None = None) -> None:
-        """Have a version answer.
-
-        The ensembles are rewritten one after the other, and nothing of the other version is touched: a server that
-        loads them keeps the old ones until the new ones are ready.
-
-        Args:
-            version: one of `versions`.
-            control: the running server; None where none runs.
+        """Have a version answer, also on a running server, which keeps the old ensembles until the new ones are ready.
 
         Raises:
             RiceError: there is no such version, another build is under way, or the server cannot load it: the version

@@ -17,7 +17,7 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ HOST = "127.0.0.1"
 
 STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 STUB = "triton_python_backend_stub"
-"""The process in which a Python-based backend runs: one an instance. It outlives a killed server by some seconds."""
+"""The process of one instance of a Python-based backend. It outlives a killed server by some seconds."""
 SHARED_MEMORY = Path("/dev/shm")
 
 STOP_SECONDS = 30.0
@@ -74,9 +74,9 @@ class RunningServer:
         """Whether the server's models answer that they are ready."""
         return is_ready(self.host, self.port, self.model)
 
-    def stop(self, timeout_s: float = STOP_SECONDS) -> float | None:
+    def stop(self) -> float | None:
         """Stop it; see the function `stop`."""
-        return stop(Path(self.state_dir), timeout_s)
+        return stop(Path(self.state_dir))
 
     def leftovers(self) -> list[str]:
         """List what of this server is still there: processes, shared memory, ports and files, one text each."""
@@ -98,32 +98,30 @@ def start(
     ready_timeout_s: float = 60,
     tied: bool = True,
 ) -> RunningServer:
-    """Start a server and wait until its models are ready and warm.
+    """Start a server of a model repository and wait until its models are ready and warm.
 
     Args:
         environment: where the server comes from.
-        repository: a model repository.
-        model: the classifier in it that must be ready, with its ensemble.
-        state_dir: the server's own folder; made where it is missing. One server at a time.
-        host: the IPv4 address to listen on. On a public one model control is disabled: another version is served when
-            the server is started again.
+        repository: holds the models.
+        model: the classifier; its ensemble is served too.
+        state_dir: the server's own folder, made where it is missing.
+        host: the IPv4 address to listen on. On a public one model control is disabled.
         port: HTTP port, with the next two for gRPC and metrics; None takes three free ones.
-        ready_timeout_s: seconds until ready before the start is given up.
+        ready_timeout_s: limit of the start.
         tied: the server ends when this process does, however that ends.
 
     Raises:
         RiceError: a server of this folder runs already, a port is in use, there is no such model, or the server died
-            or was not ready in time; the line says which, and names the log. Nothing is left.
+            or was not ready in time (the line names the log). Nothing is left.
     """
     if not (repository / model / "config.pbtxt").is_file():
         raise RiceError(f"{repository}: holds no model named {model} (no {model}/config.pbtxt)")
     state_dir.mkdir(parents=True, exist_ok=True)
     with locked(state_dir, f"{state_dir}: another start of this server is under way"):
         if processes := [p for p in _processes(state_dir) if not _is_stub(p)]:
-            known = read_state(state_dir)
-            where = known.http if known else "an unknown port"
-            pid = processes[0].pid
-            raise RiceError(f"a server is already running at {where} (pid {pid}); stop it first (rice serve down)", 1)
+            where = known.http if (known := read_state(state_dir)) else "an unknown port"
+            running_as = f"a server is already running at {where} (pid {processes[0].pid})"
+            raise RiceError(f"{running_as}; stop it first (rice serve down)", 1)
         stop(state_dir, CALL_SECONDS)  # stubs, shared memory and files of a server that was killed
         first = _free_ports() if port is None else _require_free(port, host)
         environment.install_backends(state_dir / BACKENDS)
@@ -155,11 +153,7 @@ def start(
 
 
 def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
-    """Stop the server of a state folder and clear everything it made but its log. Safe to call at any time.
-
-    Args:
-        state_dir: the server's folder.
-        timeout_s: seconds it may take to finish its requests and leave; then it is killed.
+    """Stop the server of a state folder (kill it after `timeout_s`), and clear all that it made but its log.
 
     Returns:
         Seconds until the last process was gone, or None where none was running.
@@ -220,27 +214,23 @@ def is_loopback(host: str) -> bool:
 def is_ready(host: str, port: int, model: str) -> bool:
     """Whether the classifier on a server and its ensemble answer that they are ready.
 
-    Not asked is `/v2/health/ready`: it says no while any model, also one of a version that is let go, is on its way.
+    `/v2/health/ready` says no while any model, also one of a version that is let go, is on its way.
     """
     host = HOST if host == "0.0.0.0" else host
-    return all(_is_ok(host, port, f"/v2/models/{name}/ready") for name in Names(model).public)
-
-
-def _is_ok(host: str, port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=CALL_SECONDS)
     try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
+        for name in Names(model).public:
+            with closing(http.client.HTTPConnection(host, port, timeout=CALL_SECONDS)) as connection:
+                connection.request("GET", f"/v2/models/{name}/ready")
+                if connection.getresponse().status != 200:
+                    return False
     except (OSError, http.client.HTTPException):
         return False
-    finally:
-        connection.close()
+    return True
 
 
 def _command(environment: ServingEnvironment, server: RunningServer, ready_timeout_s: float) -> list[str]:
-    state_dir = Path(server.state_dir)
+    state_dir, restricted = Path(server.state_dir), list[str]()
     ports = {"http": server.port, "grpc": server.port + 1, "metrics": server.port + 2}
-    restricted: list[str] = []
     if not is_loopback(server.host):  # whoever may load a model may run code: such calls need a secret nobody knows
         protected = f"model-repository,shared-memory,trace,logging:rice-control={secrets.token_hex(16)}"
         restricted = [f"--http-restricted-api={protected}", f"--grpc-restricted-protocol={protected}"]
@@ -262,16 +252,12 @@ def _command(environment: ServingEnvironment, server: RunningServer, ready_timeo
 
 
 def _wait_ready(server: RunningServer, process: subprocess.Popen, began: float, timeout_s: float) -> None:
-    from tqdm import tqdm
-
-    with tqdm(desc="tritonserver", bar_format="{desc}: starting, {elapsed}", leave=False, disable=None) as progress:
-        while not server.is_ready():
-            if process.poll() is not None:
-                raise RiceError(f"tritonserver did not start: {_reason(Path(server.log))} (log: {server.log})", 1)
-            if time.monotonic() - began > timeout_s:
-                raise RiceError(f"tritonserver was not ready within {timeout_s:g} s (log: {server.log})", 1)
-            time.sleep(0.1)
-            progress.update()
+    while not server.is_ready():
+        if process.poll() is not None:
+            raise RiceError(f"tritonserver did not start: {_reason(Path(server.log))} (log: {server.log})", 1)
+        if time.monotonic() - began > timeout_s:
+            raise RiceError(f"tritonserver was not ready within {timeout_s:g} s (log: {server.log})", 1)
+        time.sleep(0.1)
 
 
 def _reason(log: Path) -> str:
@@ -302,7 +288,7 @@ def _processes(state_dir: Path) -> list[psutil.Process]:
 
 
 def _is_stub(process: Any) -> bool:
-    return any(Path(word).name == STUB for word in process.info["cmdline"][:1])
+    return Path(process.info["cmdline"][0]).name == STUB
 
 
 def _regions(state_dir: Path) -> list[Path]:
@@ -333,9 +319,8 @@ def _free_ports() -> int:
 def _require_free(port: int, host: str) -> int:
     if not 1 <= port <= 65533:
         raise RiceError(f"port {port}: choose one between 1 and 65533 (three in a row are used)")
-    for name, number in zip(("HTTP", "gRPC", "metrics"), range(port, port + 3), strict=True):
+    for number, name in enumerate(("HTTP", "gRPC", "metrics"), port):
         if not _is_free(number, host):
-            raise RiceError(
-                f"port {number} ({name}) is in use on {host}: stop what uses it, or choose another --port", 1
-            )
+            in_use = f"port {number} ({name}) is in use on {host}"
+            raise RiceError(f"{in_use}: stop what uses it, or choose another --port", 1)
     return port

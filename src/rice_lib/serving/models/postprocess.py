@@ -37,8 +37,8 @@ class TritonPythonModel:
     def _respond(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
         """Turn `logits` float32 `[N, classes]`, `features`, `notes` and `error` into the outputs, a row an image.
 
-        `confidence` is the score of `variety`: null in the record, and 0 in the tensor, which has no null, where the
-        image is rejected (`unknown`) or cannot be read. A file that cannot be read has no variety, and scores of 0.
+        Where the image is rejected (`unknown`) or cannot be read, `confidence` is null in the record, and 0 in the
+        tensor, which has no null. A file that cannot be read has no variety, and scores of 0.
         """
         logits, features, notes, errors = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
