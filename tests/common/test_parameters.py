@@ -1,4 +1,4 @@
-"""Profiles are validated whole: files that must load, files that must not, and what is said of these.
+"""Profiles are validated: files that must load, files that must not, and what the error says of these.
 
 The first line of a file in `params/invalid/` is a comment: what the error must say.
 """
@@ -45,6 +45,24 @@ def test_profile_is_named_as_its_file(file):
     assert load_params(file.stem).profile == file.stem
 
 
+def test_a_copied_profile_has_its_own_name_and_folders(tmp_path, monkeypatch, capsys):
+    """A copy of smoke.yaml wrote into data/smoke once, for the name inside it."""
+    for name in ("params", "notebooks"):
+        (tmp_path / name).mkdir()
+    copy = tmp_path / "params/mine.yaml"
+    copy.write_text((PROFILES[0].parent / "smoke.yaml").read_text())
+    monkeypatch.setenv("RICE_ROOT", str(tmp_path))
+    run = Run.open("mine")
+    assert run.params.profile == load_params(str(copy)).profile == "mine"
+    assert run.paths.data == tmp_path / "data/mine"
+    assert "says profile: smoke; its name counts, mine" in capsys.readouterr().err
+    set_params("mine", [])
+    assert yaml.safe_load(copy.read_text())["profile"] == "mine", "what papermill -f passes on"
+    capsys.readouterr()
+    assert Run.open("mine").params == run.params
+    assert capsys.readouterr().err == ""
+
+
 def test_every_fault_is_named():
     with pytest.raises(RiceError) as error:
         load_params(str(FILES / "invalid" / "two_faults.yaml"))
@@ -84,7 +102,7 @@ def test_dvc_reads_what_we_read(file):
     assert YAML(typ="safe").load(file.read_text()) == yaml.safe_load(file.read_text())
 
 
-def test_fingerprint_tells_sections_apart():
+def test_fingerprint_differs_by_section():
     one, other = load_params("tiny"), load_params("tiny", {"finetune": {"epochs": 1}})
     assert one.fingerprint("data", "split") == other.fingerprint("data", "split")
     assert one.fingerprint("finetune") != other.fingerprint("finetune")
@@ -100,10 +118,29 @@ def test_parse_overrides():
     assert parse_overrides(["finetune.learning_rate=1e-4"]) == {"finetune": {"learning_rate": 1e-4}}
 
 
-@pytest.mark.parametrize("assignment", ["finetune.epochs", "=1", "a.b=[1"])
-def test_parse_overrides_refuses(assignment):
-    with pytest.raises(RiceError, match="--set"):
-        parse_overrides([assignment])
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["finetune.epochs"],
+        ["=1"],
+        ["a.b=[1"],
+        ["a.b={c: 1, c: 2}"],
+        ["a.b=2024-13-01"],
+        ["finetune=1", "finetune.epochs=2"],
+        ["finetune.epochs=2", "finetune=1"],
+        ["finetune.epochs=2", "finetune.epochs.x=1"],
+    ],
+)
+def test_wrong_assignments_are_one_line(assignments):
+    with pytest.raises(RiceError, match="--set") as error:
+        parse_overrides(assignments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_section_and_its_keys_are_merged():
+    expected = {"finetune": {"epochs": 2, "compile": True}}
+    assert parse_overrides(["finetune={epochs: 1, compile: true}", "finetune.epochs=2"]) == expected
+    assert parse_overrides(["finetune.epochs=1", "finetune={epochs: 2, compile: true}"]) == expected
 
 
 @pytest.fixture
@@ -132,7 +169,7 @@ def test_set_params_adds_sections_and_small_numbers_that_every_reader_takes_for_
 
 
 @pytest.mark.parametrize("wrong", ["finetune.epoch=5", "finetune.epochs=many", "finetune.epochs"])
-def test_set_params_leaves_the_file_alone_when_refusing(profile, wrong):
+def test_set_params_leaves_the_file_alone_where_a_value_is_wrong(profile, wrong):
     before = profile.read_text()
     with pytest.raises(RiceError):
         set_params(str(profile), ["data.per_class=8", wrong])

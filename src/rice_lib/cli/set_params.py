@@ -1,20 +1,24 @@
-"""Writing parameters into a profile: `python -m rice_lib set-params --profile smoke finetune.epochs=1 ...`.
+"""`rice set-params`: write parameters into a profile's file.
 
-For `make report SET="..."`. The file is changed, its comments kept, rather than overridden for one run: so
-DVC sees what changed, and git shows it. What would not be valid is refused, and the file stays as it was.
+    rice set-params --profile smoke finetune.epochs=1 data.path=/rice.zip
+
+`make report SET="..."` calls it. The file is changed, its comments kept, rather than overridden for one run: so DVC
+sees what changed, and git shows it. Values that are not valid leave the file as it was.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path
+from rice_lib.common.files import write_text
 from rice_lib.common.parameters import load_params, parse_overrides, profile_file
 
 PROG = "rice set-params"
@@ -34,27 +38,33 @@ _Representer.add_representer(float, _Representer.represent_float)
 
 
 def set_params(profile: str, assignments: Sequence[str]) -> None:
-    """Write `section.key=value` assignments into a profile's file; none is a check of the file.
+    """Write `section.key=value` assignments into a profile's file, and its own name where it holds another's.
+
+    Without assignments it checks the file.
 
     Raises:
         RiceError: a malformed assignment, or a profile that would not be valid; the file is then as before.
     """
     values = parse_overrides(assignments)
-    load_params(profile, values)
-    if not values:
-        return
+    wanted = load_params(profile, values)
     file = profile_file(profile)
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 120
     content = yaml.load(file.read_text(encoding="utf-8"))
+    if content.get("profile", wanted.profile) != wanted.profile:
+        values["profile"] = wanted.profile
+    if not values:
+        return
     _lay_over(content, values)
-    with atomic_path(file) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+    with TemporaryDirectory() as folder:
+        rewritten = Path(folder) / file.name
+        with rewritten.open("w", encoding="utf-8", newline="\n") as stream:
             yaml.dump(content, stream)
-        if load_params(str(temporary)) != load_params(profile, values):
+        if load_params(str(rewritten)) != wanted:
             raise RiceError(f"{file}: cannot be rewritten without changing its meaning; edit it by hand")
+        write_text(file, rewritten.read_text(encoding="utf-8"))
 
 
 def _lay_over(content: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""The one error that a person is meant to read.
+"""The error that a person is meant to read, and how a command ends.
 
-Everything a user can cause (a missing file, a typo in a parameter file, a model of the wrong shape) is raised as
-`RiceError` with one line that says what, where and what to do. Commands print that line on stderr and leave with its
-exit status; anything else that escapes is a bug and keeps its traceback.
+Everything a user can cause (a missing file, a typo in a profile, a model of the wrong shape) is raised as `RiceError`
+with one line that says what failed, why, and what to do. Commands print the line on stderr and leave with its exit
+status; anything else that escapes is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class RiceError(Exception):
-    """A fault of input or surroundings, told in one line; `status` is the exit status a command leaves with."""
+    """A fault of the input or the machine, in one line; `status` is the exit status of the command."""
 
     def __init__(self, message: str, status: int = 2) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class RiceError(Exception):
 def run_command(main: Callable[[], int]) -> None:
     """Run a command's `main`, turning `RiceError` and Ctrl-C into one line on stderr and an exit status.
 
-    Where whoever reads the output has gone (`| head`), the command ends as quietly as others do.
+    Where the reader of the output has gone (`| head`), the command ends without a word, as others do.
     """
     try:
         status = main()
@@ -35,6 +35,6 @@ def run_command(main: Callable[[], int]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141  # 128 + SIGPIPE
     except KeyboardInterrupt:
-        print("interrupted: what was written so far is complete", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)

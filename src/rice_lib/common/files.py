@@ -1,14 +1,16 @@
-"""Files that are whole or not there: everything the project writes goes through `atomic_path`."""
+"""Files that are complete or not there: everything the project writes goes through `atomic_path`."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rice_lib.common.errors import RiceError
 
@@ -27,8 +29,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, which takes the place of `path` on success."""
+    fresh = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    shutil.rmtree(path, ignore_errors=True)
+    fresh.rename(path)
+
+
+@contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a folder for one process at a time; the kernel lets go with the process, however that ends.
+    """Lock a folder for one process; the kernel unlocks it when the process ends, however that is.
 
     Raises:
         RiceError: `busy`, where another process holds it.
@@ -62,7 +75,55 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+class _NewlineEnds:
+    """A text file for `csv.writer`, which quotes a carriage return only where rows end with one."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> None:
+        """Write one row, its `\\r\\n` made `\\n`."""
+        self._stream.write(row.removesuffix("\r\n") + "\n")
+
+
+def csv_writer(stream: TextIO) -> Any:
+    """Make a `csv.writer` of rows that end in `\\n`; any file name survives, with a carriage return in it too.
+
+    Open the stream, and that of `csv.reader`, with `newline=""`.
+    """
+    return csv.writer(_NewlineEnds(stream))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], comment: str = "") -> None:
+    """Write a CSV file atomically: a first line `comment` where there is one, the header, the rows."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(f"{comment}\n" if comment else "")
+        writer = csv_writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path, header: Sequence[str], comment: bool = False) -> tuple[str, list[list[str]]]:
+    """Read what `write_csv` wrote: the comment ("" where there is none) and the rows.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: another header, rows of another length, or not CSV in UTF-8.
+    """
+    with path.open(encoding="utf-8", newline="") as stream:
+        first = stream.readline().rstrip("\n") if comment else ""
+        try:
+            found, *rows = list(csv.reader(stream, strict=True)) or [[]]
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+    if found != list(header):
+        raise ValueError(f"its header is {','.join(found)}")
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("a row of another length than the header")
+    return first, rows
+
+
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Compute the hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

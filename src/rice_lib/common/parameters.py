@@ -1,8 +1,8 @@
-"""What a run is told: a profile, read from `params/<profile>.yaml` and validated whole before anything runs.
+"""The configuration of a run: a profile, read from `params/<profile>.yaml` and validated before anything runs.
 
-A profile is one YAML file with the same sections as every other. `load_params` reads one, lays command-line or
-papermill overrides over it, and either returns a frozen `Params` or raises one `RiceError` that names the file, the
-key and the nearest right one.
+Every profile is one YAML file with the same sections. `load_params` reads one, lays command-line or papermill
+overrides over it, and returns a frozen `Params` or raises one `RiceError` that names the file, the key and the nearest
+right one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,9 +27,9 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    """Every section is frozen, and refuses keys that it does not know and values that would need guessing."""
+    """Every section is frozen, forbids unknown keys, converts no types, and takes finite numbers only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class DataParams(_Section):
@@ -80,7 +81,7 @@ class ArchitectureParams(_Section):
 
 
 class AugmentationParams(_Section):
-    """Random changes to training images that leave the variety as it is; each drawn anew per image and epoch."""
+    """Random changes to training images that leave the variety as it is; drawn for each image and epoch."""
 
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 180.0
     flip: bool = True
@@ -139,7 +140,7 @@ class BenchmarkParams(_Section):
     images: Positive = 256
     """Test images on which the engines' labels are compared."""
     compile_limit_s: Annotated[float, Field(gt=0)] = 120.0
-    """How long torch.compile may take until its first answers: its code is built anew on every machine."""
+    """How long torch.compile may take until its first results: it compiles again on every machine."""
     seconds_per_point: Annotated[float, Field(gt=0)] = 2.0
     """A measured point stops at `repeats` or at this many seconds, whichever is first, but never below 5 calls."""
 
@@ -163,10 +164,11 @@ class TrackingParams(_Section):
 
 
 class Params(_Section):
-    """One profile, whole."""
+    """One profile."""
 
     profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    seed: int = 83
+    """The name of its file, which names the folders of the run."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 83
     data: DataParams
     split: SplitParams = SplitParams()
     baseline: BaselineParams = BaselineParams()
@@ -177,20 +179,20 @@ class Params(_Section):
     tracking: TrackingParams = TrackingParams()
 
     def fingerprint(self, *sections: str) -> str:
-        """First 16 hex digits of the sha256 of the named sections (all, where none is named)."""
+        """Compute the first 16 hex digits of the sha256 of the named sections (all, where none is named)."""
         values = self.model_dump(mode="json", include=set(sections) if sections else None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def profile_file(profile: str) -> Path:
-    """The YAML file of a profile: `params/<profile>.yaml`, or the path itself where it ends in .yaml or .yml."""
+    """Give the YAML file of a profile: `params/<profile>.yaml`, or the path itself where it ends in .yaml or .yml."""
     if profile.endswith((".yaml", ".yml")):
         return Path(profile)
     return find_root() / "params" / f"{profile}.yaml"
 
 
 def load_params(profile: str, overrides: Mapping[str, Any] | None = None) -> Params:
-    """Read and validate a profile.
+    """Read and validate a profile. Its name is its file's; the key `profile` in the file is for papermill's `-f`.
 
     Args:
         profile: a name under `params/`, or the path of a YAML file.
@@ -202,37 +204,57 @@ def load_params(profile: str, overrides: Mapping[str, Any] | None = None) -> Par
     """
     file = profile_file(profile)
     values = _merge(_read_yaml(file), {k: v for k, v in (overrides or {}).items() if v is not None})
+    if (said := values.get("profile", file.stem)) != file.stem:
+        print(f"note: {file} says profile: {said}; its name counts, {file.stem}. {_CORRECT}", file=sys.stderr)
     try:
-        return Params.model_validate(values)
+        return Params.model_validate({**values, "profile": file.stem})
     except ValidationError as error:
         raise RiceError(_explain(error, file)) from None
 
 
+_CORRECT = "Correct the line (make report does), or papermill -f runs that profile"
+
+
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """`["finetune.epochs=1", "data.path=/x.zip"]` as nested values; the right side is read as YAML.
+    """Parse `["finetune.epochs=1", "data.path=/x.zip"]` into nested values; the right side is read as YAML.
 
     Raises:
-        RiceError: an assignment without `=`, or a right side that is not YAML.
+        RiceError: an assignment without `=`, a right side that is not YAML, or two assignments that contradict.
     """
     nested: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise RiceError(f"--set {assignment}: write it as section.key=value")
+        try:
+            value = _read_value(text)
+        except (yaml.YAMLError, ValueError):
+            raise RiceError(f"--set {assignment}: the value is not valid YAML") from None
         *parents, leaf = key.split(".")
         place = nested
         for parent in parents:
             place = place.setdefault(parent, {})
-        try:
-            place[leaf] = _read_value(text)
-        except yaml.YAMLError:
-            raise RiceError(f"--set {assignment}: the value is not valid YAML") from None
+            if not isinstance(place, dict):
+                raise RiceError(f"--set {assignment}: {parent} is {place!r} by another --set, not a section")
+        if isinstance(place.get(leaf), dict) and not isinstance(value, dict):
+            raise RiceError(f"--set {assignment}: another --set gives keys of {leaf}")
+        place[leaf] = _merge(place[leaf], value) if isinstance(place.get(leaf), dict) else value
     return nested
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that comes twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} comes twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_value(text: str) -> Any:
-    """A value as YAML 1.2 has it: YAML 1.1, which PyYAML reads, takes 1e-4 for a string."""
-    value = yaml.safe_load(text)
+    """Read a value as YAML 1.2 has it: YAML 1.1, which PyYAML reads, takes 1e-4 for a string."""
+    value = yaml.load(text, _Loader)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
@@ -244,8 +266,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         known = sorted(p.stem for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise RiceError(f"{file}: no such profile{_nearest(file.stem, known)}")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError) as error:
         raise RiceError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise RiceError(f"{file}: a profile is a mapping of sections, this is {type(values).__name__}")
@@ -261,7 +283,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, file: Path) -> str:
-    """One line: every wrong key with what is wrong, and the nearest right name for an unknown one."""
+    """Write one line: every wrong key with what is wrong, and the nearest right name for an unknown one."""
     faults = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
