@@ -20,7 +20,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import load_params
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
-from rice_lib.data import pixels
+from rice_lib.data import manifest
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = 'profile = "smoke"\nseed = None\nfinetune = None'
@@ -121,8 +121,6 @@ def test_wrong_input_is_one_line_and_starts_nothing(checkout, arguments, said):
 @pytest.fixture
 def pulled(checkout):
     """A checkout as `dvc pull` leaves it: images and manifest, no pixel cache."""
-    from rice_lib.data import manifest
-
     opened = Run.open("tiny", data={"source": "synthetic", "per_class": 2})
     manifest.build(opened)
     before = np.load(opened.paths.cache / "pixels.npy").copy()
@@ -134,7 +132,7 @@ def test_pixels_are_decoded_again_where_only_the_images_were_pulled(pulled):
     opened, before = pulled
     stage._restore_pixels(opened)
     assert np.array_equal(np.load(opened.paths.cache / "pixels.npy"), before)
-    assert pixels.restore(opened) is False, "nothing to do the second time"
+    assert manifest.restore(opened) is False, "nothing to do the second time"
 
 
 def test_pixels_are_not_made_of_other_images(pulled):
@@ -143,5 +141,5 @@ def test_pixels_are_not_made_of_other_images(pulled):
     first, second = (opened.paths.images / path for path in table["path"][:2])
     shutil.copy(second, first)
     with pytest.raises(RiceError, match=r"not the image in manifest\.csv"):
-        pixels.restore(opened)
+        manifest.restore(opened)
     assert not (opened.paths.cache / "pixels.npy").exists()

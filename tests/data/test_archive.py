@@ -48,21 +48,21 @@ def test_places_images_below_the_variety_root_and_skips_the_rest(tmp_path):
         ("Arborio/" + "n" * 300 + ".jpg", "too long"),
     ],
 )
-def test_refuses_names_that_lead_out(tmp_path, name, says):
+def test_names_that_lead_out_are_not_unpacked(tmp_path, name, says):
     with pytest.raises(RiceError, match=says):
         unpack(one_entry(tmp_path / "evil.zip", name), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "evil.jpg").exists()
 
 
-def test_refuses_links_and_devices(tmp_path):
+def test_links_and_devices_are_not_unpacked(tmp_path):
     for kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR):
         file = one_entry(tmp_path / "link.zip", "Arborio/l.jpg", b"/etc/passwd", external_attr=(kind | 0o777) << 16)
         with pytest.raises(RiceError, match="link or a device"):
             archives.inspect(file)
 
 
-def test_refuses_encrypted_entries(tmp_path):
+def test_encrypted_entries_are_not_unpacked(tmp_path):
     file = one_entry(tmp_path / "secret.zip", "Arborio/s.jpg")
     raw = bytearray(file.read_bytes())
     entry = raw.rindex(b"PK\x01\x02")
@@ -72,7 +72,7 @@ def test_refuses_encrypted_entries(tmp_path):
         archives.inspect(file)
 
 
-def test_refuses_a_bomb_by_ratio_size_and_total(tmp_path, monkeypatch):
+def test_a_bomb_is_found_by_ratio_size_and_total(tmp_path, monkeypatch):
     bomb = one_entry(tmp_path / "bomb.zip", "Arborio/b.jpg", bytes(4 * 1024**2))
     with pytest.raises(RiceError, match="bomb"):
         archives.inspect(bomb)
@@ -89,13 +89,13 @@ def test_refuses_a_bomb_by_ratio_size_and_total(tmp_path, monkeypatch):
         archives.inspect(noise)
 
 
-def test_refuses_an_entry_that_comes_twice_whatever_its_case(tmp_path):
+def test_an_entry_may_not_come_twice_whatever_its_case(tmp_path):
     file = one_entry(tmp_path / "twice.zip", "arborio/ARBORIO (1).jpg")
     with pytest.raises(RiceError, match="comes twice"):
         archives.inspect(file)
 
 
-def test_refuses_two_sets_in_one_archive(tmp_path):
+def test_two_sets_in_one_archive_are_an_error(tmp_path):
     file = one_entry(tmp_path / "two.zip", "other/Basmati/x.jpg")
     with pytest.raises(RiceError, match="several folders"):
         archives.inspect(file)
@@ -104,22 +104,24 @@ def test_refuses_two_sets_in_one_archive(tmp_path):
 def test_says_what_is_wrong_with_a_file_that_is_no_archive(tmp_path):
     cases = {"no such file": tmp_path / "none.zip", "a folder": tmp_path}
     (tmp_path / "text.zip").write_text("not a zip")
-    cases["not a whole zip"] = tmp_path / "text.zip"
+    cases["not a complete zip"] = tmp_path / "text.zip"
     cut = archive(tmp_path / "cut.zip", images(1))
     cut.write_bytes(cut.read_bytes()[:-200])
-    cases["whole zip archive"] = cut
+    cases["complete zip archive"] = cut
     with zipfile.ZipFile(tmp_path / "texts.zip", "w") as target:
         target.writestr("readme.txt", "nothing")
     cases["no images"] = tmp_path / "texts.zip"
     with zipfile.ZipFile(tmp_path / "cats.zip", "w") as target:
         target.writestr("cats/cat.jpg", "cat")
     cases["no folder named after a variety"] = tmp_path / "cats.zip"
+    os.mkfifo(tmp_path / "pipe.zip")
+    cases["not a regular file"] = tmp_path / "pipe.zip"
     for says, file in cases.items():
         with pytest.raises(RiceError, match=says):
             archives.inspect(file)
 
 
-def test_an_interrupted_extraction_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_extraction_resumes(tmp_path, monkeypatch):
     files = images(2)
     file = archive(tmp_path / "rice.zip", files)
     real, calls = zipfile.ZipFile.read, []
@@ -148,7 +150,7 @@ def test_a_file_of_the_right_size_and_wrong_content_is_written_again(tmp_path):
     assert zlib.crc32((tmp_path / "out" / name).read_bytes()) == zlib.crc32(data)
 
 
-def test_damaged_content_is_told_and_leaves_no_half_file(tmp_path):
+def test_damaged_content_is_an_error_and_leaves_no_half_file(tmp_path):
     file = tmp_path / "rice.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:
         target.writestr("Arborio/Arborio (1).jpg", b"good content")

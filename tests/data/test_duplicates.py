@@ -32,13 +32,13 @@ def test_different_grains_stay_apart(grains):
     assert group(grains) == list(range(len(grains)))
 
 
-def test_a_copy_saved_anew_is_found_and_a_shifted_grain_is_not(grains):
+def test_a_copy_saved_again_is_found_and_a_shifted_grain_is_not(grains):
     noisy = np.clip(grains[3].astype(int) + np.random.default_rng(0).integers(-4, 5, grains[3].shape), 0, 255)
     shifted = np.roll(grains[3], 12, axis=0)
     assert group(np.stack([grains[3], noisy.astype(np.uint8), shifted])) == [0, 0, 2]
 
 
-def test_same_bytes_join_without_pixels_and_chains_join_whole(grains):
+def test_same_bytes_join_without_pixels_and_chains_join_completely(grains):
     pixels = np.stack([grains[0], np.zeros_like(grains[0]), np.rot90(grains[0]), np.zeros_like(grains[0]), grains[1]])
     hashes = np.stack([duplicates.perceptual_hash(duplicates.thumbnail(image)) for image in pixels])
     hashes[[1, 3]] = np.nan
@@ -46,8 +46,7 @@ def test_same_bytes_join_without_pixels_and_chains_join_whole(grains):
     assert duplicates.group_duplicates(["", ""], hashes[[1, 3]], pixels).tolist() == [0, 1]
 
 
-def test_blocks_meet_at_their_borders(grains, monkeypatch):
-    monkeypatch.setattr(duplicates, "_BLOCK", 3)
+def test_many_grains_are_grouped_with_their_mirror_images(grains):
     both = np.concatenate([grains, np.flip(grains, axis=2)])
     assert group(both) == [*range(len(grains))] * 2
 

@@ -10,7 +10,7 @@ from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, sha256_file
 from rice_lib.contract.decode import decode
-from rice_lib.data import decoding, loading, manifest, pixels, split
+from rice_lib.data import decoding, loading, manifest, split
 from rice_lib.data.listing import OK
 
 
@@ -91,7 +91,7 @@ def test_the_pool_of_processes_finds_the_same(tmp_path, monkeypatch):
     alone = manifest.build(run)
     before = np.array(loading.open_cache(run.paths))
     monkeypatch.setattr(decoding, "POOL_FROM", 1)
-    monkeypatch.setattr(decoding, "_CHUNK", 4)
+    monkeypatch.setattr(decoding, "CHUNK", 4)
     pd.testing.assert_frame_equal(manifest.build(run), alone)
     np.testing.assert_array_equal(loading.open_cache(run.paths), before)
 
@@ -108,7 +108,8 @@ def test_rebuilding_gives_the_same_hash_and_thinning_is_seeded(tmp_path):
 
 
 def test_odd_names_survive_the_csv(tmp_path):
-    names = ['Arborio/#1, "odd".jpg', "Arborio/ünïcode (3).jpg", "Arborio/new\nline.jpg", "Arborio/NA.jpg"]
+    stems = ('#1, "odd"', "ünïcode (3)", "new\nline", "a\rb", "a\r\nb", "NA")
+    names = [f"Arborio/{stem}.jpg" for stem in stems]
     run = folder_run(tmp_path, images(3) | {name: grain("Arborio", 10 + k) for k, name in enumerate(names)})
     write(tmp_path / "mine", {os.fsdecode(b"Arborio/latin\xe9.jpg"): grain("Arborio", 30)})
     table = manifest.build(run)
@@ -122,7 +123,23 @@ def test_odd_names_survive_the_csv(tmp_path):
     pd.testing.assert_frame_equal(split.read(run.paths, "random"), frames["random"], check_dtype=False)
 
 
-def test_no_image_no_manifest_and_a_foreign_file_are_told(tmp_path):
+def test_only_regular_files_are_read(tmp_path):
+    """Opening a named pipe would wait for its writer, and `/dev/zero` has no end."""
+    run = folder_run(tmp_path, images(3))
+    folder = tmp_path / "mine/Arborio"
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zeros.jpg").symlink_to("/dev/zero")
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "folder.jpg").mkdir()
+    table = manifest.build(run)
+    assert manifest.problems(table).values.tolist() == [
+        ["Arborio/gone.jpg", "corrupt: a link to a file that is not there"],
+        ["Arborio/pipe.jpg", "corrupt: is a named pipe, not a file"],
+        ["Arborio/zeros.jpg", "corrupt: is a device, not a file"],
+    ]
+
+
+def test_no_image_no_manifest_and_a_foreign_file_are_errors(tmp_path):
     run = folder_run(tmp_path, {"Arborio/readme.txt": b""})
     with pytest.raises(RiceError, match="no images in it"):
         manifest.build(run)
@@ -154,7 +171,7 @@ def test_the_cache_comes_back_from_manifest_and_images(tmp_path):
     manifest.build(run)
     before = np.array(loading.open_cache(run.paths))
     (run.paths.cache / "cache.json").unlink()
-    assert pixels.restore(run)
+    assert manifest.restore(run)
     np.testing.assert_array_equal(loading.open_cache(run.paths), before)
 
 

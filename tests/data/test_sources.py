@@ -48,7 +48,7 @@ def test_zip_is_unpacked_thinned_and_recorded(tmp_path):
     assert names(run.paths.images) == first
 
 
-def test_other_wishes_clear_what_was_unpacked_before(tmp_path):
+def test_another_configuration_clears_what_was_unpacked_before(tmp_path):
     file = archive(tmp_path / "rice.zip", images(4))
     fetch(make_run(tmp_path, source="zip", path=str(file)))
     run = make_run(tmp_path, source="zip", path=str(file), per_class=1)
@@ -90,7 +90,7 @@ def test_a_source_never_switches_to_another(tmp_path, monkeypatch):
         fetch(make_run(tmp_path, source="synthetic"))
 
 
-def test_unpacked_images_serve_without_their_zip_but_not_another_wish(tmp_path, capsys, monkeypatch):
+def test_unpacked_images_serve_without_their_zip_but_not_another_configuration(tmp_path, capsys, monkeypatch):
     file = archive(tmp_path / "rice.zip", images(2))
     fetch(make_run(tmp_path, source="zip", path=str(file)))
     file.unlink()
@@ -133,7 +133,7 @@ def test_kaggle_out_of_reach_is_one_clear_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(kagglehub, "dataset_download", unreachable)
     run = make_run(tmp_path, source="kaggle")
-    with pytest.raises(RiceError, match="could not be reached or refused") as caught:
+    with pytest.raises(RiceError, match="cannot be downloaded from Kaggle") as caught:
         fetch(run)
     assert "\n" not in str(caught.value)
     assert "data.source to zip" in str(caught.value)

@@ -12,7 +12,7 @@ from support.data import make_run, real_images
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.paths import find_root
 from rice_lib.contract.decode import decode, open_image
-from rice_lib.data import loading, manifest, synthetic
+from rice_lib.data import decoding, loading, manifest, synthetic
 from rice_lib.data.shape_features import FEATURE_NAMES, grain_mask, measure, shape_features
 
 
@@ -41,8 +41,8 @@ def test_files_are_named_and_sized_as_the_originals(tmp_path):
 
 def test_an_image_depends_on_seed_variety_and_number_alone(tmp_path, monkeypatch):
     synthetic.write_images(tmp_path / "one", per_class=4, seed=83, workers=1)
-    monkeypatch.setattr(synthetic, "POOL_FROM", 1)
-    monkeypatch.setattr(synthetic, "_CHUNK", 3)
+    monkeypatch.setattr(decoding, "POOL_FROM", 1)
+    monkeypatch.setattr(decoding, "CHUNK", 3)
     synthetic.write_images(tmp_path / "two", per_class=4, seed=83, workers=2)
     for path in (tmp_path / "one").rglob("*.jpg"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
@@ -60,7 +60,7 @@ def test_files_that_are_there_are_left(tmp_path):
     assert lost.read_bytes() == synthetic.jpeg("Ipsala", 2, 2, 83)
 
 
-def test_one_grain_on_a_dark_ground_not_cut_by_the_border():
+def test_one_grain_on_a_dark_background_not_cut_by_the_border():
     for variety in VARIETIES:
         for image in (synthetic.draw(variety, number, 100, 83) for number in (1, 2, 3, 99)):
             border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
@@ -106,6 +106,20 @@ def test_some_grains_are_broken_and_some_ipsala_are_copies(drawn):
     assert len({synthetic.jpeg("Ipsala", number, 240, 83) for number in range(1, 51)}) == 49
 
 
+@pytest.mark.parametrize("per_class", [2, 200, 3675, 3750, 3825, 7500, 15000, 75000])
+def test_any_number_of_images_can_be_drawn(per_class):
+    """Copies have an original of their own below them, and the public set's share of them."""
+    numbers = range(1, per_class + 1)
+    originals = {number: synthetic.original("Ipsala", number, per_class) for number in numbers}
+    copies = {number: at for number, at in originals.items() if at != number}
+    assert all(1 <= at < number for number, at in copies.items())
+    assert not set(copies.values()) & set(copies), "no copy of a copy"
+    assert 0.99 * (per_class // 50) - 3 <= len(copies) <= (per_class + 25) // 50
+    for number in {1, min(25, per_class), min(125, per_class), per_class}:
+        image = synthetic.draw("Ipsala", number, per_class, 83)
+        assert (image == synthetic.draw("Ipsala", originals[number], per_class, 83)).all()
+
+
 def test_features_of_a_known_shape():
     image = np.zeros((224, 224, 3), np.uint8)
     cv2.ellipse(image, (112, 112), (80, 30), 25, 0, 360, (200, 180, 160), -1)
@@ -148,7 +162,7 @@ def test_generation_is_fast():
 @pytest.mark.real
 @pytest.mark.slow
 def test_a_classifier_of_generated_grains_knows_real_ones(tmp_path):
-    """Ten features and logistic regression, trained on 1,500 generated grains, told 2,000 real ones."""
+    """Ten features and logistic regression, trained on 1,500 generated grains, predict 2,000 real ones."""
     source = real_images()
     run = make_run(tmp_path, source="folder" if source.is_dir() else "zip", path=str(source), per_class=400)
     table = manifest.build(run)
@@ -156,8 +170,8 @@ def test_a_classifier_of_generated_grains_knows_real_ones(tmp_path):
     generated = np.concatenate([shape_features(make(v, range(1, 301), per_class=300)) for v in VARIETIES])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     model.fit(generated, np.repeat(VARIETIES, 300))
-    right = model.predict(real[list(FEATURE_NAMES)].to_numpy()) == real["label"]
-    print(f"accuracy on {len(real):,} real images: {right.mean():.4f}")
-    print(right.groupby(real["label"]).mean().round(3).to_dict())
-    assert right.mean() > 0.95
-    assert right.groupby(real["label"]).mean().min() > 0.9
+    correct = model.predict(real[list(FEATURE_NAMES)].to_numpy()) == real["label"]
+    print(f"accuracy on {len(real):,} real images: {correct.mean():.4f}")
+    print(correct.groupby(real["label"]).mean().round(3).to_dict())
+    assert correct.mean() > 0.95
+    assert correct.groupby(real["label"]).mean().min() > 0.9

@@ -123,7 +123,7 @@ def _restore_pixels(run: Run) -> None:
     about = run.paths.cache / "cache.json"
     if about.is_file() and read_json(about).get("manifest") == sha256_file(run.paths.manifest):
         return
-    from rice_lib.data.pixels import restore
+    from rice_lib.data.manifest import restore
 
     restore(run)
 

@@ -1,9 +1,8 @@
-"""Unpacking a zip of images that nobody has vouched for: checked whole before a byte is written, and
-resumable.
+"""Unpacking a zip of images from an unknown source: checked before a byte is written, and resumable.
 
-An archive with an entry that would land outside the target, is a link, is encrypted, comes twice, or unpacks
-to absurdly much is refused whole. Each file is written under a temporary name and renamed, so an interrupted
-run goes on with what is missing: a file of the right size and CRC-32 is not written again.
+Nothing of an archive is unpacked where one entry would land outside the target, is a link, is encrypted, comes twice,
+or unpacks to absurdly much. Each file is written under a temporary name and renamed, so an interrupted run resumes
+with what is missing: a file of the right size and CRC-32 is not written again.
 """
 
 from __future__ import annotations
@@ -34,13 +33,12 @@ MAX_ENTRIES = 1_000_000
 _PLAIN = (0, stat.S_IFREG, stat.S_IFDIR)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _RATIO_FROM = 1024**2
-"""Ratios of smaller files are not looked at: a little file of one colour may shrink that much."""
+"""Ratios of smaller files are not checked: a little file of one colour may shrink that much."""
 
 
 @dataclass(frozen=True)
 class ArchiveImages:
-    """A checked archive's images: place below the variety root (POSIX) to entry; `digest` tells archives
-    apart."""
+    """A checked archive's images: place below the variety root (POSIX) to entry; `digest` differs by content."""
 
     file: Path
     entries: Mapping[str, zipfile.ZipInfo]
@@ -51,20 +49,19 @@ def inspect(file: Path) -> ArchiveImages:
     """Check an archive's directory, without unpacking anything.
 
     Raises:
-        RiceError: missing, not a zip, damaged, hostile (the line names the entry and what is wrong), or no
-        images.
+        RiceError: missing, not a zip, damaged, unsafe (the line names the entry and what is wrong), or no images.
     """
     with _open(file) as archive:
         infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
-        raise RiceError(f"{file}: refused, {len(infos):,} entries (at most {MAX_ENTRIES:,})")
+        raise RiceError(f"{file}: unsafe, {len(infos):,} entries (at most {MAX_ENTRIES:,})")
     for info in infos:
         if fault := _fault(info):
-            raise RiceError(f"{file}: refused, entry {info.filename[:100]!r} {fault}")
+            raise RiceError(f"{file}: unsafe, entry {info.filename[:100]!r} {fault}")
     total = sum(info.file_size for info in infos)
     size = file.stat().st_size
     if total > MAX_TOTAL_BYTES or (total > _RATIO_FROM and total > MAX_RATIO * size):
-        raise RiceError(f"{file}: refused, {size:,} bytes would unpack to {total:,} (a bomb?)")
+        raise RiceError(f"{file}: unsafe, {size:,} bytes would unpack to {total:,} (a bomb?)")
     images = [info for info in infos if not info.is_dir() and is_image_name(info.filename)]
     if not images:
         raise RiceError(f"{file}: no images in it")
@@ -74,19 +71,19 @@ def inspect(file: Path) -> ArchiveImages:
 
 
 def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
-    """Unpack the images at `places` below `target`, but for those that are there whole already.
+    """Unpack the images at `places` below `target`, but for those that are there already.
 
     Returns:
         How many were written.
 
     Raises:
-        RiceError: the archive is damaged, or there is no room; what was written before is whole.
+        RiceError: the archive is damaged, or there is no room; the files written before are complete.
     """
     written = 0
     with _open(images.file) as archive:
         for place in tqdm(list(places), desc="unpack", unit="file", delay=2, mininterval=1, leave=False):
             info, file = images.entries[place], target / place
-            if _is_whole(file, info):
+            if _is_complete(file, info):
                 continue
             try:
                 with atomic_path(file) as temporary:
@@ -101,21 +98,21 @@ def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
 
 @contextmanager
 def _open(file: Path) -> Iterator[zipfile.ZipFile]:
+    if file.is_dir():
+        raise RiceError(f'{file}: a folder, not a zip; for a folder set data.source to "folder"')
+    if not file.is_file():  # opening a named pipe would wait for its writer
+        raise RiceError(f"{file}: {'not a regular file' if file.exists() else 'no such file'}; name a zip of images")
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
-    except FileNotFoundError:
-        raise RiceError(f"{file}: no such file") from None
-    except IsADirectoryError:
-        raise RiceError(f'{file}: a folder, not a zip; for a folder set data.source to "folder"') from None
     except zipfile.BadZipFile as error:
-        raise RiceError(f"{file}: not a whole zip archive ({error})") from None
+        raise RiceError(f"{file}: not a complete zip archive ({error})") from None
     except OSError as error:
         raise RiceError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def _fault(info: zipfile.ZipInfo) -> str | None:
-    """What makes an entry unfit to be unpacked; None for nothing."""
+    """Say what makes an entry unfit to be unpacked; None for nothing."""
     # zipfile cuts names at a NUL; orig_filename still has it
     name = info.orig_filename
     parts = PurePosixPath(name).parts
@@ -134,8 +131,7 @@ def _fault(info: zipfile.ZipInfo) -> str | None:
 
 
 def _placed(file: Path, images: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Entries by their place below the one folder that holds the variety folders; outside it, by their whole
-    name."""
+    """Sort entries by their place below the one folder that holds the variety folders; outside it, by their name."""
     names = [PurePosixPath(info.filename) for info in images]
     roots = {name.parent.parent for name in names if variety_of(name.parent.name)}
     if len(roots) != 1:
@@ -148,13 +144,13 @@ def _placed(file: Path, images: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipI
         place = (name.relative_to(root) if name.is_relative_to(root) else name).as_posix()
         # by case too: on macOS and Windows the second would overwrite the first
         if place.casefold() in seen:
-            raise RiceError(f"{file}: refused, entry {info.filename[:100]!r} comes twice")
+            raise RiceError(f"{file}: unsafe, entry {info.filename[:100]!r} comes twice")
         seen.add(place.casefold())
         entries[place] = info
     return entries
 
 
-def _is_whole(file: Path, info: zipfile.ZipInfo) -> bool:
+def _is_complete(file: Path, info: zipfile.ZipInfo) -> bool:
     try:
         return file.stat().st_size == info.file_size and zlib.crc32(file.read_bytes()) == info.CRC
     except OSError:

@@ -1,7 +1,7 @@
 """The one pass over the image files: each is read and decoded once, by a pool of processes.
 
-What a file holds (bytes, sha256, size, perceptual hash) comes back to the parent; its pixels go straight into
-the memory-mapped cache. Imports little, because every worker process imports it anew.
+What a file holds (bytes, sha256, size, perceptual hash) comes back to the parent; its pixels go straight into the
+memory-mapped cache. Imports little, because every worker process imports it again.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import errno
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,15 +26,17 @@ from tqdm import tqdm
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decode import IMAGE_SIZE, BadImageError, configure_pillow, open_image, to_square
+from rice_lib.contract.features import BACKGROUND_MAX
+from rice_lib.contract.image_file import open_file, read_open
 from rice_lib.data.duplicates import HASH_LENGTH, perceptual_hash, thumbnail
 from rice_lib.data.listing import OK
 
-DARKEST_GRAIN = 40
-"""A grain has pixels brighter than this; the ground of the public set never has."""
-
-_CHUNK = 64
+CHUNK = 64
 POOL_FROM = 3000
-"""Fewer images than this are decoded sooner than worker processes start."""
+"""Fewer images than this are done sooner than worker processes start."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -47,63 +52,72 @@ class DecodedFile:
 
 
 def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[DecodedFile]:
-    """Decode `files` into the new file `cache`, a `.npy` of uint8 `[n, 224, 224, 3]` (zeros where there is no
-    image).
+    """Decode `files` into the new file `cache`, a `.npy` of uint8 `[n, 224, 224, 3]` (zeros where there is no image).
 
     Raises:
         RiceError: no room on the disk, or a worker process was killed.
     """
     _reserve(cache, len(files))
-    starts = range(0, len(files), _CHUNK)
-    chunks = [(start, [str(file) for file in files[start : start + _CHUNK]]) for start in starts]
-    workers = min(workers or cores(), len(chunks))
-    found: list[DecodedFile] = []
-    with tqdm(total=len(files), desc="decode", unit="image", delay=2, mininterval=1, leave=False) as progress:
-        for results in _run(chunks, cache, workers if len(files) >= POOL_FROM else 1):
-            found += results
-            progress.update(len(results))
-    return found
+    rows = list(enumerate(map(str, files)))
+    return over_chunks(partial(_decode_chunk, cache=str(cache)), rows, workers, "decode")
 
 
-def _run(chunks: list[tuple[int, list[str]]], cache: Path, workers: int) -> Iterator[list[DecodedFile]]:
-    if workers == 1:
-        pixels = np.load(cache, mmap_mode="r+")
-        for start, files in chunks:
-            yield [_decode_one(file, pixels[start + k]) for k, file in enumerate(files)]
-        pixels.flush()
-        return
-    # spawn: a notebook's process has threads, and forking a process with threads can hang
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, context, _open_cache, (str(cache),)) as pool:
-            yield from pool.map(_decode_chunk, chunks)
-    except BrokenProcessPool:
-        message = "a decoding process was killed (out of memory?); try fewer with data.workers"
-        raise RiceError(message, status=1) from None
+def over_chunks(
+    function: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T], workers: int | None, title: str
+) -> list[R]:
+    """Apply a function to all items, `CHUNK` at a time, in processes where there are many; shows progress.
+
+    Args:
+        function: a chunk of items to one result an item; it can be pickled.
+        items: one an image.
+        workers: processes; None uses every core.
+        title: of the progress bar.
+
+    Raises:
+        RiceError: a worker process was killed.
+    """
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    workers = min(workers or cores(), len(chunks)) if len(items) >= POOL_FROM else 1
+    results: list[R] = []
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            tqdm(total=len(items), desc=title, unit="image", delay=2, mininterval=1, leave=False)
+        )
+        run: Callable[..., Iterable[Iterable[R]]] = map
+        if workers > 1:
+            # spawn: a notebook's process has threads, and forking a process with threads can hang
+            context = multiprocessing.get_context("spawn")
+            run = stack.enter_context(ProcessPoolExecutor(workers, context, _set_up_worker)).map
+        try:
+            for part in run(function, chunks):
+                results += part
+                progress.update(len(results) - progress.n)
+        except BrokenProcessPool:
+            raise RiceError(
+                f"{title}: a worker process was killed (out of memory?); try fewer with data.workers", status=1
+            ) from None
+    return results
 
 
-_pixels: np.ndarray
-
-
-def _open_cache(cache: str) -> None:
-    global _pixels  # noqa: PLW0603  # the pool's way of handing a worker what all its chunks share
+def _set_up_worker() -> None:
     cv2.setNumThreads(1)
     configure_pillow()
-    _pixels = np.load(cache, mmap_mode="r+")
 
 
-def _decode_chunk(chunk: tuple[int, list[str]]) -> list[DecodedFile]:
-    start, files = chunk
-    return [_decode_one(file, _pixels[start + k]) for k, file in enumerate(files)]
+def _decode_chunk(files: Sequence[tuple[int, str]], cache: str) -> list[DecodedFile]:
+    pixels = np.load(cache, mmap_mode="r+")
+    return [_decode_one(file, pixels[row]) for row, file in files]
 
 
-def _decode_one(file: str, target: np.ndarray) -> DecodedFile:
+def _decode_one(path: str, target: np.ndarray) -> DecodedFile:
     """Read one file and put its pixels into `target` (uint8 `[224, 224, 3]`)."""
     no_hash = np.full(HASH_LENGTH, np.nan, dtype=np.float32)
     try:
-        data = Path(file).read_bytes()
-    except OSError as error:
-        return DecodedFile(0, "", 0, 0, f"corrupt: cannot be read ({error.strerror})", no_hash)
+        file, length = open_file(path)
+        with file:
+            data = read_open(file, length)
+    except BadImageError as error:
+        return DecodedFile(0, "", 0, 0, f"corrupt: {error}", no_hash)
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = open_image(data)
@@ -112,13 +126,12 @@ def _decode_one(file: str, target: np.ndarray) -> DecodedFile:
         return DecodedFile(len(data), digest, 0, 0, f"{kind}: {error}", no_hash)
     pixels = np.asarray(to_square(image, IMAGE_SIZE))
     target[:] = pixels
-    status = OK if pixels.max() > DARKEST_GRAIN else f"empty: no pixel brighter than {DARKEST_GRAIN} of 255"
+    status = OK if pixels.max() > BACKGROUND_MAX else f"empty: no pixel brighter than {BACKGROUND_MAX} of 255"
     return DecodedFile(len(data), digest, image.width, image.height, status, perceptual_hash(thumbnail(pixels)))
 
 
 def _reserve(cache: Path, images: int) -> None:
-    """Make the cache file at its full size; a memory map that meets a full disk later would kill the
-    process."""
+    """Make the cache file at its full size; a memory map that meets a full disk later would kill the process."""
     shape = (images, IMAGE_SIZE, IMAGE_SIZE, 3)
     np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape).flush()
     try:

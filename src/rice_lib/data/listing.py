@@ -1,7 +1,6 @@
 """What a file's place and name say: its variety, its number, and whether the two contradict each other.
 
-The layout is that of the public set: `<Variety>/<name>.jpg`, names such as `Arborio (1).jpg` or `basmati
-(2).jpg`.
+The layout is that of the public set: `<Variety>/<name>.jpg`, names such as `Arborio (1).jpg` or `basmati (2).jpg`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,8 +28,8 @@ _NUMBER = re.compile(r"\((\d{1,9})\)$")
 class ListedImage:
     """An image file by its place and name alone.
 
-    `path` is relative to the folder of variety folders (POSIX), `label` the variety whose folder it lies in
-    (empty for none), `number` the integer in brackets that ends its name, `status` `ok` or what is wrong.
+    `path` is relative to the folder of variety folders (POSIX), `label` the variety whose folder it lies in (empty for
+    none), `number` the integer in brackets that ends its name, `status` `ok` or what is wrong.
     """
 
     path: str
@@ -40,12 +39,12 @@ class ListedImage:
 
 
 def variety_of(folder: str) -> str:
-    """The variety that a folder's name stands for, whatever its case; empty for none."""
+    """Find the variety that a folder's name stands for, whatever its case; empty for none."""
     return _BY_NAME.get(folder.casefold(), "")
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a relative path is one we look at: an image's suffix, and no hidden or macOS metadata part."""
+    """Check that a relative path has an image's suffix, and no hidden or macOS metadata part."""
     parts = PurePosixPath(path).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return bool(parts) and not hidden and PurePosixPath(path).suffix.lower() in SUFFIXES
@@ -71,27 +70,24 @@ def classify(path: str) -> ListedImage:
 
 
 def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> list[ListedImage]:
-    """At most `per_class` images of each variety, drawn by the hash of seed and path; those of none are all
-    kept.
+    """Draw at most `per_class` images of each variety by the hash of seed and path; those of none are all kept.
 
-    The draw depends on nothing but the seed and each path, so a smaller `per_class` takes a subset of a
-    larger one.
+    The draw depends on the seed and each path only, so a smaller `per_class` takes a subset of a larger one.
     """
     images = list(images)
     if per_class is None:
         return images
-    by_label: dict[str, list[ListedImage]] = defaultdict(list)
-    for image in images:
-        by_label[image.label].append(image)
-    chosen = {image.path for image in by_label.pop("", [])}
-    for members in by_label.values():
-        members.sort(key=lambda image: hashlib.sha256(f"{seed}/{image.path}".encode(errors="replace")).digest())
-        chosen.update(image.path for image in members[:per_class])
-    return [image for image in images if image.path in chosen]
+    taken: Counter[str] = Counter()
+    kept = set()
+    for image in sorted(images, key=lambda i: hashlib.sha256(f"{seed}/{i.path}".encode(errors="replace")).digest()):
+        taken[image.label] += 1
+        if not image.label or taken[image.label] <= per_class:
+            kept.add(image.path)
+    return [image for image in images if image.path in kept]
 
 
 def list_images(root: Path) -> list[ListedImage]:
-    """Every image file below `root`, by folder, number and name."""
+    """List every image file below `root`, by folder, number and name."""
     paths = [entry.name for entry in os.scandir(root) if not entry.is_dir()]
     for top in (entry for entry in os.scandir(root) if entry.is_dir()):
         for folder, _, names in os.walk(top.path):
@@ -102,7 +98,7 @@ def list_images(root: Path) -> list[ListedImage]:
 
 
 def find_variety_root(folder: Path) -> Path:
-    """The folder that holds the variety folders: `folder` itself, or the only one up to two levels below it.
+    """Find the folder that holds the variety folders: `folder` itself, or the only one up to two levels below it.
 
     Raises:
         RiceError: no such folder, or none or several below it hold variety folders.

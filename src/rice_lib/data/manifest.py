@@ -1,7 +1,7 @@
 """The manifest: one row an image, with everything later stages need to know about it but its pixels.
 
-`build` fetches the images, decodes each once, and writes the manifest (CSV), `labels.json` and the pixel
-cache. Images that cannot be used stay in the manifest, with the reason as their status, and are in no split.
+`build` fetches the images, decodes each once, and writes the manifest (CSV), `labels.json` and the pixel cache. Images
+that cannot be used stay in the manifest, with the reason as their status, and are in no split.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import pandas as pd
 
 from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, sha256_file, write_json
+from rice_lib.common.files import atomic_path, read_csv, read_json, sha256_file, write_csv, write_json
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
+from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.data import sources
 from rice_lib.data.decoding import DecodedFile, decode_all
 from rice_lib.data.duplicates import group_duplicates
 from rice_lib.data.listing import OK, ListedImage, list_images, thin
 
 COLUMNS = ("path", "label", "number", "bytes", "sha256", "width", "height", "group", "status")
-"""path: relative to the folder of variety folders, POSIX; label: the folder's variety, empty for none;
-number: the integer in brackets in the name, if any; bytes and sha256 of the file; width and height in pixels;
-group: row of the first image of the same photograph (see `duplicates`); status: `ok`, or why the image is not
-used."""
+"""path: relative to the folder of variety folders, POSIX; label: the folder's variety, empty for none; number: the
+integer in brackets in the name, if any; bytes and sha256 of the file; width and height in pixels; group: row of the
+first image of the same photograph (see `duplicates`); status: `ok`, or why the image is not used."""
 
-_TYPES = {"path": str, "label": str, "number": "Int64", "sha256": str, "status": str}
+_AGAIN = "run notebook 01_eda (make report) again"
 
 
 def build(run: Run) -> pd.DataFrame:
@@ -49,47 +49,91 @@ def build(run: Run) -> pd.DataFrame:
     shutil.rmtree(paths.cache, ignore_errors=True)
     with atomic_path(paths.cache / "pixels.npy") as cache:
         decoded = decode_all([root / image.path for image in images], cache, params.data.workers)
-        groups = _groups(decoded, np.load(cache, mmap_mode="r"))
-    table = _table(images, decoded, groups)
-    with atomic_path(paths.manifest) as temporary:
-        table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
-    write_json(paths.labels, label_metadata())
+        table = _table(images, decoded, np.load(cache, mmap_mode="r"))
+    write_csv(paths.manifest, COLUMNS, table.astype(object).where(table.notna(), "").itertuples(index=False))
+    id2labels = {str(number): name for name, number in LABEL_TO_ID.items()}
+    write_json(paths.labels, {"labels2id": LABEL_TO_ID, "id2labels": id2labels})
     write_json(paths.cache / "cache.json", {"manifest": manifest_hash(paths), "images": len(table)})
     return table
 
 
 def read(paths: Paths) -> pd.DataFrame:
-    """The manifest that `build` wrote.
+    """Read the manifest that `build` wrote.
 
     Raises:
         RiceError: there is none, or it is not one.
     """
-    if not paths.manifest.is_file():
-        raise RiceError(f"{paths.manifest}: no manifest; run notebook 01_eda (make report) first")
+    _check_there(paths)
     try:
-        table = pd.read_csv(
-            paths.manifest,
-            dtype=_TYPES,
-            keep_default_na=False,
-            na_values={"number": [""]},
-            encoding="utf-8",
+        table = pd.DataFrame(read_csv(paths.manifest, COLUMNS)[1], columns=list(COLUMNS), dtype=str)
+        numbers = [int(number) if number else pd.NA for number in table["number"]]
+        return table.assign(number=pd.array(numbers, dtype="Int64")).astype(
+            dict.fromkeys(("bytes", "width", "height", "group"), "int64")
         )
-    except (ValueError, pd.errors.ParserError) as error:
-        reason = " ".join(str(error).split())
-        raise RiceError(f"{paths.manifest}: not a manifest ({reason}); run notebook 01_eda again") from None
-    if tuple(table.columns) != COLUMNS:
-        raise RiceError(f"{paths.manifest}: not a manifest (wrong columns); run notebook 01_eda again")
-    return table
+    except ValueError as error:
+        raise RiceError(f"{paths.manifest}: not a manifest ({' '.join(str(error).split())}); {_AGAIN}") from None
+
+
+def restore(run: Run) -> bool:
+    """Decode the manifest's images again where the pixel cache is missing, damaged or another manifest's.
+
+    DVC stores the images, but not the 11 GB that the full set is decoded to.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        RiceError: no manifest, or an image that is not the one in the manifest any more.
+    """
+    paths, params = run.paths, run.params
+    table = read(paths)
+    try:
+        open_cache(paths)
+    except RiceError:
+        pass
+    else:
+        return False
+    root = sources.locate(params.data, paths)
+    with atomic_path(paths.cache / "pixels.npy") as cache:
+        decoded = decode_all([root / path for path in table["path"]], cache, params.data.workers)
+        for path, expected, file in zip(table["path"], table["sha256"], decoded, strict=True):
+            if file.sha256 != expected:
+                raise RiceError(f"{root / path}: not the image in {paths.manifest.name}; {_AGAIN}")
+    write_json(paths.cache / "cache.json", {"manifest": manifest_hash(paths), "images": len(table)})
+    return True
+
+
+def open_cache(paths: Paths) -> np.ndarray:
+    """Open the pixels of the manifest's images, row by row: uint8 `[n, 224, 224, 3]`, memory-mapped, read-only.
+
+    Raises:
+        RiceError: no cache, or one that belongs to another manifest.
+    """
+    try:
+        about = read_json(paths.cache / "cache.json")
+        pixels = np.load(paths.cache / "pixels.npy", mmap_mode="r")
+    except FileNotFoundError:
+        raise RiceError(f"{paths.cache}: no pixel cache; run notebook 01_eda (make report) first") from None
+    except ValueError:
+        raise RiceError(f"{paths.cache}: the pixel cache is damaged; {_AGAIN}") from None
+    if about.get("manifest") != manifest_hash(paths):
+        raise RiceError(f"{paths.cache}: the pixel cache belongs to another manifest; {_AGAIN}")
+    if pixels.shape != (about.get("images"), IMAGE_SIZE, IMAGE_SIZE, 3) or pixels.dtype != np.uint8:
+        raise RiceError(f"{paths.cache}: the pixel cache is damaged; {_AGAIN}")
+    return pixels
 
 
 def usable(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The rows of images that can be used."""
+    """Take the rows of images that can be used."""
     return manifest[manifest["status"] == OK]
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """By variety (rows; `no variety` for images outside the variety folders) and in all: images, usable ones, mean size
-    of a file (KB), groups of byte-identical files, and groups that are the same photograph but not the same bytes."""
+    """Count by variety (rows; `no variety` for images outside the variety folders) and in all.
+
+    Columns: images, usable ones, mean size of a file (KB), groups of byte-identical files, and groups that are the same
+    photograph but not the same bytes.
+    """
     names = table["label"].where(table["label"] != "", "no variety")
     exact, near = duplicate_groups(table)
     columns = {
@@ -107,58 +151,43 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def duplicate_groups(table: pd.DataFrame) -> tuple[list[int], list[int]]:
-    """First rows of the groups of several images: those all of the same bytes, and those with different ones."""
+    """Find the first rows of the groups of several images: those all of the same bytes, and those of different ones."""
     files = table.groupby("group")["sha256"].agg(["size", "nunique"])
     several = files[files["size"] > 1]
     return several.index[several["nunique"] == 1].tolist(), several.index[several["nunique"] > 1].tolist()
 
 
 def problems(table: pd.DataFrame) -> pd.DataFrame:
-    """The images that are not used: path and status."""
+    """List the images that are not used: path and status."""
     return table.loc[table["status"] != OK, ["path", "status"]].reset_index(drop=True)
 
 
 def manifest_hash(paths: Paths) -> str:
-    """Hex sha256 of the manifest file: what splits and caches are bound to; raises RiceError where there is
-    none."""
-    if not paths.manifest.is_file():
-        raise RiceError(f"{paths.manifest}: no manifest; run notebook 01_eda (make report) first")
+    """Compute the hex sha256 of the manifest file, to which splits and caches are bound; `RiceError` without one."""
+    _check_there(paths)
     return sha256_file(paths.manifest)
 
 
-def label_metadata() -> dict[str, dict[str, int] | dict[str, str]]:
-    """`labels2id` and `id2labels`, as the reference project writes them."""
-    return {"labels2id": dict(LABEL_TO_ID), "id2labels": {str(k): name for k, name in enumerate(VARIETIES)}}
+def _check_there(paths: Paths) -> None:
+    if not paths.manifest.is_file():
+        raise RiceError(f"{paths.manifest}: no manifest; run notebook 01_eda (make report) first")
 
 
-def _groups(decoded: Sequence[DecodedFile], pixels: np.ndarray) -> np.ndarray:
+def _table(images: Sequence[ListedImage], decoded: Sequence[DecodedFile], pixels: np.ndarray) -> pd.DataFrame:
+    listed, files = pd.DataFrame(images), pd.DataFrame([vars(file) for file in decoded]).drop(columns="hash")
     hashes = np.stack([file.hash for file in decoded])
-    hashes[[file.status != OK for file in decoded]] = np.nan
-    return group_duplicates([file.sha256 for file in decoded], hashes, pixels)
-
-
-def _table(images: list[ListedImage], decoded: list[DecodedFile], groups: np.ndarray) -> pd.DataFrame:
-    table = pd.DataFrame(
-        {
-            "path": [image.path for image in images],
-            "label": [image.label for image in images],
-            "number": pd.array([image.number for image in images], dtype="Int64"),
-            "bytes": [file.bytes for file in decoded],
-            "sha256": [file.sha256 for file in decoded],
-            "width": [file.width for file in decoded],
-            "height": [file.height for file in decoded],
-            "group": groups,
-            "status": [
-                image.status if image.status != OK else file.status for image, file in zip(images, decoded, strict=True)
-            ],
-        },
-        columns=list(COLUMNS),
+    hashes[(files["status"] != OK).to_numpy()] = np.nan
+    table = listed.assign(
+        number=pd.array(listed["number"], dtype="Int64"),
+        group=group_duplicates(files["sha256"].tolist(), hashes, pixels),
+        status=listed["status"].where(listed["status"] != OK, files["status"]),
+        **files.drop(columns="status"),
     )
-    return _mark_contradictions(table)
+    return _mark_contradictions(table[list(COLUMNS)])
 
 
 def _mark_contradictions(table: pd.DataFrame) -> pd.DataFrame:
-    """One photograph filed under two varieties: nobody knows which is right, so neither is used."""
+    """Mark a photograph that is filed under two varieties: nobody knows which is right, so neither is used."""
     good = usable(table)
     varieties = good.groupby("group")["label"].agg(lambda labels: sorted(set(labels)))
     for group, names in varieties[varieties.map(len) > 1].items():

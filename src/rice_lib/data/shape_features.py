@@ -1,7 +1,7 @@
 """Ten plain features of a grain: its size, outline and colour.
 
-They say how much of the varieties a classifier could tell without having learnt to see: the floor that a
-network has to beat, and the yardstick by which generated grains are compared with real ones.
+They show how well the varieties can be classified without learnt features: the floor that a network has to beat, and
+the yardstick by which generated grains are compared with real ones.
 """
 
 from __future__ import annotations
@@ -12,32 +12,22 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from rice_lib.data.decoding import DARKEST_GRAIN
+from rice_lib.contract.features import BACKGROUND_MAX
 from rice_lib.data.manifest import usable
 
 FEATURE_NAMES = (
-    "area",
-    "major axis",
-    "minor axis",
-    "aspect",
-    "solidity",
-    "roundness",
-    "red",
-    "green",
-    "blue",
-    "luma spread",
-)
-"""area: pixels of the grain; major and minor axis: lengths in pixels of the ellipse with the grain's second
-moments; aspect: major / minor; solidity: area / area of the convex hull; roundness: 4 pi area / perimeter^2
-(1 for a disc); red, green, blue: means inside the grain, 0-255; luma spread: standard deviation of luma
-(ITU-R BT.601) there. Lengths are in pixels of the 224-pixel image: times 250 / 224 for those of the public
-set's files."""
+    "area", "major axis", "minor axis", "aspect", "solidity", "roundness", "red", "green", "blue", "luma spread",
+)  # fmt: skip
+"""area: pixels of the grain; major and minor axis: lengths in pixels of the ellipse with the grain's second moments;
+aspect: major / minor; solidity: area / area of the convex hull; roundness: 4 pi area / perimeter^2 (1 for a disc); red,
+green, blue: means inside the grain, 0-255; luma spread: standard deviation of luma (ITU-R BT.601) there. Lengths are in
+pixels of the 224-pixel image: times 250 / 224 for those of the public set's files."""
 
 _SQUARE = np.ones((3, 3), dtype=np.uint8)
 
 
 def shape_features(pixels: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
-    """Measure the largest bright object of each image.
+    """Compute the features of the largest bright object of each image.
 
     Args:
         pixels: uint8 `[n, 224, 224, 3]`, or an iterable of uint8 `[224, 224, 3]`.
@@ -45,12 +35,12 @@ def shape_features(pixels: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
     Returns:
         float32 `[n, 10]`, columns as `FEATURE_NAMES`; zeros for an image with nothing in it.
     """
-    rows = [_measure(image) for image in pixels]
+    rows = [_features(image) for image in pixels]
     return np.array(rows, dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
 
 
 def measure(table: pd.DataFrame, pixels: np.ndarray, per_class: int, seed: int) -> pd.DataFrame:
-    """Features of at most `per_class` usable images of each variety, drawn by `seed`.
+    """Compute the features of at most `per_class` usable images of each variety, drawn by `seed`.
 
     Args:
         table: the manifest.
@@ -68,17 +58,16 @@ def measure(table: pd.DataFrame, pixels: np.ndarray, per_class: int, seed: int) 
 
 
 def grain_mask(image: np.ndarray) -> np.ndarray:
-    """uint8 `[224, 224]`, 1 on the largest connected object brighter than the ground in any channel, else
-    0."""
+    """Find the largest connected object brighter than the background in any channel: uint8 `[224, 224]`, 0 and 1."""
     red, green, blue = cv2.split(image)
-    _, bright = cv2.threshold(cv2.max(cv2.max(red, green), blue), DARKEST_GRAIN, 1, cv2.THRESH_BINARY)
+    _, bright = cv2.threshold(cv2.max(cv2.max(red, green), blue), BACKGROUND_MAX, 1, cv2.THRESH_BINARY)
     count, objects, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
     if count < 2:
         return bright
     return (objects == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
 
 
-def _measure(image: np.ndarray) -> tuple[float, ...]:
+def _features(image: np.ndarray) -> tuple[float, ...]:
     mask = grain_mask(image)
     moments = cv2.moments(mask, binaryImage=True)
     area = moments["m00"]
@@ -92,7 +81,7 @@ def _measure(image: np.ndarray) -> tuple[float, ...]:
     hull = cv2.convexHull(outline)
     hull_area = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
     perimeter = max(cv2.arcLength(outline, True), 1.0)
-    # the two outermost pixels are half ground: they would tell of the outline's length, not of the colour
+    # the two outermost pixels are half background: they would measure the outline's length, not the colour
     inside = cv2.erode(mask, _SQUARE, iterations=2, borderValue=0)
     inside = inside if inside.any() else mask
     red, green, blue, _ = cv2.mean(image, inside)
@@ -104,8 +93,7 @@ def _measure(image: np.ndarray) -> tuple[float, ...]:
 
 
 def _axes(moments: dict[str, float]) -> tuple[float, float]:
-    """Full axis lengths of the ellipse with these central second moments (1/12 a pixel for the pixel's own
-    extent)."""
+    """Compute the axes of the ellipse with these central second moments (1/12 is a pixel's own)."""
     xx = moments["mu20"] / moments["m00"] + 1 / 12
     yy = moments["mu02"] / moments["m00"] + 1 / 12
     xy = moments["mu11"] / moments["m00"]

@@ -1,8 +1,7 @@
-"""Where the images come from. Four sources, one interface: `fetch` returns a folder that holds
-`<Variety>/...`.
+"""Where the images come from. Four sources, one interface: `fetch` returns a folder that holds `<Variety>/...`.
 
-Images that are made, unpacked or downloaded lie below `paths.images`, with a record of what they are; a
-`folder` is read where it lies. A source that cannot be had is an error: none ever stands in for another.
+Images that are made, unpacked or downloaded lie below `paths.images`, with a record of what they are; a `folder` is
+read where it lies. A source that cannot be had is an error: none ever stands in for another.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, read_json, write_json
 from rice_lib.common.parameters import DataParams
 from rice_lib.common.paths import Paths
-from rice_lib.data import archive
+from rice_lib.data import archive, synthetic
 from rice_lib.data.listing import classify, find_variety_root, list_images, thin
 
 PATH_VARIABLE = "RICE_DATA"
@@ -33,8 +31,7 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
     """Make sure that the images are here.
 
     Args:
-        params: the source, and `per_class` to take of each variety (not applied to a `folder`, which may hold
-        more).
+        params: the source, and `per_class` to take of each variety (not applied to a `folder`, which may hold more).
         paths: the profile's paths; all but a folder end up below `paths.images`.
         seed: for generated images, and for the draw where `per_class` takes some of many.
 
@@ -44,17 +41,13 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
     Raises:
         RiceError: the source cannot be had: one line that says what to do.
     """
-    fetchers: dict[str, Callable[[DataParams, Paths, int], Path]] = {
-        "synthetic": _generate,
-        "folder": _folder,
-        "zip": _unpack,
-        "kaggle": _download,
-    }
-    return fetchers[params.source](params, paths, seed)
+    if params.source == "folder":
+        return find_variety_root(_named_path(params, paths))
+    return {"synthetic": _generate, "zip": _unpack, "kaggle": _download}[params.source](params, paths, seed)
 
 
 def locate(params: DataParams, paths: Paths) -> Path:
-    """The folder that `fetch` returned, without fetching; raises `RiceError` where it is not there."""
+    """Find the folder that `fetch` returned, without fetching; raises `RiceError` where it is not there."""
     if params.source == "folder":
         return find_variety_root(_named_path(params, paths))
     if not _record(paths).get("complete"):
@@ -63,36 +56,29 @@ def locate(params: DataParams, paths: Paths) -> Path:
 
 
 def describe(params: DataParams, paths: Paths) -> str:
-    """One sentence for people: which images these are, and whether they are photographs."""
+    """Say in one sentence which images these are, and whether they are photographs."""
     if params.source == "synthetic":
         return (
             "These are generated images, drawn by this project from measured shapes and colours; "
             "none of them is a photograph, and figures from them say nothing about real rice."
         )
-    record = {} if params.source == "folder" else _record(paths)
-    name = {
-        "folder": lambda: f"the folder {_named_path(params, paths)}",
-        "zip": lambda: f"the archive {record.get('archive')}",
-        "kaggle": lambda: f"Kaggle's {params.kaggle_dataset}",
-    }[params.source]()
+    if params.source == "folder":
+        name = f"the folder {_named_path(params, paths)}"
+    elif params.source == "zip":
+        name = f"the archive {_record(paths).get('archive')}"
+    else:
+        name = f"Kaggle's {params.kaggle_dataset}"
     some = f", of which {params.per_class:,} a variety were drawn" if params.per_class else ""
     return f"These are the images of {name}{some} (data.source: {params.source})."
 
 
 def _generate(params: DataParams, paths: Paths, seed: int) -> Path:
-    from rice_lib.data import synthetic
-
     if params.per_class is None:
         raise RiceError("data.per_class: say how many images of each variety to generate")
     about = {"source": "synthetic", "per_class": params.per_class, "seed": seed, "version": synthetic.VERSION}
     _begin(paths, about)
     synthetic.write_images(paths.images, params.per_class, seed, params.workers)
-    _finish(paths, about)
-    return paths.images
-
-
-def _folder(params: DataParams, paths: Paths, seed: int) -> Path:
-    return find_variety_root(_named_path(params, paths))
+    return _finish(paths, about)
 
 
 def _unpack(params: DataParams, paths: Paths, seed: int) -> Path:
@@ -105,20 +91,14 @@ def _unpack(params: DataParams, paths: Paths, seed: int) -> Path:
     about |= {"archive": images.file.name, "digest": images.digest}
     _begin(paths, about)
     archive.extract(images, [image.path for image in chosen], paths.images)
-    _finish(paths, about)
-    return paths.images
+    return _finish(paths, about)
 
 
 def _download(params: DataParams, paths: Paths, seed: int) -> Path:
     if _is_complete(paths, "kaggle", params, seed):
         return paths.images
     root = find_variety_root(_kaggle_folder(params.kaggle_dataset))
-    about = {
-        "source": "kaggle",
-        "per_class": params.per_class,
-        "seed": seed,
-        "dataset": params.kaggle_dataset,
-    }
+    about = {"source": "kaggle", "per_class": params.per_class, "seed": seed, "dataset": params.kaggle_dataset}
     _begin(paths, about)
     chosen = thin(list_images(root), params.per_class, seed)
     for image in tqdm(chosen, desc="copy", unit="file", delay=2, mininterval=1, leave=False):
@@ -126,13 +106,11 @@ def _download(params: DataParams, paths: Paths, seed: int) -> Path:
         if not target.is_file() or target.stat().st_size != source.stat().st_size:
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
-    _finish(paths, about)
-    return paths.images
+    return _finish(paths, about)
 
 
 def _kaggle_folder(dataset: str) -> Path:
-    """Download (or find in kagglehub's own cache); resumed and checksummed by kagglehub. Public: no
-    credentials."""
+    """Download (or find in kagglehub's own cache); resumed and checksummed by kagglehub. Public: no credentials."""
     import kagglehub
 
     try:
@@ -142,7 +120,7 @@ def _kaggle_folder(dataset: str) -> Path:
         lines = [] if "Connect" in type(error).__name__ else str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
         hint = "check the network, or download the zip by hand and set data.source to zip and data.path to it"
-        raise RiceError(f"{dataset}: Kaggle could not be reached or refused ({reason}); {hint}", status=1) from None
+        raise RiceError(f"{dataset}: cannot be downloaded from Kaggle ({reason}); {hint}", status=1) from None
 
 
 def _path_or_none(params: DataParams) -> str | None:
@@ -150,7 +128,7 @@ def _path_or_none(params: DataParams) -> str | None:
 
 
 def _named_path(params: DataParams, paths: Paths) -> Path:
-    """`data.path`, else `RICE_DATA`; relative to the project's root, whatever folder a notebook runs in."""
+    """Give `data.path`, else `RICE_DATA`; relative to the project's root, whatever folder a notebook runs in."""
     named = _path_or_none(params)
     if named is None:
         raise RiceError(f'data.path: name the {params.source} of images (SET="data.path=..."), or set {PATH_VARIABLE}')
@@ -166,15 +144,16 @@ def _record(paths: Paths) -> dict[str, Any]:
 
 def _is_complete(paths: Paths, source: str, params: DataParams, seed: int) -> bool:
     record = _record(paths)
-    same = record.get("source") == source and record.get("per_class") == params.per_class
+    wanted = {"source": source, "per_class": params.per_class, "complete": True}
     if source == "kaggle":
-        same = same and record.get("dataset") == params.kaggle_dataset
-    return same and bool(record.get("complete")) and (params.per_class is None or record.get("seed") == seed)
+        wanted["dataset"] = params.kaggle_dataset
+    if params.per_class is not None:
+        wanted["seed"] = seed
+    return wanted.items() <= record.items()
 
 
 def _begin(paths: Paths, about: dict[str, Any]) -> None:
-    """Keep what an interrupted run with the same wishes left, clear away what others did; never a stranger's
-    files."""
+    """Keep what an interrupted run of the same configuration left, remove what others did; never a stranger's files."""
     record = _record(paths)
     if {**record, "complete": None} != {**about, "complete": None} and paths.images.exists():
         if not record and any(paths.images.iterdir()):
@@ -185,5 +164,6 @@ def _begin(paths: Paths, about: dict[str, Any]) -> None:
     write_json(paths.images / _RECORD, {**about, "complete": False})
 
 
-def _finish(paths: Paths, about: dict[str, Any]) -> None:
+def _finish(paths: Paths, about: dict[str, Any]) -> Path:
     write_json(paths.images / _RECORD, {**about, "complete": True})
+    return paths.images

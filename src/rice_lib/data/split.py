@@ -1,9 +1,8 @@
-"""Who trains, who validates, who tests.
+"""Which images train, validate and test.
 
-`random`: each variety's images in random order, a fifth to test, a fifth of the rest to validation,
-duplicates always together. `session`: the images numbered above `split.session_after` test, which holds out a
-capture session that training never saw. A split file names the manifest it was made from, and is of no use
-with another.
+`random`: each variety's images in random order, a fifth to test, a fifth of the rest to validation, duplicates always
+together. `session`: the images numbered above `split.session_after` test, which holds out a capture session that
+training never saw. A split file names the manifest it was made from, and is of no use with another.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import pandas as pd
 
 from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path
+from rice_lib.common.files import read_csv, write_csv
 from rice_lib.common.parameters import SplitParams
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
@@ -22,35 +21,35 @@ from rice_lib.data import manifest as manifests
 PARTS = ("train", "validation", "test")
 SCHEMES = ("random", "session")
 
-_HEADER = "# manifest "
+COLUMNS = ("path", "label", "split")
+
+_MANIFEST = "# manifest "
 
 
 def make(run: Run) -> dict[str, pd.DataFrame]:
     """Divide the manifest's usable images by every scheme that they allow, and write the split files.
 
     Returns:
-        Scheme to table (path, label, split; the manifest's order). `session` is absent, and its file removed,
-        where `session_obstacle` has something to say.
+        Scheme to table (path, label, split; the manifest's order). `session` is absent, and its file removed, where
+        `session_obstacle` has something to say.
 
     Raises:
         RiceError: no manifest, or too few images of a variety.
     """
     table = manifests.read(run.paths)
-    digest = manifests.manifest_hash(run.paths)
     splits = {"random": random_split(table, run.params.split, run.params.seed)}
     if session_obstacle(table, run.params.split) is None:
         splits["session"] = session_split(table, run.params.split, run.params.seed)
     else:
         run.paths.split("session").unlink(missing_ok=True)
     for scheme, frame in splits.items():
-        text = f"{_HEADER}{digest}\n" + frame.to_csv(index=False, lineterminator="\n")
-        with atomic_path(run.paths.split(scheme)) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        comment = _MANIFEST + manifests.manifest_hash(run.paths)
+        write_csv(run.paths.split(scheme), COLUMNS, frame.itertuples(index=False), comment)
     return splits
 
 
 def read(paths: Paths, scheme: str) -> pd.DataFrame:
-    """A scheme's split (path, label, split).
+    """Read a scheme's split (path, label, split).
 
     Raises:
         RiceError: no such file, not a split file, or one made from another manifest.
@@ -60,30 +59,26 @@ def read(paths: Paths, scheme: str) -> pd.DataFrame:
     file = paths.split(scheme)
     if not file.is_file():
         raise RiceError(f"{file}: no such split; notebook 02_split writes it where the images allow it")
-    with file.open(encoding="utf-8", newline="") as stream:
-        first = stream.readline().rstrip("\n")
-        if first != _HEADER + manifests.manifest_hash(paths):
-            what = "made from another manifest" if first.startswith(_HEADER) else "not a split file"
-            raise RiceError(f"{file}: {what}; run notebook 02_split again")
-        try:
-            frame = pd.read_csv(stream, dtype=str, keep_default_na=False)
-        except ValueError as error:
-            raise RiceError(f"{file}: damaged ({' '.join(str(error).split())}); run notebook 02_split again") from None
-    if list(frame.columns) != ["path", "label", "split"] or not set(frame["split"]) <= set(PARTS):
-        raise RiceError(f"{file}: not a split file; run notebook 02_split again")
-    return frame
+    try:
+        made_from, rows = read_csv(file, COLUMNS, comment=True)
+        if not made_from.startswith(_MANIFEST) or not {part for *_, part in rows} <= set(PARTS):
+            raise ValueError("it names no manifest, or unknown parts")
+    except ValueError as error:
+        raise RiceError(f"{file}: not a split file ({error}); run notebook 02_split again") from None
+    if made_from != _MANIFEST + manifests.manifest_hash(paths):
+        raise RiceError(f"{file}: made from another manifest; run notebook 02_split again")
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
 
 
 def random_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
-    """The `random` scheme on a manifest: stratified, groups whole, the same for the same manifest and
-    seed."""
+    """Divide a manifest by the `random` scheme: stratified, groups together, the same for the same seed."""
     images = _usable(table)
     parts = _draw(images, params.test_fraction, "test", seed, spare=2)
-    return _frame(images, _draw_validation(images, parts, params, seed))
+    return _draw_validation(images, parts, params, seed)
 
 
 def session_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
-    """The `session` scheme on a manifest: numbers above `session_after` test, with every duplicate of theirs.
+    """Divide a manifest by the `session` scheme: numbers above `session_after` test, with all their duplicates.
 
     Raises:
         RiceError: the images do not allow it.
@@ -92,11 +87,11 @@ def session_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.Dat
         raise RiceError(f"no session split: {obstacle}")
     images = _usable(table)
     parts = np.where(_late(images, params), "test", "")
-    return _frame(images, _draw_validation(images, parts, params, seed))
+    return _draw_validation(images, parts, params, seed)
 
 
 def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
-    """Why the images do not allow the `session` scheme, in a clause; None where they do."""
+    """Say in a clause why the images do not allow the `session` scheme; None where they do."""
     images = manifests.usable(table)
     if unnumbered := int(images["number"].isna().sum()):
         return f"{unnumbered:,} of {len(images):,} images bear no number in their names"
@@ -111,7 +106,7 @@ def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
 
 
 def torn_groups(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
-    """Duplicate groups that a split tears: columns group, images, and the number of images in each part."""
+    """Find duplicate groups that a split tears: columns group, images, and the number of images in each part."""
     parts = split.merge(table[["path", "group"]], on="path", validate="one_to_one")
     counts = parts.groupby(["group", "split"]).size().unstack(fill_value=0).reindex(columns=list(PARTS), fill_value=0)
     torn = counts[(counts > 0).sum(axis=1) > 1]
@@ -119,12 +114,12 @@ def torn_groups(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
 
 
 def naive_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
-    """What most projects do, for comparison only: the `random` scheme that knows nothing of duplicates."""
+    """Divide as most projects do, for comparison only: the `random` scheme that knows nothing of duplicates."""
     return random_split(table.assign(group=np.arange(len(table))), params, seed)
 
 
 def counts(split: pd.DataFrame) -> pd.DataFrame:
-    """Images by variety (rows) and part (columns), with totals."""
+    """Count images by variety (rows) and part (columns), with totals."""
     table = pd.crosstab(split["label"], split["split"]).reindex(VARIETIES, fill_value=0)
     table = table.reindex(columns=list(PARTS), fill_value=0)
     table.loc["all"] = table.sum()
@@ -132,7 +127,7 @@ def counts(split: pd.DataFrame) -> pd.DataFrame:
 
 
 def _usable(table: pd.DataFrame) -> pd.DataFrame:
-    """The usable images; raises `RiceError` where a variety has too few to have one in each part."""
+    """Take the usable images; raises `RiceError` where a variety has too few to have one in each part."""
     images = manifests.usable(table)
     groups = images.groupby("label")["group"].nunique()
     for variety in VARIETIES:
@@ -142,21 +137,22 @@ def _usable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _late(images: pd.DataFrame, params: SplitParams) -> np.ndarray:
-    """bool `[n]`: numbered above `session_after`, or a duplicate of one that is."""
+    """Find images numbered above `session_after`, and duplicates of such: bool `[n]`."""
     late = (images["number"] > params.session_after).fillna(False).astype(bool)
     return late.groupby(images["group"]).transform("any").to_numpy()
 
 
-def _draw_validation(images: pd.DataFrame, parts: np.ndarray, params: SplitParams, seed: int) -> np.ndarray:
+def _draw_validation(images: pd.DataFrame, parts: np.ndarray, params: SplitParams, seed: int) -> pd.DataFrame:
+    """Divide the images that are not in `parts` yet into validation and training; gives the split."""
     left = parts == ""
     parts = parts.astype(object)
     parts[left] = _draw(images[left], params.validation_fraction, "validation", seed + 1, spare=1)
     parts[parts == ""] = "train"
-    return parts
+    return images[["path", "label"]].assign(split=parts).reset_index(drop=True)
 
 
 def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: int) -> np.ndarray:
-    """`part` for that fraction of each variety's images (rounded), empty for the others.
+    """Give `part` to that fraction of each variety's images (rounded), an empty name to the others.
 
     One group at least is drawn, and `spare` groups at least are left for the parts that come after.
     """
@@ -172,15 +168,10 @@ def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: in
 
 
 def _fill(sizes: np.ndarray, room: int, most: int) -> list[int]:
-    """Positions of groups, the first ones that fit into `room` images, `most` at most; the smallest if none fits."""
+    """Choose the first groups, `most` at most, that fit into `room` images; the smallest if none fits."""
     taken: list[int] = []
     for place, size in enumerate(sizes):
         if size <= room and len(taken) < most:
             taken.append(place)
             room -= size
     return taken or [int(np.argmin(sizes))]
-
-
-def _frame(images: pd.DataFrame, parts: np.ndarray) -> pd.DataFrame:
-    frame = images[["path", "label"]].assign(split=parts)
-    return frame.reset_index(drop=True)

@@ -1,40 +1,35 @@
 """Generated grains: images of the five varieties without a photograph, for a first run and for tests.
 
-Each grain is drawn from distributions measured on 10,000 images of the public set (the axes, colours and
-spread that `shape_features` features, scaled to the files' 250 pixels; its two capture sessions of Jasmine
-apart): an outline with the bite that the lost germ leaves, chalk, streaks, now and then a yellow patch or a
-broken end; any orientation, a little off the centre, on a dark noisy ground, saved as JPEG of the originals'
-quality. An image depends on the seed, its variety and its number alone, so any number of processes makes the
-same files.
+Each grain is drawn from distributions measured on 10,000 images of the public set (the axes, colours and spread of
+`shape_features`, scaled to the files' 250 pixels; its two capture sessions of Jasmine apart): an outline with the bite
+that the lost germ leaves, chalk, streaks, now and then a yellow patch or a broken end; any orientation, a little off
+the centre, on a dark noisy background, saved as JPEG of the originals' quality. An image depends on the seed, its
+variety and its number only, so any number of processes makes the same files.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.files import atomic_path
-from rice_lib.common.machine import cores
-from rice_lib.data.decoding import POOL_FROM
+from rice_lib.data.decoding import over_chunks
 
 VERSION = 1
-"""Raised whenever the same seed would give other images: images of another version are made anew."""
+"""Raised whenever the same seed would give other images: images of another version are made again."""
 
 SIDE = 250
 SECOND_SESSION = 0.78
 """Jasmine numbered above this share of its images is of the second capture session, as in the public set."""
 
 COPY_EVERY = 50
-"""Every 50th Ipsala is a byte-for-byte copy of one shortly before it: the public set has 297 such pairs in
-15,000."""
+"""Every 50th Ipsala is a byte-for-byte copy of one shortly before it: the public set has 297 such pairs in 15,000."""
 
 BROKEN_SHARE = 0.02
 JPEG_QUALITY = 75
@@ -43,15 +38,13 @@ JPEG_QUALITY = 75
 _EDGE = 1.0
 """Pixels by which JPEG's blur of the edge makes a drawn axis measure longer than it is."""
 
-_CHUNK = 32
 _TEXTURE = (32, 64)
 _ANGLES = np.linspace(0, 2 * np.pi, 120, endpoint=False)
 
 
 @dataclass(frozen=True)
 class Look:
-    """Distribution of one variety's grains: means and standard deviations; pixels of 250, grey levels of
-    255."""
+    """Distribution of one variety's grains: means and standard deviations; pixels of 250, grey levels of 255."""
 
     major: tuple[float, float]
     minor: tuple[float, float]
@@ -70,22 +63,6 @@ class Look:
     """Mean distance of the grain's middle from the image's."""
     germ: float
     """Share of grains with a yellow patch."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A grain's own coordinates (its half axes are 1 along x and y) in the image: `axes @ own + middle`."""
-
-    axes: np.ndarray
-    middle: np.ndarray
-
-    def warp(self, texture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """A texture over the grain's -1.1 to 1.1, laid into an image of that shape."""
-        height, width = texture.shape
-        scale = np.diag([2.2 / (width - 1), 2.2 / (height - 1)])
-        matrix = np.column_stack([self.axes @ scale, self.middle - self.axes @ [1.1, 1.1]])
-        size = (shape[1], shape[0])
-        return cv2.warpAffine(texture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 LOOKS = {
@@ -123,34 +100,48 @@ LOOKS = {
 
 
 def write_images(folder: Path, per_class: int, seed: int, workers: int | None = None) -> None:
-    """Write `<Variety>/<Variety> (<number>).jpg`, numbers 1 to `per_class`; files that are there already are
-    left."""
+    """Write `<Variety>/<Variety> (<number>).jpg`, numbers 1 to `per_class`, where they are not there already."""
     wanted = [(variety, number) for variety in VARIETIES for number in range(1, per_class + 1)]
     missing = [(v, n) for v, n in wanted if not (folder / v / f"{v} ({n}).jpg").is_file()]
-    tasks = [(folder, per_class, seed, missing[start : start + _CHUNK]) for start in range(0, len(missing), _CHUNK)]
-    with tqdm(total=len(missing), desc="generate", unit="image", delay=2, mininterval=1, leave=False) as progress:
-        for written in _run(tasks, (workers or cores()) if len(missing) >= POOL_FROM else 1):
-            progress.update(written)
+    write = partial(_write_chunk, folder=folder, per_class=per_class, seed=seed)
+    over_chunks(write, missing, workers, "generate")
+
+
+def _write_chunk(images: Sequence[tuple[str, int]], folder: Path, per_class: int, seed: int) -> Sequence[object]:
+    for variety, number in images:
+        with atomic_path(folder / variety / f"{variety} ({number}).jpg") as temporary:
+            temporary.write_bytes(jpeg(variety, number, per_class, seed))
+    return images
+
+
+def original(variety: str, number: int, per_class: int) -> int:
+    """Find the number of the image that an image is a copy of; its own where it is none.
+
+    Copies lie about 100 numbers behind their originals in the public set of 15,000, and in proportion here.
+    """
+    behind = max(1, round(per_class * 100 / 15000))
+    behind += behind % COPY_EVERY == 0  # the original must not be a copy itself
+    is_copy = variety == "Ipsala" and number % COPY_EVERY == COPY_EVERY // 2 and number > behind
+    return number - behind if is_copy else number
 
 
 def jpeg(variety: str, number: int, per_class: int, seed: int) -> bytes:
-    """The bytes of one generated image's file."""
+    """Draw one image and encode its file."""
     image = draw(variety, number, per_class, seed)
     settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
 
 
 def draw(variety: str, number: int, per_class: int, seed: int) -> np.ndarray:
-    """One grain: uint8 RGB `[250, 250, 3]`.
+    """Draw one grain: uint8 RGB `[250, 250, 3]`.
 
     Args:
         variety: one of the five.
         number: 1 to `per_class`.
-        per_class: how many of the variety are made; settles which Jasmine are of the second session.
+        per_class: how many of the variety are made; determines which Jasmine are of the second session.
         seed: the profile's.
     """
-    if variety == "Ipsala" and number % COPY_EVERY == COPY_EVERY // 2:
-        number -= max(1, round(per_class * 100 / 15000))
+    number = original(variety, number, per_class)
     late = variety == "Jasmine" and number > SECOND_SESSION * per_class
     look = LOOKS["Jasmine, second session" if late else variety]
     random = np.random.default_rng([seed, LABEL_TO_ID[variety], number])
@@ -158,33 +149,15 @@ def draw(variety: str, number: int, per_class: int, seed: int) -> np.ndarray:
     major, minor = _axes(look, random)
     angle = random.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    # the outline's own half axes are 1: texture and outline share one frame
+    # from the grain's own coordinates, in which its half axes are 1, to the image's
     axes = turn @ np.diag([major / 2, minor / 2])
     points = outline @ axes.T
     middle = _middle(points, random.normal(0, look.offset / np.sqrt(np.pi / 2), 2))
-    return _paint(look, points + middle, Frame(axes, middle), random)
-
-
-def _run(tasks: list[tuple[Path, int, int, list[tuple[str, int]]]], workers: int) -> Iterator[int]:
-    if workers == 1:
-        yield from map(_write_chunk, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
-        yield from pool.map(_write_chunk, tasks)
-
-
-def _write_chunk(task: tuple[Path, int, int, list[tuple[str, int]]]) -> int:
-    folder, per_class, seed, images = task
-    for variety, number in images:
-        with atomic_path(folder / variety / f"{variety} ({number}).jpg") as temporary:
-            temporary.write_bytes(jpeg(variety, number, per_class, seed))
-    return len(images)
+    return _paint(look, points + middle, axes, middle, random)
 
 
 def _outline(look: Look, random: np.random.Generator) -> np.ndarray:
-    """A closed outline, float `[120, 2]`, its long axis along x, its second moments those of the unit
-    disc."""
+    """Draw a closed outline, float `[120, 2]`, its long axis along x, its second moments those of the unit disc."""
     angle = _ANGLES
     exponent = max(1.7, look.bluntness + random.normal(0, 0.12))
     radius = (np.abs(np.cos(angle)) ** exponent + np.abs(np.sin(angle)) ** exponent) ** (-1 / exponent)
@@ -206,7 +179,7 @@ def _outline(look: Look, random: np.random.Generator) -> np.ndarray:
 
 
 def _whiten(points: np.ndarray) -> np.ndarray:
-    """The outline moved, turned and stretched so that its second moments are those of the unit disc."""
+    """Move, turn and stretch an outline so that its second moments are those of the unit disc."""
     moments = cv2.moments(points.astype(np.float32))
     points = points - [moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]]
     xx, yy, xy = (moments[key] / moments["m00"] for key in ("mu20", "mu02", "mu11"))
@@ -225,15 +198,15 @@ def _axes(look: Look, random: np.random.Generator) -> tuple[float, float]:
 
 
 def _middle(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Where the grain's middle lies: off the image's by `offset`, but never so far that the grain is cut."""
+    """Place the grain's middle: off the image's by `offset`, but never so far that the grain is cut."""
     low, high = 2 - points.min(axis=0), SIDE - 3 - points.max(axis=0)
     place = (SIDE - 1) / 2 + offset
     return np.where(low < high, np.clip(place, low, high), (low + high) / 2)
 
 
 def _cover(points: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice], np.ndarray]:
-    """What an outline covers: float32 shares of the pixels around it, their rows and columns in the image,
-    and the position (x, y) of the first of them."""
+    """Find what an outline covers: float32 shares of the pixels around it, their rows and columns in the image, and the
+    position (x, y) of the first of them."""
     low = np.maximum(np.floor(points.min(axis=0)).astype(int) - 2, 0)
     high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 3, SIDE)
     width, height = high - low
@@ -247,24 +220,25 @@ def _cover(points: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice], np.ndar
     return share, (slice(low[1], high[1]), slice(low[0], high[0])), low
 
 
-def _paint(look: Look, points: np.ndarray, frame: Frame, random: np.random.Generator) -> np.ndarray:
+def _paint(
+    look: Look, points: np.ndarray, axes: np.ndarray, middle: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
     image = np.repeat(random.integers(0, 4, (SIDE, SIDE, 1), dtype=np.uint8), 3, axis=2)
     share, place, low = _cover(points)
-    frame = Frame(frame.axes, frame.middle - low)
-    texture = frame.warp(_texture(look, random), share.shape)
+    middle = middle - low
+    texture = _warp(_texture(look, random), axes, middle, share.shape)
     mean, sd = cv2.meanStdDev(texture, mask=(share > 0.99).astype(np.uint8))
     spread = max(2.0, random.normal(*look.spread))
     luma = (texture - mean[0, 0]) * (spread / max(sd[0, 0], 1e-3))
     grain = luma[:, :, None] + _colour(look, random)
     if random.random() < look.germ:
-        grain += _germ(frame, share.shape, random)
+        grain += _germ(axes, middle, share.shape, random)
     image[place] += (np.clip(grain, 0, 250) * share[:, :, None]).astype(np.uint8)
     return image
 
 
 def _texture(look: Look, random: np.random.Generator) -> np.ndarray:
-    """float32 `[32, 64]` over the grain's own frame: clouds, streaks along it, grit, a darker rim, a chalky
-    core."""
+    """Draw float32 `[32, 64]` over the grain's own -1.1 to 1.1: clouds, streaks along it, grit, rim, chalky core."""
     height, width = _TEXTURE
     x, y = np.meshgrid(np.linspace(-1.1, 1.1, width), np.linspace(-1.1, 1.1, height))
     clouds = cv2.resize(random.normal(size=(4, 7)), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -278,17 +252,26 @@ def _texture(look: Look, random: np.random.Generator) -> np.ndarray:
     return texture.astype(np.float32)
 
 
+def _warp(texture: np.ndarray, axes: np.ndarray, middle: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Lay a texture over the grain's own -1.1 to 1.1 into an image of that shape."""
+    height, width = texture.shape
+    scale = np.diag([2.2 / (width - 1), 2.2 / (height - 1)])
+    matrix = np.column_stack([axes @ scale, middle - axes @ [1.1, 1.1]])
+    size = (shape[1], shape[0])
+    return cv2.warpAffine(texture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
 def _colour(look: Look, random: np.random.Generator) -> np.ndarray:
-    """Mean R, G, B of a grain: normal, neighbours correlated as measured."""
+    """Draw a grain's mean R, G, B: normal, neighbours correlated as measured."""
     red, green, blue = random.normal(size=3)
     green = look.correlation_rg * red + np.sqrt(1 - look.correlation_rg**2) * green
     blue = look.correlation_gb * green + np.sqrt(1 - look.correlation_gb**2) * blue
     return np.array(look.colour) + np.array(look.colour_sd) * np.array([red, green, blue])
 
 
-def _germ(frame: Frame, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """float32 `[*shape, 3]`: what a yellow patch near one tip takes from each channel."""
-    spot = frame.axes @ [random.choice([-0.85, 0.85]), random.uniform(-0.3, 0.3)] + frame.middle
+def _germ(axes: np.ndarray, middle: np.ndarray, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Draw float32 `[*shape, 3]`: what a yellow patch near one tip takes from each channel."""
+    spot = axes @ [random.choice([-0.85, 0.85]), random.uniform(-0.3, 0.3)] + middle
     y, x = np.ogrid[: shape[0], : shape[1]]
     patch = np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * random.uniform(4, 9) ** 2))
     taken = random.uniform(0.3, 1.0) * np.array([0.0, -15.0, -70.0], dtype=np.float32)
