@@ -56,16 +56,16 @@ def test_thin_takes_all_where_it_may(limit: int | None) -> None:
     assert baseline.thin(examples, limit, seed=1) is examples
 
 
-def test_extract_measures_each_image_once_and_gives_it_back_by_row() -> None:
+def test_extract_computes_each_image_once_and_gives_it_back_by_row() -> None:
     first = baseline.Task("random", _examples(np.array([9, 3, 50])), _examples(np.array([7, 8])))
     second = baseline.Task("session", _examples(np.array([3, 8, 120])), _examples(np.array([9])))
     seen: list[int] = []
 
-    def measure(pixels: np.ndarray) -> np.ndarray:
+    def compute(pixels: np.ndarray) -> np.ndarray:
         seen.extend(pixels[:, 0, 0, 0].tolist())
         return pixels[:, 0, 0, :2].astype(np.float32)
 
-    features = baseline.extract([first, second], measure, batch_size=4, title="test")
+    features = baseline.extract([first, second], compute, batch_size=4, title="test")
     assert seen == [3, 7, 8, 9, 50, 120]
     assert features.of(first.train).tolist() == [[9, 9], [3, 3], [50, 50]]
     with pytest.raises(KeyError):
@@ -80,7 +80,7 @@ def test_scores_are_scikit_learns(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     np.testing.assert_allclose(classifier.scores(features), expected, atol=1e-9)
 
 
-def test_saved_and_loaded_it_answers_the_same(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_saved_and_loaded_it_predicts_the_same(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     features, labels = blobs
     classifier = baseline.fit(features, labels, 1.0, {"kind": "shape", "scheme": "random"})
     files = classifier.save(tmp_path / "baseline", "shape_random")
@@ -92,11 +92,11 @@ def test_saved_and_loaded_it_answers_the_same(blobs: tuple[np.ndarray, np.ndarra
     assert json.loads(files[1].read_text())["labels"] == list(VARIETIES)
 
 
-def test_a_damaged_baseline_is_told_in_a_line(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_a_damaged_baseline_is_one_line(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(RiceError, match="no such baseline"):
         baseline.LinearClassifier.load(tmp_path, "b")
-    file, words = baseline.fit(*blobs, 1.0, {}).save(tmp_path, "b")
-    words.write_text('{"labels": ["rye"]}')
+    file, about = baseline.fit(*blobs, 1.0, {}).save(tmp_path, "b")
+    about.write_text('{"labels": ["rye"]}')
     with pytest.raises(RiceError, match="weights for 1 labels"):
         baseline.LinearClassifier.load(tmp_path, "b")
     save_file({"mean": np.zeros(3)}, file)
@@ -127,14 +127,14 @@ def test_task_is_trained_saved_and_scored(tmp_path: Path, monkeypatch) -> None:
     task = baseline.open_task(run, "random")
     assert (len(task.train), len(task.test)) == (60, 50)
 
-    def measure(pixels: np.ndarray) -> np.ndarray:
+    def compute(pixels: np.ndarray) -> np.ndarray:
         return np.eye(5, dtype=np.float32)[pixels[:, 0, 0, 0] % 5]
 
-    result = baseline.fit_and_test(run, task, "cnn", baseline.extract([task], measure, 32, "test"))
+    result = baseline.fit_and_test(run, task, "cnn", baseline.extract([task], compute, 32, "test"))
     assert (result.scores.argmax(axis=1) == task.test.labels).all()
-    words = json.loads((run.paths.baseline / "cnn_random.json").read_text())
-    assert (words["kind"], words["scheme"], words["train_images"]) == ("cnn", "random", 60)
-    assert words["provenance"]["params"] == run.params.fingerprint()
+    about = json.loads((run.paths.baseline / "cnn_random.json").read_text())
+    assert (about["kind"], about["scheme"], about["train_images"]) == ("cnn", "random", 60)
+    assert about["provenance"]["params"] == run.params.fingerprint()
 
 
 def test_task_wants_every_variety(tmp_path: Path, monkeypatch) -> None:
@@ -163,7 +163,7 @@ def test_match_tensors_goes_by_order_kind_and_shape() -> None:
         (BaselineParams(model="resnett18", weights="hub"), "did you mean resnet18"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_told_in_a_line(params: BaselineParams, message: str) -> None:
+def test_a_model_that_cannot_be_had_is_one_line(params: BaselineParams, message: str) -> None:
     with pytest.raises(RiceError, match=message):
         embedding.load_frozen_cnn(params)
 

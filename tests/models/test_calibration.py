@@ -1,4 +1,4 @@
-"""The temperature on logits with a known one, the rule of refusal on generated grains, and the command."""
+"""The temperature on logits with a known one, the rejection rule on generated grains, and the command."""
 
 from __future__ import annotations
 
@@ -25,8 +25,15 @@ from rice_lib.contract.features import COLUMN, FEATURES
 from rice_lib.contract.prediction import feature_table
 from rice_lib.data.loading import Examples
 from rice_lib.data.synthetic import draw
-from rice_lib.models import calibration as calibration
-from rice_lib.models.calibration import calibrate, fit_clusters, fit_rejection_rule, fit_temperature, write_decision
+from rice_lib.models import calibration
+from rice_lib.models.calibration import (
+    calibrate,
+    fit_clusters,
+    fit_rejection_rule,
+    fit_temperature,
+    uncalibrated,
+    write_decision,
+)
 from rice_lib.models.reliability import reliability
 
 
@@ -38,14 +45,14 @@ def generated(numbers: range) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.repeat(np.arange(len(VARIETIES)), len(numbers))
 
 
-def nearest(refusal: RejectionRule, features: np.ndarray) -> np.ndarray:
-    """Logits of the most lenient model there could be: it always tells the variety that is nearest."""
-    look = features[:, [COLUMN[name] for name in APPEARANCE]].astype(float)
-    return -np.array([np.min([c.distances(look) for c in clusters], axis=0) for clusters in refusal.clusters]).T
+def nearest(rule: RejectionRule, features: np.ndarray) -> np.ndarray:
+    """Logits of the most lenient model there could be: it always predicts the variety that is nearest."""
+    appearance = features[:, [COLUMN[name] for name in APPEARANCE]].astype(float)
+    return -np.array([np.min([c.distances(appearance) for c in clusters], axis=0) for clusters in rule.clusters]).T
 
 
 @pytest.fixture(scope="module")
-def refusal() -> RejectionRule:
+def rule() -> RejectionRule:
     training, labels = generated(range(1, 61))
     validation, truth = generated(range(61, 111))
     return fit_rejection_rule(
@@ -76,7 +83,7 @@ def test_no_error_at_all_still_has_a_temperature():
     logits = np.eye(5, dtype=np.float32)[labels] * 8
     found = fit_temperature(logits, labels)
     assert calibration.TEMPERATURES[0] * 2 < found < calibration.TEMPERATURES[1] / 2
-    # as if one image in n + 2 had been told wrongly
+    # as if one image in n + 2 had been misclassified
     assert 1 - Decision(found).probabilities(logits)[0].max() == pytest.approx(1 / 502, rel=0.01)
 
 
@@ -86,6 +93,13 @@ def test_whatever_the_logits_the_temperature_is_within_its_bounds(count, size, s
     rng = np.random.default_rng(seed)
     found = fit_temperature((rng.normal(0, 1, (count, 5)) * size).astype(np.float32), rng.integers(0, 5, count))
     assert calibration.TEMPERATURES[0] <= found <= calibration.TEMPERATURES[1]
+
+
+def test_the_temperature_can_be_taken_off_the_scores():
+    logits = np.random.default_rng(3).normal(0, 5, (200, 5))
+    for temperature in (0.3, 1.0, 2.5):
+        scores = Decision(temperature).probabilities(logits)
+        np.testing.assert_allclose(uncalibrated(scores, temperature), softmax(logits, axis=1), rtol=1e-9)
 
 
 def test_two_sessions_of_a_variety_are_two_clusters():
@@ -98,27 +112,26 @@ def test_two_sessions_of_a_variety_are_two_clusters():
 
 
 def test_distances_are_mahalanobis_with_the_tolerance():
-    look = np.random.default_rng(0).normal(size=(5000, len(APPEARANCE)))
-    (cluster, *others) = fit_clusters(look[:150], seed=1)
+    appearance = np.random.default_rng(0).normal(size=(5000, len(APPEARANCE)))
+    (cluster, *others) = fit_clusters(appearance[:150], seed=1)
     assert not others, "too few images for two clusters"
     covariance = np.linalg.inv(cluster.root @ cluster.root.T)
-    own = np.cov(look[:150].T, bias=True)
+    own = np.cov(appearance[:150].T, bias=True)
     at = APPEARANCE.index("luma")
     assert covariance[at, at] == pytest.approx(own[at, at] + 10**2, rel=0.01)
-    apart = look[:3] - cluster.mean
+    apart = appearance[:3] - cluster.mean
     expected = [row @ np.linalg.inv(covariance) @ row for row in apart]
-    np.testing.assert_allclose(cluster.distances(look[:3]), expected)
-    np.testing.assert_allclose(cluster.offsets(look[:3]).sum(axis=1), expected)
+    np.testing.assert_allclose(cluster.distances(appearance[:3]), expected)
 
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_a_handful_of_images_gives_a_usable_cluster(count):
-    look = np.random.default_rng(0).normal(size=(count, len(APPEARANCE)))
-    (cluster,) = fit_clusters(look, seed=1)
-    assert np.isfinite(cluster.distances(look)).all()
+    appearance = np.random.default_rng(0).normal(size=(count, len(APPEARANCE)))
+    (cluster,) = fit_clusters(appearance, seed=1)
+    assert np.isfinite(cluster.distances(appearance)).all()
 
 
-def test_the_share_of_validation_images_that_is_refused_is_the_one_asked_for():
+def test_the_share_of_validation_images_that_is_rejected_is_the_one_asked_for():
     features = np.zeros((1000, len(FEATURES)), np.float32)
     columns = [COLUMN[name] for name in APPEARANCE]
     features[:, columns] = np.random.default_rng(0).normal(1, 0.1, (1000, len(columns)))
@@ -127,19 +140,19 @@ def test_the_share_of_validation_images_that_is_refused_is_the_one_asked_for():
     labels, logits = np.arange(1000) % 2, np.eye(2)[np.arange(1000) % 2]
     for share, count in ((0.01, 10), (0.05, 50), (0.0005, 0)):
         rule = fit_rejection_rule((features, labels), (features, logits), share=share)
-        assert sum(reason is not None for reason in rule.rejections(logits, features)) == count
+        assert sum(reason is not None for reason in rule.reasons(logits, features)) == count
 
 
-def test_generated_grains_are_told_and_other_things_refused(refusal):
+def test_generated_grains_are_predicted_and_other_things_rejected(rule):
     """The quick form of the `real` test: rule, grains and other things without any real image."""
     images, truth = generated(range(111, 151))
     features = feature_table(images)
-    told = refusal.rejections(np.eye(5)[truth], features)
-    assert sum(reason is not None for reason in told) <= 6, "3 % of 200, where 1 % was asked for"
+    reasons = rule.reasons(np.eye(5)[truth], features)
+    assert sum(reason is not None for reason in reasons) <= 6, "3 % of 200, where 1 % was asked for"
     missed = {}
     for kind in not_grains.KINDS:
         others = feature_table(not_grains.draw(kind, 4, "development", images))
-        missed[kind] = sum(reason is None for reason in refusal.rejections(nearest(refusal, others), others))
+        missed[kind] = sum(reason is None for reason in rule.reasons(nearest(rule, others), others))
     assert sum(missed.values()) <= 0.05 * 4 * len(missed), missed
     assert max(missed.values()) <= 2, missed
 
@@ -152,11 +165,11 @@ def test_generated_grains_are_told_and_other_things_refused(refusal):
         (lambda i: (i * 0.95).astype(np.uint8), 0.03),
         (lambda i: cv2.imdecode(cv2.imencode(".jpg", i, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR), 0.03),
     ],
-    ids=["turned", "smaller", "darker", "jpeg 60"],
+    ids=["rotated", "smaller", "darker", "jpeg 60"],
 )
-def test_what_another_photograph_of_a_grain_changes_is_let_pass(refusal, change, at_most):
+def test_what_another_photograph_of_a_grain_changes_is_let_pass(rule, change, at_most):
     images, truth = generated(range(111, 151))
-    reasons = refusal.rejections(np.eye(5)[truth], feature_table(np.stack([change(image) for image in images])))
+    reasons = rule.reasons(np.eye(5)[truth], feature_table(np.stack([change(image) for image in images])))
     assert sum(reason is not None for reason in reasons) / len(reasons) <= at_most
 
 
@@ -164,10 +177,10 @@ def examples_of(images: np.ndarray, labels: np.ndarray) -> Examples:
     return Examples(images, np.arange(len(images)), labels, [f"{i}.jpg" for i in range(len(images))])
 
 
-class Telling(SimpleNamespace):
-    """A model that tells every generated grain by its place in the file, with its labels in another order."""
+class Perfect(SimpleNamespace):
+    """A model that predicts every generated grain by its place in the file, with its labels in another order."""
 
-    name, labels = "telling", VARIETIES[::-1]
+    name, labels = "perfect", VARIETIES[::-1]
 
     def logits(self, pixels):
         found = np.eye(5, dtype=np.float32)[self.classes[self.at : self.at + len(pixels)]] * 9
@@ -177,10 +190,10 @@ class Telling(SimpleNamespace):
 
 def test_calibrate_takes_the_models_own_order_of_labels():
     training, validation = generated(range(1, 21)), generated(range(21, 31))
-    model = Telling(classes=4 - validation[1], at=0)
+    model = Perfect(classes=4 - validation[1], at=0)
     decision = calibrate(model, examples_of(*training), examples_of(*validation), batch_size=16, seed=1)
     assert decision.temperature < 2
-    assert decision.about == {"training_images": 100, "validation_images": 50, "validation_refused": 0}
+    assert decision.about == {"training_images": 100, "validation_images": 50, "validation_rejected": 0}
     arborio = feature_table(training[0][:5])
     as_arborio, as_karacadag = (decision.rejection.distances(np.eye(5)[[at] * 5], arborio) for at in (4, 0))
     assert (as_arborio < as_karacadag).all()
@@ -188,7 +201,7 @@ def test_calibrate_takes_the_models_own_order_of_labels():
 
 def test_nothing_to_calibrate_on_is_one_line():
     images, labels = generated(range(1, 3))
-    model = Telling(classes=labels, at=0)
+    model = Perfect(classes=labels, at=0)
     all_of, none = examples_of(images, labels), examples_of(images[:0], labels[:0])
     with pytest.raises(RiceError, match="no training image of Karacadag"):
         calibrate(model, examples_of(images[:8], labels[:8]), all_of, 8, 1)
@@ -196,10 +209,10 @@ def test_nothing_to_calibrate_on_is_one_line():
         calibrate(model, all_of, none, 8, 1)
 
 
-def test_a_decision_is_written_into_an_onnx_file_and_nothing_else_of_it_changes(tmp_path, refusal):
+def test_a_decision_is_written_into_an_onnx_file_and_nothing_else_of_it_changes(tmp_path, rule):
     model = tmp_path / "model.onnx"
     shutil.copy(tiny_onnx(), model)
-    decision = Decision(1.7, refusal)
+    decision = Decision(1.7, rule)
     for _ in range(2):  # the second time it replaces the first
         assert write_decision(model, decision) == model
     before, after = onnx.load(tiny_onnx()), onnx.load(model)

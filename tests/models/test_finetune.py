@@ -1,4 +1,4 @@
-"""Training: the parts that decide what is learnt, and that a killed run ends where an unbroken one does."""
+"""Training: the parts that decide what is learnt, and that a killed run ends with the weights of an unbroken one."""
 
 import json
 import os
@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import set_seed
 
 from rice_lib.backends.vit import load_checkpoint
+from rice_lib.common.classes import VARIETIES
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.data import manifest, split
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.models import finetune
+from rice_lib.models.vit import create_model
 
 SETTINGS = {
     "data": {"per_class": 12},
@@ -44,6 +47,13 @@ def elsewhere(run, tmp_path):
     return Run(run.params, Paths(tmp_path, "tiny"))
 
 
+def train(run):
+    """What notebook 04 does."""
+    set_seed(run.params.seed)
+    model = create_model(run.params.finetune, VARIETIES)
+    return finetune.train(run, "random", model, finetune.training_arguments(run, "random"))
+
+
 def test_a_batch_is_bytes_with_labels_and_only_training_is_augmented(ready):
     examples = open_examples(ready.paths, "random", "train")
     plain = finetune.PixelDataset(examples).__getitems__([3, 0])
@@ -66,7 +76,7 @@ def test_the_fingerprint_changes_with_what_the_result_depends_on_and_with_nothin
     assert finetune.run_fingerprint(ready, "session") != base
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+def test_a_half_written_checkpoint_is_ignored(tmp_path):
     for step, state in ((10, "{}"), (20, None), (9, "{}"), (30, '{"half')):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -76,20 +86,21 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     assert finetune.newest_checkpoint(tmp_path / "none") is None
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_unbroken_one(ready, tmp_path):
-    (tmp_path / "whole").mkdir()
+    (tmp_path / "unbroken").mkdir()
     (tmp_path / "broken").mkdir()
-    whole = elsewhere(ready, tmp_path / "whole")
-    result = finetune.train(whole, "random")
+    unbroken = elsewhere(ready, tmp_path / "unbroken")
+    result = train(unbroken)
     assert result.resumed_from is None
-    assert not list(whole.paths.training.rglob("checkpoint-*")), "a finished scheme leaves no training checkpoints"
+    assert not list(unbroken.paths.training.rglob("checkpoint-*")), "a finished scheme leaves no training checkpoints"
 
     broken = elsewhere(ready, tmp_path / "broken")
     kill_after_first_epoch(broken)
     assert not broken.paths.checkpoint("random").exists()
-    result = finetune.train(broken, "random")
+    result = train(broken)
     assert result.resumed_from is not None
-    one, other = (load_file(run.paths.checkpoint("random") / "model.safetensors") for run in (whole, broken))
+    one, other = (load_file(run.paths.checkpoint("random") / "model.safetensors") for run in (unbroken, broken))
     assert one.keys() == other.keys()
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=2e-5, rtol=0)
@@ -98,19 +109,21 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_unbroken_one(rea
     assert facts["mlflow_run"] == result.mlflow_run
 
 
+@pytest.mark.slow
 def test_a_finished_scheme_is_not_trained_again_until_the_run_is_forgotten(ready, tmp_path, monkeypatch):
     run = elsewhere(ready, tmp_path)
-    first = finetune.train(run, "random")
+    first = train(run)
     shutil.rmtree(run.paths.checkpoint("random"))  # as DVC does before it runs a stage again
     with monkeypatch.context() as patch:
         patch.setattr(finetune, "RiceTrainer", None)
-        assert finetune.train(run, "random") == first
+        assert train(run) == first
     assert load_checkpoint(run.paths.checkpoint("random")).config.foreground_patches == 64
     finetune.forget(run)
     assert not run.paths.training.exists()
 
 
-def test_the_best_epoch_is_what_is_kept_whole(ready, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_best_epoch_is_what_is_kept(ready, tmp_path, monkeypatch):
     run = elsewhere(ready, tmp_path)
     saved = {}
 
@@ -123,7 +136,7 @@ def test_the_best_epoch_is_what_is_kept_whole(ready, tmp_path, monkeypatch):
             return numbers
 
     monkeypatch.setattr(finetune, "RiceTrainer", Spy)
-    result = finetune.train(run, "random")
+    result = train(run)
     assert result.best_validation_loss == 0.5
     kept = load_checkpoint(run.paths.checkpoint("random")).state_dict()
     for name, weight in kept.items():
@@ -132,20 +145,25 @@ def test_the_best_epoch_is_what_is_kept_whole(ready, tmp_path, monkeypatch):
 
 
 def kill_after_first_epoch(run):
-    """Train in another process and kill it outright as soon as it has saved a whole checkpoint."""
+    """Train in another process and kill it as soon as it has saved a complete checkpoint."""
     program = f"""
-        from rice_lib.models import finetune
+        from pathlib import Path
+        from rice_lib.common.classes import VARIETIES
         from rice_lib.common.paths import Paths
         from rice_lib.common.run import Run
-        from pathlib import Path
-        opened = Run.open("tiny", **{SETTINGS!r})
-        finetune.train(Run(opened.params, Paths(Path({str(run.paths.root)!r}), "tiny")), "random")
+        from rice_lib.models import finetune
+        from rice_lib.models.vit import create_model
+        from transformers import set_seed
+        run = Run(Run.open("tiny", **{SETTINGS!r}).params, Paths(Path({str(run.paths.root)!r}), "tiny"))
+        set_seed(run.params.seed)
+        model = create_model(run.params.finetune, VARIETIES)
+        finetune.train(run, "random", model, finetune.training_arguments(run, "random"))
     """
     log = (run.paths.root / "training.log").open("w+")
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=log)
-    workplace = run.paths.training / f"random-{finetune.run_fingerprint(run, 'random')}"
+    folder = finetune.training_folder(run, "random")
     deadline = time.monotonic() + 300
-    while finetune.newest_checkpoint(workplace) is None:
+    while finetune.newest_checkpoint(folder) is None:
         assert process.poll() is None, (run.paths.root / "training.log").read_text()[-2000:]
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -153,7 +171,7 @@ def kill_after_first_epoch(run):
     process.wait()
 
 
-def test_bfloat16_is_used_where_told_or_where_the_gpu_has_it():
+def test_bfloat16_is_used_where_configured_or_where_the_gpu_has_it():
     assert finetune.use_bfloat16("bfloat16")
     assert not finetune.use_bfloat16("float32")
     assert finetune.use_bfloat16("auto") == (torch.cuda.is_available() and torch.cuda.is_bf16_supported())

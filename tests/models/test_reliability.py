@@ -12,14 +12,14 @@ from rice_lib.models.reliability import expected_calibration_error, reliability
 
 def by_definition(labels: np.ndarray, scores: np.ndarray, bins: int) -> float:
     """Guo et al. 2017, equation 3, written out; the bins half open to the right."""
-    confidence, right = scores.max(axis=1), scores.argmax(axis=1) == labels
+    confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
     total = 0.0
     for number in range(bins):
         last = number == bins - 1
         low, high = number / bins, (number + 1) / bins
         inside = (confidence >= low) & ((confidence <= 1) if last else (confidence < high))
         if inside.any():
-            total += inside.sum() / len(labels) * abs(right[inside].mean() - confidence[inside].mean())
+            total += inside.sum() / len(labels) * abs(correct[inside].mean() - confidence[inside].mean())
     return total
 
 
@@ -35,10 +35,10 @@ def test_ece_is_its_definition(count, seed, bins):
     assert len(found.edges) == bins + 1
 
 
-def test_a_certain_answer_falls_into_the_last_bin():
+def test_a_certain_prediction_falls_into_the_last_bin():
     found = reliability(np.array([0, 0]), np.array([[1.0, 0.0], [0.0, 1.0]]))
     assert found.counts.tolist() == [0] * 14 + [2]
-    assert (found.right[-1], found.confidence[-1], found.error) == (0.5, 1, 0.5)
+    assert (found.accuracy[-1], found.confidence[-1], found.error) == (0.5, 1, 0.5)
 
 
 def test_the_interval_holds_the_value_and_narrows_with_images():
@@ -55,7 +55,7 @@ def test_the_interval_holds_the_value_and_narrows_with_images():
     assert "15 bins" in large.how
 
 
-def test_perfect_answers_have_no_error_and_no_width():
+def test_perfect_predictions_have_no_error_and_no_width():
     scores = np.eye(5)[np.arange(50) % 5]
     metric = expected_calibration_error(np.arange(50) % 5, scores, seed=1)
     assert (metric.value, metric.low, metric.high) == (0, 0, 0)

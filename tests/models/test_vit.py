@@ -5,10 +5,11 @@ import pytest
 import torch
 from transformers import ViTForImageClassification
 
+from rice_lib.backends import vit
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
-from rice_lib.models import vit
+from rice_lib.models.vit import create_model, sine_cosine_positions
 
 SMALL = ArchitectureParams(hidden_size=16, layers=2, heads=2)
 
@@ -16,7 +17,7 @@ SMALL = ArchitectureParams(hidden_size=16, layers=2, heads=2)
 def small_model(**changes):
     torch.manual_seed(83)
     params = FinetuneParams(model="scratch", architecture=SMALL, **changes)
-    return vit.create_model(params, VARIETIES).eval()
+    return create_model(params, VARIETIES).eval()
 
 
 def grains(count=3, seed=0):
@@ -36,7 +37,7 @@ def test_all_patches_give_the_dense_model_whatever_their_order():
     torch.testing.assert_close(every(pixel_values=pixels).logits, dense(pixel_values=pixels).logits, atol=1e-5, rtol=0)
 
 
-def test_the_last_layer_of_the_class_token_alone_learns_as_the_whole_layer_does():
+def test_the_last_layer_of_the_class_token_alone_learns_as_the_complete_layer_does():
     dense, every = small_model(), small_model(foreground_patches=196)
     every.load_state_dict(dense.state_dict())
     pixels, labels = vit.normalise(torch.from_numpy(grains())), torch.tensor([0, 1, 2])
@@ -65,14 +66,18 @@ def test_equal_patches_are_taken_in_reading_order():
     assert vit.brightest(patches, 4)[0].tolist() == [100, 0, 1, 2]
 
 
-def test_brightest_orders_by_the_sum_of_the_bytes():
+@pytest.mark.parametrize("side", [14, 28, 56])
+def test_brightest_orders_by_the_sum_of_the_bytes(side):
+    """196 patches of 16 px, 784 of 8 px, 3,136 of 4 px: some equal, so that their order counts."""
     rng = np.random.default_rng(1)
-    values = rng.integers(0, 256, (2, 196, 768), dtype=np.int64)
+    count, size = side**2, 3 * (224 // side) ** 2
+    values = rng.integers(0, 256, (2, count, size), dtype=np.int64)
     values[:, 50:] //= 8
-    chosen = vit.brightest(torch.from_numpy((values - 127.5) / 127.5).float(), 20).numpy()
+    values[:, -30:] = values[:, :30]
+    chosen = vit.brightest(torch.from_numpy((values - 127.5) / 127.5).float(), 60).numpy()
     for image, picked in zip(values, chosen, strict=True):
-        level = np.floor(image.sum(-1) / 16 + 0.53)
-        expected = np.lexsort((np.arange(196), -level))[:20]
+        level = np.floor(image.sum(-1) * 48 / size + 0.53)
+        expected = np.lexsort((np.arange(count), -level))[:60]
         assert picked.tolist() == expected.tolist()
 
 
@@ -98,7 +103,7 @@ def test_a_checkpoint_comes_back_and_is_a_plain_transformers_checkpoint(tmp_path
 def test_pretrained_from_a_directory_gets_a_new_head_and_keeps_the_body(tmp_path):
     body = small_model()
     body.save_pretrained(tmp_path)
-    model = vit.create_model(FinetuneParams(model=str(tmp_path), foreground_patches=30), ("one", "two"))
+    model = create_model(FinetuneParams(model=str(tmp_path), foreground_patches=30), ("one", "two"))
     assert model.classifier.weight.shape == (2, 16)
     assert model.vit.embeddings.keep == 30
     torch.testing.assert_close(model.vit.layers[1].mlp.fc1.weight, body.vit.layers[1].mlp.fc1.weight, atol=0, rtol=0)
@@ -116,19 +121,19 @@ def test_pretrained_from_a_directory_gets_a_new_head_and_keeps_the_body(tmp_path
         ),
     ],
 )
-def test_what_cannot_be_made_is_told_in_one_line(params, message):
+def test_what_cannot_be_made_is_one_line(params, message):
     with pytest.raises(RiceError, match=message) as raised:
-        vit.create_model(params, VARIETIES)
+        create_model(params, VARIETIES)
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_without_a_checkpoint_is_told_in_one_line(tmp_path):
+def test_a_folder_without_a_checkpoint_is_one_line(tmp_path):
     with pytest.raises(RiceError, match="no checkpoint here"):
         vit.load_checkpoint(tmp_path)
 
 
 def test_sine_cosine_positions_are_distinct_and_bounded():
-    positions = vit.sine_cosine_positions(14, 48)
+    positions = sine_cosine_positions(14, 48)
     assert positions.shape == (196, 48)
     assert positions.abs().max() <= 1
     assert torch.unique(positions, dim=0).shape[0] == 196

@@ -16,8 +16,7 @@ class CheckpointPredictor(Predictor):
     """Torch: the checkpoint itself, on the GPU where there is one."""
 
     def __init__(self, directory: Path, threads: int | None = None) -> None:
-        """Load the checkpoint; raises `RiceError` where torch is missing or the directory is not a
-        checkpoint."""
+        """Load the checkpoint; raises `RiceError` where torch is missing or the directory is not a checkpoint."""
         try:
             import torch
 

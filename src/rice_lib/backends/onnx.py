@@ -19,19 +19,18 @@ class OnnxPredictor(Predictor):
 
     On a CPU a large batch is cut into one share a core, each computed by a thread of its own: no core waits for
     another within the graph, and the cores are free for decoding in between (ONNX Runtime's own threads spin). A
-    small batch is computed by all cores together, which answers sooner.
+    small batch is computed by all cores together, which takes less time.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        """Load the model; raises `RiceError` where the file is damaged or not one of this project's
-        exports."""
+        """Load the model; raises `RiceError` where the file is damaged or not one of this project's exports."""
         ort = import_onnxruntime()
         wanted = ["CPUExecutionProvider"]
         if "CUDAExecutionProvider" in ort.get_available_providers():
             ort.preload_dlls()  # finds the CUDA libraries that pip installed beside onnxruntime-gpu or torch
             wanted.insert(0, "CUDAExecutionProvider")
         try:
-            self._session = ort.InferenceSession(path, _session_options(ort, threads), providers=wanted)
+            self._session = ort.InferenceSession(path, session_options(ort, threads), providers=wanted)
         except Exception as error:  # onnxruntime raises a class of its own for each of its status codes
             raise RiceError(f"{path}: ONNX Runtime cannot load it ({first_line(error)})") from None
         # a listed provider may have failed to start: the session's own list is the one that is true
@@ -73,13 +72,13 @@ class _Share:
         self._pool: Any = None
 
     def run(self, name: str, shares: list[np.ndarray]) -> np.ndarray:
-        """Logits of all shares, in order; each is computed on one core."""
+        """Compute the logits of all shares, in order; each on one core."""
         if self._session is None:
             from concurrent.futures import ThreadPoolExecutor
 
             ort = import_onnxruntime()
             self._session = ort.InferenceSession(
-                self._path, _session_options(ort, threads=1), providers=["CPUExecutionProvider"]
+                self._path, session_options(ort, threads=1), providers=["CPUExecutionProvider"]
             )
             self._pool = ThreadPoolExecutor(thread_name_prefix="onnxruntime")
         logits = self._pool.map(lambda share: self._session.run(None, {name: share})[0], shares)
@@ -91,7 +90,8 @@ class _Share:
             self._pool.shutdown()
 
 
-def _session_options(ort: Any, threads: int | None) -> Any:
+def session_options(ort: Any, threads: int | None = None) -> Any:
+    """Set a session's CPU threads (None: every core), and leave its warnings out."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: its warnings about constant folding mean nothing to a user
     if threads is not None:
@@ -100,7 +100,7 @@ def _session_options(ort: Any, threads: int | None) -> Any:
 
 
 def import_onnxruntime() -> Any:
-    """The `onnxruntime` module, or a `RiceError` that says what to install."""
+    """Import `onnxruntime`; raises a `RiceError` that says what to install."""
     try:
         import onnxruntime
     except ImportError:
@@ -109,7 +109,7 @@ def import_onnxruntime() -> Any:
 
 
 def _check_onnx_inputs(path: Path, session: Any) -> str:
-    """The name of the one input, uint8 `[batch, 224, 224, 3]` with a free batch."""
+    """Check the one input, uint8 `[batch, 224, 224, 3]` with a free batch; returns its name."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     fits = (
         len(inputs) == len(outputs) == 1

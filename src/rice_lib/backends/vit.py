@@ -3,7 +3,7 @@
 Four fifths of every rice photograph is black background. With `foreground_patches` K in its configuration the model
 embeds and attends to the K brightest patches only. Each keeps its own position embedding, so the weights file is that
 of the dense model, and either form loads the other's. The choice is made inside the graph (TopK and Gather), so it
-travels with an export. That form also skips what nobody reads: its last layer computes the class token alone.
+travels with an export. That form also skips what nobody reads: its last layer computes the class token only.
 
 `PixelClassifier` puts the normalisation in front: bytes in, logits out. It is what is evaluated, exported and served.
 """
@@ -27,6 +27,9 @@ from rice_lib.contract.decode import NORMALISE_MEAN, NORMALISE_STD
 
 PROVENANCE_FILE = "provenance.json"
 
+MAX_FLOAT32_PATCHES = 2**24 // (255 * 48 + 1)
+"""1,370: 37 x 37."""
+
 
 class RiceViTConfig(ViTConfig):
     """`ViTConfig` with one key more; still `model_type: vit`, so plain transformers loads the dense weights."""
@@ -45,7 +48,7 @@ class ForegroundEmbeddings(ViTEmbeddings):
     def forward(  # type: ignore[override]  # the model passes the dense form's options; none applies here
         self, pixel_values: torch.Tensor, **_: Any
     ) -> torch.Tensor:
-        """Float `[N, 3, H, W]` to `[N, 1 + K, hidden_size]`."""
+        """Embed float `[N, 3, H, W]` as `[N, 1 + K, hidden_size]`."""
         patches = self._patches(pixel_values)
         chosen = brightest(patches, self.keep)
         kept = patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
@@ -56,7 +59,7 @@ class ForegroundEmbeddings(ViTEmbeddings):
         return self.dropout(torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1))
 
     def _patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`[N, C, H, W]` to `[N, patches, C * p * p]`: patches in reading order, values as the convolution has them."""
+        """Cut `[N, C, H, W]` into `[N, patches, C * p * p]`, in reading order, values as the convolution has them."""
         count, channels, height, width = pixel_values.shape
         down, across = self.patch_embeddings.projection.kernel_size
         grid = pixel_values.reshape(count, channels, height // down, down, width // across, across)
@@ -64,17 +67,20 @@ class ForegroundEmbeddings(ViTEmbeddings):
 
 
 def brightest(patches: torch.Tensor, keep: int) -> torch.Tensor:
-    """Indices int64 `[N, keep]` of the patches with the largest mean, of normalised values `[N, patches, values]`.
+    """Find the patches with the largest mean: indices int64 `[N, keep]` of normalised values `[N, patches, values]`.
 
-    Equal patches (pure black ground, above all) are taken in reading order. Runtimes break ties of TopK each in their
-    own way, so the order is made part of the key: brightness in 1/48 grey levels times 256, less the patch's number, is
-    at most 255 * 48 * 256 = 3.1 million and therefore exact in float32. The 0.03 keeps the rounding boundary away from
-    every sum of 768 bytes (those fall on sixteenths), so that no runtime's last bit moves a patch across it.
+    Equal patches (pure black background, above all) are taken in reading order. Runtimes break ties of TopK each in
+    their own way, so the order is made part of the key: brightness in 1/48 grey levels times the number of patches (256
+    at least), less the patch's number. That is exact: for 256 patches it is at most 255 * 48 * 256 = 3.1 million, and
+    float32 holds integers up to 16.8 million; more than `MAX_FLOAT32_PATCHES` are ordered in float64. The 0.03 keeps
+    the rounding boundary away from every sum of 768 bytes (those fall on sixteenths), so that no runtime's last bit
+    moves a patch across it.
     """
+    count = patches.shape[1]
     grey = patches.float().mean(-1) * NORMALISE_STD + NORMALISE_MEAN
-    level = torch.floor(grey * 48 + 0.53)
-    number = torch.arange(patches.shape[1], device=patches.device, dtype=torch.float32)
-    return torch.topk(level * 256 - number, keep, dim=1).indices
+    level = torch.floor(grey * 48 + 0.53).to(torch.float32 if count <= MAX_FLOAT32_PATCHES else torch.float64)
+    number = torch.arange(count, device=patches.device, dtype=level.dtype)
+    return torch.topk(level * max(256, count) - number, keep, dim=1).indices
 
 
 class ClassTokenAttention(ViTAttention):
@@ -83,7 +89,7 @@ class ClassTokenAttention(ViTAttention):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float `[N, tokens, hidden_size]` to `[N, 1, hidden_size]`, and the attention `[N, heads, 1, tokens]`."""
+        """Attend: float `[N, tokens, hidden_size]` to `[N, 1, hidden_size]`, and weights `[N, heads, 1, tokens]`."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         query = self._heads(self.q_proj(hidden_states[:, :1]))
         key, value = self._heads(self.k_proj(hidden_states)), self._heads(self.v_proj(hidden_states))
@@ -106,7 +112,7 @@ class ClassTokenLayer(ViTLayer):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """Float `[N, tokens, hidden_size]` to `[N, 1, hidden_size]`: the first row of what `ViTLayer` gives."""
+        """Turn float `[N, tokens, hidden_size]` into `[N, 1, hidden_size]`, the first row of what `ViTLayer` gives."""
         mixed, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
         token = hidden_states[:, :1] + self.dropout(mixed)
         return token + self.dropout(self.mlp(self.layernorm_after(token)))
@@ -155,12 +161,12 @@ class PixelClassifier(nn.Module):
 
 
 def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """uint8 `[N, H, W, 3]` to `[N, 3, H, W]` in about [-1, 1]."""
+    """Normalise uint8 `[N, H, W, 3]` to `[N, 3, H, W]` in about [-1, 1]."""
     return (images.permute(0, 3, 1, 2).to(dtype) - NORMALISE_MEAN) / NORMALISE_STD
 
 
 def load_checkpoint(directory: Path) -> RiceViTForImageClassification:
-    """A fine-tuned checkpoint (`config.json`, `model.safetensors`) in evaluation mode.
+    """Load a fine-tuned checkpoint (`config.json`, `model.safetensors`) in evaluation mode.
 
     Raises:
         RiceError: the directory holds no checkpoint of ours.
@@ -174,18 +180,18 @@ def load_checkpoint(directory: Path) -> RiceViTForImageClassification:
 
 
 def load_pixel_classifier(directory: Path) -> PixelClassifier:
-    """`load_checkpoint` with the normalisation in front."""
+    """Load a checkpoint as `load_checkpoint`, with the normalisation in front."""
     return PixelClassifier(load_checkpoint(directory)).eval()
 
 
 def read_provenance(directory: Path) -> dict[str, Any]:
-    """What made a checkpoint, as notebook 04 wrote it beside the weights; empty where nothing was written."""
+    """Read what made a checkpoint, as notebook 04 wrote it beside the weights; empty where nothing was written."""
     file = directory / PROVENANCE_FILE
     return read_json(file) if file.is_file() else {}
 
 
 def dim_unattended(images: np.ndarray, keep: int | None, patch_size: int, share: float = 0.45) -> np.ndarray:
-    """A picture of what the model attends to: uint8 `[N, H, W, 3]` with the other patches blended towards grey."""
+    """Show what the model attends to: uint8 `[N, H, W, 3]` with the other patches blended towards grey."""
     if keep is None:
         return images.copy()
     count, height, width, _ = images.shape

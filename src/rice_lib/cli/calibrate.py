@@ -1,4 +1,4 @@
-"""`rice calibrate`: measure a model's temperature and rejection rule, and write them into the model.
+"""`rice calibrate`: fit a model's temperature and rejection rule, and write them into the model.
 
     rice calibrate models/scratch/vit/random --profile scratch
     rice calibrate models/rice-vit-tiny.onnx --profile scratch
@@ -19,7 +19,7 @@ PROG = "rice calibrate"
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """The command; returns its exit status."""
+    """Run the command; returns its exit status."""
     options = parser(prog).parse_args(argv)
 
     from rice_lib.backends.open import open_predictor
@@ -32,17 +32,17 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         decision = calibrate(predictor, training, validation, options.batch_size, run.params.seed)
     written = write_decision(options.model, decision)
     print(
-        f"{written}: temperature {decision.temperature:.3f}, refuses {decision.about['validation_refused']} of "
+        f"{written}: temperature {decision.temperature:.3f}, rejects {decision.about['validation_rejected']} of "
         f"{len(validation):,} validation images"
     )
     return 0
 
 
 def parser(prog: str = PROG) -> argparse.ArgumentParser:
-    """The command line."""
+    """Describe the command's arguments."""
     command = argparse.ArgumentParser(
         prog=prog,
-        description="Measure how a model's logits are to be read, and write it into the model. The weights stay.",
+        description="Fit a model's temperature and rejection rule, and write them into the model. Its weights stay.",
     )
     command.add_argument("model", type=Path, help="checkpoint directory, or .onnx file")
     command.add_argument("--profile", default="smoke", help="whose images (default: smoke)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from rice_lib.cli.arguments import positive
 from rice_lib.common.classes import VARIETIES
@@ -29,7 +30,7 @@ PROG = "rice evaluate"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """The command; returns its exit status."""
+    """Run the command; returns its exit status."""
     options = parser(prog).parse_args(arguments)
     _check_choice("--split", options.split, PARTS)
     _check_choice("--scheme", options.scheme, SCHEMES)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
                 **what,
                 "metrics": {name: asdict(metric) for name, metric in metrics.items()},
                 "confusion": {"labels": VARIETIES, "counts": counts.tolist()},
-                "wrong": _wrong(examples, scores),
+                "wrong": _misclassified(examples, scores),
                 **({"against": against} if against else {}),
                 "provenance": provenance(run),
             },
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 
 def _against(options: argparse.Namespace, examples: Examples, predicted: np.ndarray) -> dict[str, Any]:
-    """The other model's errors on the same images, and McNemar's test."""
+    """Count the other model's errors on the same images; McNemar's test."""
     from rice_lib.backends.open import open_predictor
 
     with open_predictor(options.against) as predictor:
@@ -89,14 +90,14 @@ def _against(options: argparse.Namespace, examples: Examples, predicted: np.ndar
 
 def _comparison(model: str, against: Mapping[str, Any]) -> str:
     return (
-        f"\nagainst {against['model']}, which misclassifies {against['errors']:,}: only {model} is wrong on "
+        f"\nagainst {against['model']}, which misclassifies {against['errors']:,}: only {model} is incorrect on "
         f"{against['only_a_wrong']:,} images, only the other on {against['only_b_wrong']:,}; "
         f"McNemar's exact p = {against['p_value']:.3g}"
     )
 
 
 def parser(prog: str = PROG) -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Describe the command's arguments."""
     command = argparse.ArgumentParser(prog=prog, description="Measure a model on the images of a split.")
     command.add_argument(
         "--model",
@@ -109,7 +110,7 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     command.add_argument("--batch-size", type=positive, default=32, help="images a call (default: 32)")
     command.add_argument("--against", metavar="M", help="another model on the same images, by McNemar's test")
     command.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures here too")
-    command.add_argument("--predictions", type=Path, metavar="FILE.csv", help="write each image's answer here")
+    command.add_argument("--predictions", type=Path, metavar="FILE.csv", help="write each image's scores here")
     return command
 
 
@@ -119,23 +120,22 @@ def _check_choice(option: str, value: str, known: Sequence[str]) -> None:
 
 
 def _table(what: Mapping[str, str], metrics: Mapping[str, Metric], counts: np.ndarray) -> str:
-    lines = [", ".join(f"{key} {value}" for key, value in what.items()), ""]
-    lines.append(f"{'metric':<18}{'value':>9}   {'95 % interval':<18}{'images':>8}")
-    for name, metric in metrics.items():
-        if metric.value is None:
-            lines.append(f"{name:<18}{'-':>9}   {metric.how}")
-            continue
-        value = f"{metric.value:.0f}" if metric.unit else f"{metric.value:.5f}"
-        interval = f"{metric.low:.5f} - {metric.high:.5f}" if metric.low is not None else ""
-        lines.append(f"{name:<18}{value:>9}   {interval:<18}{metric.n:>8,}")
-    lines += ["", f"{'true, predicted:':<18}" + "".join(f"{name:>11}" for name in VARIETIES)]
-    lines += [
-        f"{name:<18}" + "".join(f"{count:>11,}" for count in row) for name, row in zip(VARIETIES, counts, strict=True)
-    ]
-    return "\n".join(lines)
+    rows = {
+        name: [f"{metric.value:.0f}" if metric.unit else f"{metric.value:.5f}", _interval(metric), f"{metric.n:,}"]
+        if metric.value is not None
+        else ["-", metric.how, ""]
+        for name, metric in metrics.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "95 % interval", "images"])
+    confusion = pd.DataFrame(counts, VARIETIES, pd.Index(VARIETIES, name="true, predicted:"))
+    return "\n\n".join([", ".join(f"{k} {v}" for k, v in what.items()), table.to_string(), confusion.to_string()])
 
 
-def _wrong(examples: Examples, scores: np.ndarray) -> list[dict[str, Any]]:
+def _interval(metric: Metric) -> str:
+    return "" if metric.low is None else f"{metric.low:.5f} - {metric.high:.5f}"
+
+
+def _misclassified(examples: Examples, scores: np.ndarray) -> list[dict[str, Any]]:
     predicted = scores.argmax(axis=1)
     return [
         {

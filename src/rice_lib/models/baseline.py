@@ -1,7 +1,7 @@
-"""Baselines: what logistic regression makes of ten plain features of a grain, and of a frozen CNN's features.
+"""Baselines: logistic regression on ten plain features of a grain, and on a frozen CNN's features.
 
-They are trained on every split scheme that the images allow, tested on whole test splits, and kept as
-safetensors (the numbers) beside JSON (what they mean). Nothing is pickled.
+They are trained on every split scheme that the images allow, tested on its complete test split, and kept as safetensors
+(the numbers) beside JSON (what they mean). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
 
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
@@ -33,7 +33,7 @@ ITERATIONS = 3000
 
 @dataclass(frozen=True)
 class Task:
-    """A split scheme as the baselines see it: training images, perhaps thinned, and the whole test split."""
+    """A split scheme as the baselines see it: training images, perhaps thinned, and the test split."""
 
     scheme: str
     train: Examples
@@ -42,16 +42,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Features:
-    """Measures of some images: `rows` of the manifest, int64 `[n]` ascending; `values` float32 `[n, d]`."""
+    """Features of some images: `rows` of the manifest, int64 `[n]` ascending; `values` float32 `[n, d]`."""
 
     rows: np.ndarray
     values: np.ndarray
 
     def of(self, examples: Examples) -> np.ndarray:
-        """The features of these images, float32 `[len(examples), d]`; KeyError where one was not measured."""
+        """Take the features of these images, float32 `[len(examples), d]`; KeyError where one has none."""
         place = np.searchsorted(self.rows, examples.rows).clip(max=len(self.rows) - 1)
         if not np.array_equal(self.rows[place], examples.rows):
-            raise KeyError("images that were not measured")
+            raise KeyError("images whose features were not computed")
         return self.values[place]
 
 
@@ -72,18 +72,16 @@ class LinearClassifier:
     """Kind, scheme, settings and provenance: what the JSON says beside the labels."""
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Probabilities of the classes, float64 `[n, classes]`, of features `[n, d]`."""
-        logits = (features.astype(np.float64) - self.mean) / self.scale @ self.weights.T + self.bias
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        """Compute probabilities of the classes, float64 `[n, classes]`, from features `[n, d]`."""
+        return softmax((features.astype(np.float64) - self.mean) / self.scale @ self.weights.T + self.bias, axis=1)
 
     def save(self, folder: Path, name: str) -> list[Path]:
         """Write `<name>.safetensors` and `<name>.json` into a folder; returns the two files."""
-        arrays, words = folder / f"{name}.safetensors", folder / f"{name}.json"
+        arrays, about = folder / f"{name}.safetensors", folder / f"{name}.json"
         with atomic_path(arrays) as temporary:
             save_file({key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}, temporary)
-        write_json(words, {"labels": list(self.labels), "arrays": _ARRAYS, **self.about})
-        return [arrays, words]
+        write_json(about, {"labels": list(self.labels), "arrays": _ARRAYS, **self.about})
+        return [arrays, about]
 
     @classmethod
     def load(cls, folder: Path, name: str) -> LinearClassifier:
@@ -93,26 +91,23 @@ class LinearClassifier:
             RiceError: a file is missing or damaged.
         """
         file = folder / f"{name}.safetensors"
+        again = "run notebook 03_baseline again"
         try:
-            arrays = load_file(file)
-            words = read_json(folder / f"{name}.json")
-            labels = tuple(words["labels"])
-            classifier = cls(**{key: arrays[key] for key in _ARRAYS}, labels=labels, about=_without(words))
+            arrays, about = load_file(file), read_json(folder / f"{name}.json")
+            labels = tuple(about.pop("labels"))
+            about.pop("arrays", None)
+            classifier = cls(**{key: arrays[key] for key in _ARRAYS}, labels=labels, about=about)
         except FileNotFoundError:
             raise RiceError(f"{file}: no such baseline; notebook 03_baseline writes it") from None
         except (SafetensorError, KeyError, ValueError) as error:
-            raise RiceError(
-                f"{file}: not a baseline of this project ({error}); run notebook 03_baseline again"
-            ) from None
+            raise RiceError(f"{file}: not a baseline of this project ({error}); {again}") from None
         if classifier.weights.shape != (len(labels), len(classifier.mean)):
-            raise RiceError(
-                f"{file}: {classifier.weights.shape} weights for {len(labels)} labels; run 03_baseline again"
-            )
+            raise RiceError(f"{file}: {classifier.weights.shape} weights for {len(labels)} labels; {again}")
         return classifier
 
 
 @dataclass(frozen=True)
-class Record:
+class TestedBaseline:
     """A trained baseline and its probabilities, float64 `[n, 5]`, on the test images of its scheme."""
 
     kind: str
@@ -131,7 +126,7 @@ _ARRAYS = {
 
 
 def open_task(run: Run, scheme: str) -> Task:
-    """The images of a scheme, the training images thinned to `baseline.max_train_images`.
+    """Open the images of a scheme, the training images thinned to `baseline.max_train_images`.
 
     Raises:
         RiceError: the split is not there, or a variety has no training image.
@@ -144,7 +139,7 @@ def open_task(run: Run, scheme: str) -> Task:
 
 
 def thin(examples: Examples, limit: int | None, seed: int) -> Examples:
-    """At most `limit` of the examples, drawn at random, each class keeping its share; their order is kept."""
+    """Draw at most `limit` of the examples at random; each class keeps its share, and they their order."""
     if limit is None or limit >= len(examples):
         return examples
     rng = np.random.default_rng(seed)
@@ -156,31 +151,25 @@ def thin(examples: Examples, limit: int | None, seed: int) -> Examples:
 
 
 def extract(
-    tasks: Sequence[Task], measure: Callable[[np.ndarray], np.ndarray], batch_size: int, title: str
+    tasks: Sequence[Task], compute: Callable[[np.ndarray], np.ndarray], batch_size: int, title: str
 ) -> Features:
-    """Measure every image of the tasks once, whichever schemes it is in; shows progress.
+    """Compute the features of every image of the tasks once, whichever schemes it is in; shows progress.
 
     Args:
         tasks: at least one, all of one manifest.
-        measure: uint8 `[n, 224, 224, 3]` to float32 `[n, d]`.
+        compute: uint8 `[n, 224, 224, 3]` to float32 `[n, d]`.
         batch_size: images a call.
         title: of the progress bar.
     """
     rows = np.unique(np.concatenate([part.rows for task in tasks for part in (task.train, task.test)]))
-    pixels = tasks[0].test.pixels
-    values = []
-    with tqdm(total=len(rows), desc=title, unit="image", mininterval=1) as bar:
-        for start in range(0, len(rows), batch_size):
-            batch = np.ascontiguousarray(pixels[rows[start : start + batch_size]])
-            values.append(measure(batch))
-            bar.update(len(batch))
-    return Features(rows, np.concatenate(values))
+    images = Examples(tasks[0].test.pixels, rows, np.zeros_like(rows), [])
+    return Features(rows, np.concatenate([compute(batch) for batch in images.batches(batch_size, title)]))
 
 
 def fit(
     features: np.ndarray, labels: np.ndarray, regularisation_c: float, about: Mapping[str, Any]
 ) -> LinearClassifier:
-    """Standardise, then multinomial logistic regression (scikit-learn, L2, L-BFGS).
+    """Fit a standard scaler, then multinomial logistic regression (scikit-learn, L2, L-BFGS).
 
     Args:
         features: float `[n, d]`.
@@ -206,7 +195,7 @@ def fit(
     return LinearClassifier(scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, VARIETIES, about)
 
 
-def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> Record:
+def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> TestedBaseline:
     """Train on a task, save into `paths.baseline` as `<kind>_<scheme>`, and score the test images.
 
     Args:
@@ -224,8 +213,4 @@ def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> Record:
     }
     classifier = fit(features.of(task.train), task.train.labels, run.params.baseline.regularisation_c, about)
     classifier.save(run.paths.baseline, f"{kind}_{task.scheme}")
-    return Record(kind, task.scheme, classifier, task.test, classifier.scores(features.of(task.test)))
-
-
-def _without(words: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in words.items() if key not in ("labels", "arrays")}
+    return TestedBaseline(kind, task.scheme, classifier, task.test, classifier.scores(features.of(task.test)))

@@ -1,11 +1,10 @@
-"""Measures a model's `Decision` on its training and validation images: the temperature, and the rejection rule.
+"""Calibration: a model's `Decision` (temperature and rejection rule), fitted on its training and validation images.
 
 The test images have no part in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,28 +22,28 @@ if TYPE_CHECKING:
     from rice_lib.data.loading import Examples
 
 REJECTED_SHARE = 0.0015
-"""Share of the validation images that the rule refuses: a third of the 0.5 % that it may refuse of real grains."""
+"""Share of the validation images that the rule rejects: a third of the 0.5 % that it may reject of real grains."""
 
 TEMPERATURES = (0.05, 20.0)
-"""Where the temperature is looked for. The smoothed targets keep the optimum inside; the bounds are a last guard."""
+"""Bounds of the search for the temperature. The smoothed targets keep the optimum inside; these are a last guard."""
 
 RIM_TOUCHED = 0.004
-"""Share of the rim that may be bright: 3 of its 880 looked-at pixels."""
+"""Share of the rim that may be bright: 3 of its 880 sampled pixels."""
 
 ALLOWANCE = 0.05
-"""How far solidity and fill may fall below the lowest measured, as a share of it."""
+"""How far solidity and fill may fall below the lowest found, as a share of it."""
 
 SMALLEST_AREA = 0.5
-"""Smallest area that may be a grain's, in units of the smallest measured. Generous: size is in the look, too."""
+"""Smallest area that may be a grain's, in units of the smallest found. Generous: size is in the appearance, too."""
 
 TRAINING_IMAGES = 8000
-"""Most training images that are measured: a class's covariance of 13 features needs hundreds, not more."""
+"""Most training images that are used: a class's covariance of 13 features needs hundreds, not more."""
 
 CLUSTERS = 2
 """Groups of a variety: Jasmine was photographed in two sessions, the others come out as two halves that overlap."""
 
 RIDGE = 1e-3
-"""Added to each measure's variance, in units of the variety's own: a few images' covariance has an inverse then."""
+"""Added to each feature's variance, in units of the variety's own: a few images' covariance has an inverse then."""
 
 SMALLEST_CLUSTER = 100
 """A variety with fewer images for each cluster than this has one."""
@@ -66,16 +65,16 @@ TOLERANCE: dict[str, float] = {
 }
 """Standard deviations added to the measured ones, for what another photograph of the same grain changes: 5 % of size
 and light (the augmentation's), focus, compression, where the pixels cut the outline. Without them noise of 3 grey
-levels had 9 % of 600 real validation images refused, with them 0.7 %; against noise of 6 (60 %) they do not help."""
+levels had 9 % of 600 real validation images rejected, with them 0.7 %; against noise of 6 (60 %) they do not help."""
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of the least negative log-likelihood on validation logits (Guo et al. 2017, arXiv:1706.04599).
+    """Fit the temperature of the least negative log-likelihood on validation logits (Guo et al. 2017).
 
-    A good model tells almost all validation images rightly, and where it tells all of them so, ever lower temperatures
-    are ever better: the likelihood has no optimum. The targets are therefore smoothed as Platt does (1999,
-    "Probabilistic outputs for support vector machines", section 2.2): the true class has probability (n + 1) / (n + 2)
-    and the others share the rest, as if one image more had been told wrongly.
+    A good model predicts almost all validation images correctly, and where all are correct, ever lower temperatures are
+    ever better: the likelihood has no optimum. The targets are therefore smoothed as Platt does (1999, "Probabilistic
+    outputs for support vector machines", section 2.2): the true class has probability (n + 1) / (n + 2) and the others
+    share the rest, as if one image more had been misclassified.
 
     Args:
         logits: float32 `[n, classes]`.
@@ -95,21 +94,21 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
 
 
-def fit_clusters(look: np.ndarray, seed: int) -> list[Cluster]:
-    """The clusters of one variety.
+def fit_clusters(appearance: np.ndarray, seed: int) -> list[Cluster]:
+    """Fit the clusters of one variety.
 
     Args:
-        look: `APPEARANCE` features of its images, `[n, L]`.
+        appearance: `APPEARANCE` features of its images, `[n, L]`.
         seed: of the mixture's start.
     """
     from sklearn.covariance import ledoit_wolf
     from sklearn.mixture import GaussianMixture
 
-    look = look.astype(np.float64)
-    spread = look.std(axis=0) + 1e-6
-    scaled = (look - look.mean(axis=0)) / spread
-    group = np.zeros(len(look), int)
-    if len(look) >= CLUSTERS * SMALLEST_CLUSTER:
+    appearance = appearance.astype(np.float64)
+    spread = appearance.std(axis=0) + 1e-6
+    scaled = (appearance - appearance.mean(axis=0)) / spread
+    group = np.zeros(len(appearance), int)
+    if len(appearance) >= CLUSTERS * SMALLEST_CLUSTER:
         group = GaussianMixture(CLUSTERS, random_state=seed, reg_covar=1e-4).fit_predict(scaled)
         if np.bincount(group, minlength=CLUSTERS).min() < SMALLEST_CLUSTER / 2:
             group[:] = 0
@@ -119,7 +118,7 @@ def fit_clusters(look: np.ndarray, seed: int) -> list[Cluster]:
         # shrunk towards a sphere (Ledoit & Wolf 2004), so that a few dozen images give a usable one too
         covariance, _ = ledoit_wolf(scaled[group == number])
         covariance = (covariance + RIDGE * np.eye(len(APPEARANCE))) * np.outer(spread, spread) + tolerance
-        mean = look[group == number].mean(axis=0)
+        mean = appearance[group == number].mean(axis=0)
         clusters.append(Cluster(mean, np.linalg.cholesky(np.linalg.inv(covariance))))
     return clusters
 
@@ -130,12 +129,12 @@ def fit_rejection_rule(
     share: float = REJECTED_SHARE,
     seed: int = 83,
 ) -> RejectionRule:
-    """The rule of refusal.
+    """Fit the rejection rule.
 
     Args:
         training: features of training images, float32 `[n, M]`, and their class numbers in the order of the logits.
         validation: features of the validation images, float32 `[m, M]`, and the model's logits of them.
-        share: of the validation images that may be refused.
+        share: of the validation images that may be rejected.
         seed: of the clusters.
     """
     features, labels = training
@@ -159,11 +158,11 @@ def fit_rejection_rule(
 
 
 def calibrate(predictor: Predictor, training: Examples, validation: Examples, batch_size: int, seed: int) -> Decision:
-    """Measure a model's decision; shows progress.
+    """Calibrate a model; shows progress.
 
     Args:
         predictor: the model.
-        training: its training images, of which at most `TRAINING_IMAGES` are looked at.
+        training: its training images, of which at most `TRAINING_IMAGES` are used.
         validation: its validation images.
         batch_size: images of one call to the model.
         seed: of the choice of training images and of the clusters.
@@ -181,20 +180,22 @@ def calibrate(predictor: Predictor, training: Examples, validation: Examples, ba
         absent.append("validation image")
     if absent:
         raise RiceError(f"nothing to calibrate on: no {absent[0]}")
-    logits = _over(validation, batch_size, predictor.name, predictor.logits)
-    features = _over(validation, batch_size, "features of validation images", feature_table)
-    training_measures = _over(known, batch_size, "features of training images", feature_table)
-    refusal = fit_rejection_rule((training_measures, column[known.labels]), (features, logits), seed=seed)
+    logits = np.concatenate([predictor.logits(p) for p in validation.batches(batch_size, predictor.name)])
+    features = np.concatenate([feature_table(p) for p in validation.batches(batch_size, "features")])
+    training_features = np.concatenate(
+        [feature_table(p) for p in known.batches(batch_size, "features of training images")]
+    )
+    rule = fit_rejection_rule((training_features, column[known.labels]), (features, logits), seed=seed)
     about = {
         "training_images": len(known),
         "validation_images": len(validation),
-        "validation_refused": sum(reason is not None for reason in refusal.reasons(logits, features)),
+        "validation_rejected": sum(reason is not None for reason in rule.reasons(logits, features)),
     }
-    return Decision(fit_temperature(logits, column[validation.labels]), refusal, about)
+    return Decision(fit_temperature(logits, column[validation.labels]), rule, about)
 
 
 def write_decision(model: Path, decision: Decision) -> Path:
-    """Put a decision where a model carries it (atomically); returns the file written.
+    """Write a decision into a model (atomically); returns the file written.
 
     Args:
         model: a checkpoint directory (`decision.json` in it), or an ONNX file (its metadata; nothing else of it
@@ -211,24 +212,6 @@ def write_decision(model: Path, decision: Decision) -> Path:
         raise RiceError(
             f"{model}: no checkpoint directory and no .onnx file (a plan takes its decision from the .onnx)"
         )
-    _set_metadata(model, KEY, decision.to_json())
-    return model
-
-
-def _over(examples: Examples, batch_size: int, what: str, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A function of batches of pixels, over all images, with progress on stderr."""
-    from tqdm import tqdm
-
-    parts = []
-    with tqdm(total=len(examples), unit="image", desc=what, delay=1, leave=False) as bar:
-        for pixels, _ in examples.batches(batch_size):
-            parts.append(function(pixels))
-            bar.update(len(pixels))
-    return np.concatenate(parts)
-
-
-def _set_metadata(model: Path, key: str, value: str) -> None:
-    """One entry of an ONNX file's metadata, added or replaced."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -237,11 +220,18 @@ def _set_metadata(model: Path, key: str, value: str) -> None:
     except DecodeError:
         raise RiceError(f"{model}: not an ONNX file, or a damaged one") from None
     carried = {entry.key: entry.value for entry in proto.metadata_props}
-    onnx.helper.set_model_props(proto, {**carried, key: value})
+    onnx.helper.set_model_props(proto, {**carried, KEY: decision.to_json()})
     with atomic_path(model) as temporary:
         onnx.save(proto, temporary)
+    return model
+
+
+def uncalibrated(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Compute what calibrated scores, float `[n, classes]`, were before the temperature: softmax(T log s)."""
+    raised = scores**temperature
+    return raised / raised.sum(axis=1, keepdims=True)
 
 
 def _lowest(features: np.ndarray, name: str, share: float) -> float:
-    """The lowest value of a measure, a few odd images left out: a tenth of the share that may be refused."""
+    """Find the lowest value of a feature, a few odd images left out: a tenth of the share that may be rejected."""
     return float(np.quantile(features[:, COLUMN[name]], share / 10))

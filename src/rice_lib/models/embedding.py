@@ -1,7 +1,7 @@
-"""A frozen CNN as a measuring instrument: pixels in, the features before its last layer out.
+"""A frozen CNN as a feature extractor: pixels in, the features before its last layer out.
 
-By default timm's `tf_efficientnet_lite0` with ImageNet weights that come inside a Python package, so that it
-works where no model hub can be reached. On a CPU it runs in ONNX Runtime, several times as fast as in torch.
+By default timm's `tf_efficientnet_lite0` with ImageNet weights from a Python package, so that it works where no model
+hub can be reached. On a CPU it runs in ONNX Runtime, several times as fast as in torch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import timm
 import torch
 from torch import nn
 
+from rice_lib.backends.onnx import import_onnxruntime, session_options
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import BaselineParams
 from rice_lib.contract.decode import IMAGE_SIZE
@@ -49,7 +50,7 @@ class FrozenCNN(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1) * 255)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of uint8 images `[n, 224, 224, 3]`: float32 `[n, d]`."""
+        """Compute features, float32 `[n, d]`, of uint8 images `[n, 224, 224, 3]`."""
         x = images.permute(0, 3, 1, 2).float()
         if self.size != IMAGE_SIZE:
             x = nn.functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
@@ -57,7 +58,7 @@ class FrozenCNN(nn.Module):
 
 
 def load_frozen_cnn(params: BaselineParams) -> FrozenCNN:
-    """The network of the parameters, in evaluation mode.
+    """Load the network of the parameters, in evaluation mode.
 
     Raises:
         RiceError: no such timm model, or its weights cannot be had or do not fit.
@@ -68,7 +69,7 @@ def load_frozen_cnn(params: BaselineParams) -> FrozenCNN:
 
 
 def open_embedder(params: BaselineParams) -> Embedder:
-    """The frozen CNN, ready to embed: on the GPU in torch where there is one, else in ONNX Runtime.
+    """Open the frozen CNN, ready to embed: on the GPU in torch where there is one, else in ONNX Runtime.
 
     Raises:
         RiceError: see `load_frozen_cnn`; or ONNX Runtime is missing, or disagrees with torch.
@@ -86,7 +87,7 @@ def open_embedder(params: BaselineParams) -> Embedder:
 
 
 def packaged_network(name: str) -> nn.Module:
-    """The whole network, classifier included, with the ImageNet weights of the installed package.
+    """Load the network, classifier included, with the ImageNet weights of the installed package.
 
     Raises:
         RiceError: the package has no such network, is not installed, or is damaged.
@@ -114,10 +115,10 @@ def packaged_network(name: str) -> nn.Module:
 
 
 def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of `found` under the names of `wanted`, matched by order and checked by kind and shape.
+    """Give the tensors of `found` the names of `wanted`, matched by order and checked by kind and shape.
 
-    Two ports of one network list the same layers in the same order under names of their own; the last part of
-    a name (weight, bias, running_mean, ...) they share.
+    Two ports of one network list the same layers in the same order under names of their own; they share the last part
+    of a name (weight, bias, running_mean, ...).
 
     Raises:
         RiceError: the first tensor that does not fit.
@@ -144,15 +145,10 @@ def _from_hub(name: str) -> nn.Module:
 
 
 def _in_onnxruntime(model: FrozenCNN, name: str) -> Embedder:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise RiceError("ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')") from None
+    ort = import_onnxruntime()
     example = torch.randint(
         0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cnn.onnx"
         with warnings.catch_warnings():
@@ -167,7 +163,7 @@ def _in_onnxruntime(model: FrozenCNN, name: str) -> Embedder:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(file, session_options(ort), providers=["CPUExecutionProvider"])
 
     def embed(pixels: np.ndarray) -> np.ndarray:
         return session.run(None, {"images": pixels})[0]

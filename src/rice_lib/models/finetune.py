@@ -1,21 +1,24 @@
 """Fine-tuning the ViT with transformers' `Trainer`: resumable, tracked, fed from the memory-mapped pixels.
 
-Bytes go to the model's device as they are and are normalised there, in whole batches. A run's checkpoints lie in a
-folder named by what the result depends on (parameters, split, seed), so a killed run goes on where it stopped, a
-changed one starts afresh, and a finished one leaves only its best weights.
+    set_seed(params.seed)
+    model = create_model(params.finetune, VARIETIES)
+    result = train(run, scheme, model, training_arguments(run, scheme))
+
+Bytes go to the model's device as they are and are normalised there, in batches. A run's checkpoints lie in a folder
+named by what the result depends on (parameters, split, seed): a killed run resumes, a changed one starts over, and a
+finished one leaves only its best weights.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import cv2
+import mlflow
 import numpy as np
 import torch
 from sklearn.metrics import f1_score
@@ -29,19 +32,16 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    set_seed,
 )
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from rice_lib.backends.vit import PROVENANCE_FILE, RiceViTForImageClassification, normalise
-from rice_lib.common.classes import VARIETIES
-from rice_lib.common.files import read_json, sha256_file, write_json, write_text
+from rice_lib.common.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from rice_lib.common.parameters import AugmentationParams
 from rice_lib.common.run import Run
 from rice_lib.common.tracking import mlflow_session, provenance
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.models.augment import augment
-from rice_lib.models.vit import create_model
 
 HISTORY_FILE = "history.json"
 RUN_ID_FILE = "mlflow_run"
@@ -62,112 +62,23 @@ class TrainResult:
     mlflow_run: str
 
 
-def train(
-    run: Run,
-    scheme: str,
-    model: RiceViTForImageClassification | None = None,
-    arguments: TrainingArguments | None = None,
-) -> TrainResult:
-    """Fine-tune on one split scheme and leave the best weights (by validation loss) in `paths.checkpoint(scheme)`.
-
-    Continues from the newest complete checkpoint of an interrupted run with the same parameters, split and seed; where
-    that run had finished this scheme, its result is taken as it is. `forget` ends the run.
-
-    Args:
-        run: the parameters and paths.
-        scheme: the split.
-        model: the model to train, in place; made with `create_model` where it is None.
-        arguments: of `training_arguments(run, scheme)`.
-
-    Raises:
-        RiceError: the model cannot be loaded, or the split and pixels do not belong together.
-    """
-    arguments = arguments or training_arguments(run, scheme)
-    workplace = Path(str(arguments.output_dir))
-    finished = workplace / "finished"
-    if not finished.is_dir():
-        workplace.mkdir(parents=True, exist_ok=True)
-        if model is None:
-            set_seed(run.params.seed)
-            model = create_model(run.params.finetune, VARIETIES)
-        _train(run, scheme, model, arguments, finished)
-        for checkpoint in workplace.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-    target = run.paths.checkpoint(scheme)
-    shutil.rmtree(target, ignore_errors=True)
-    _copy_whole(finished, target)
-    return read_result(target)
-
-
-def forget(run: Run) -> None:
-    """End a run: remove its training checkpoints and finished schemes, so that the next run trains anew."""
-    shutil.rmtree(run.paths.training, ignore_errors=True)
-
-
-def read_result(checkpoint: Path) -> TrainResult:
-    """How a checkpoint was trained, from the files beside its weights."""
-    facts = read_json(checkpoint / PROVENANCE_FILE)
-    own = {field.name: facts[field.name] for field in fields(TrainResult) if field.name != "history"}
-    return TrainResult(history=read_json(checkpoint / HISTORY_FILE), **own)
-
-
-def _train(
-    run: Run, scheme: str, model: RiceViTForImageClassification, arguments: TrainingArguments, finished: Path
-) -> None:
-    """Train, and leave weights, history and provenance in `finished`, complete or not at all."""
-    workplace = finished.parent
-    parts = {part: open_examples(run.paths, scheme, part) for part in ("train", "validation")}
-    resume = newest_checkpoint(workplace)
-    clock = _Clock()
-    with mlflow_session(run, f"04_vit_finetune/{scheme}", _read_run_id(workplace)) as mlflow_run:
-        write_text(workplace / RUN_ID_FILE, mlflow_run)
-        trainer = RiceTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=PixelDataset(parts["train"], run.params.finetune.augmentation),
-            eval_dataset=PixelDataset(parts["validation"]),
-            data_collator=collate,
-            compute_metrics=accuracy_and_f1,
-            callbacks=[
-                EarlyStoppingCallback(run.params.finetune.early_stopping_patience),
-                _LogToMlflow(),
-                clock,
-            ],
-        )
-        trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
-        trainer.add_callback(_Progress())
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    assert trainer.state.best_metric is not None  # every epoch is evaluated
-    result = TrainResult(
-        history=trainer.state.log_history,
-        best_step=trainer.state.best_global_step or trainer.state.global_step,
-        best_validation_loss=float(trainer.state.best_metric),
-        seconds=clock.seconds,
-        images_per_second=clock.steps * run.params.finetune.batch_size / clock.seconds,
-        resumed_from=resume.name if resume else None,
-        mlflow_run=mlflow_run,
-    )
-    _save_result(run, scheme, model, result, finished)
+def training_folder(run: Run, scheme: str) -> Path:
+    """Name the folder of a scheme's checkpoints under way, by all that the result depends on."""
+    return run.paths.training / f"{scheme}-{run_fingerprint(run, scheme)}"
 
 
 def run_fingerprint(run: Run, scheme: str) -> str:
-    """16 hex digits that change with anything the result depends on: parameters, seed, or the split file."""
+    """Compute 16 hex digits that change with what the result depends on: parameters, seed, or the split file."""
     split = sha256_file(run.paths.split(scheme))[:8] if run.paths.split(scheme).is_file() else "nosplit"
     finetune = run.params.finetune.model_copy(update={"schemes": ["random"]})
     return f"{run.params.model_copy(update={'finetune': finetune}).fingerprint('seed', 'finetune')[:8]}{split}"
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written whole: the Trainer writes `trainer_state.json` last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    return next((p for p in found if _is_json(p / "trainer_state.json")), None)
-
-
 def training_arguments(run: Run, scheme: str) -> TrainingArguments:
-    """Translate the profile's settings for transformers; the output folder is the workplace of this run and scheme."""
+    """Turn a profile's settings into transformers' arguments; checkpoints go to `training_folder`."""
     settings = run.params.finetune
     return TrainingArguments(
-        output_dir=str(run.paths.training / f"{scheme}-{run_fingerprint(run, scheme)}"),
+        output_dir=str(training_folder(run, scheme)),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.eval_batch_size,
@@ -195,15 +106,108 @@ def training_arguments(run: Run, scheme: str) -> TrainingArguments:
     )
 
 
+def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments: TrainingArguments) -> TrainResult:
+    """Fine-tune on one split scheme and leave the best weights (by validation loss) in `paths.checkpoint(scheme)`.
+
+    Resumes from the newest complete checkpoint in `training_folder`; where that run had finished, takes its result
+    as it is. `forget` ends the run.
+
+    Args:
+        run: whose parameters and paths.
+        scheme: of the split.
+        model: from `create_model`, after `set_seed`; trained in place.
+        arguments: from `training_arguments`, of the same scheme.
+
+    Raises:
+        RiceError: the split and pixels do not belong together.
+    """
+    folder = training_folder(run, scheme)
+    finished = folder / "finished"
+    if not finished.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        run_id = folder / RUN_ID_FILE
+        known = run_id.read_text(encoding="utf-8").strip() if run_id.is_file() else None
+        with mlflow_session(run, f"04_vit_finetune/{scheme}", known) as mlflow_run:
+            write_text(run_id, mlflow_run)
+            result = asdict(_fit(run, scheme, model, arguments, mlflow_run))
+        with atomic_folder(finished) as fresh:
+            model.save_pretrained(fresh)
+            write_json(fresh / HISTORY_FILE, result.pop("history"))
+            settings = run.params.finetune.model_dump(mode="json")
+            write_json(fresh / PROVENANCE_FILE, {**provenance(run), "scheme": scheme, "finetune": settings, **result})
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    with atomic_folder(run.paths.checkpoint(scheme)) as fresh:
+        shutil.copytree(finished, fresh, dirs_exist_ok=True)
+    return read_result(run.paths.checkpoint(scheme))
+
+
+def forget(run: Run) -> None:
+    """End a run: remove its training checkpoints and finished schemes, so that the next run starts over."""
+    shutil.rmtree(run.paths.training, ignore_errors=True)
+
+
+def read_result(checkpoint: Path) -> TrainResult:
+    """Read how a checkpoint was trained, from the files beside its weights."""
+    facts = read_json(checkpoint / PROVENANCE_FILE)
+    own = {field.name: facts[field.name] for field in fields(TrainResult) if field.name != "history"}
+    return TrainResult(history=read_json(checkpoint / HISTORY_FILE), **own)
+
+
+def _fit(
+    run: Run, scheme: str, model: RiceViTForImageClassification, arguments: TrainingArguments, mlflow_run: str
+) -> TrainResult:
+    resume = newest_checkpoint(training_folder(run, scheme))
+    trainer = RiceTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=PixelDataset(open_examples(run.paths, scheme, "train"), run.params.finetune.augmentation),
+        eval_dataset=PixelDataset(open_examples(run.paths, scheme, "validation")),
+        data_collator=collate,
+        compute_metrics=accuracy_and_f1,
+        callbacks=[EarlyStoppingCallback(run.params.finetune.early_stopping_patience), _LogToMlflow()],
+    )
+    trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+    trainer.add_callback(_Progress())
+    seconds = trainer.train(resume_from_checkpoint=str(resume) if resume else None).metrics["train_runtime"]
+    state = trainer.state
+    assert state.best_metric is not None  # every epoch is evaluated
+    steps = state.global_step - (_step(resume) if resume else 0)
+    return TrainResult(
+        history=state.log_history,
+        best_step=state.best_global_step or state.global_step,
+        best_validation_loss=float(state.best_metric),
+        seconds=seconds,
+        images_per_second=steps * run.params.finetune.batch_size / seconds,
+        resumed_from=resume.name if resume else None,
+        mlflow_run=mlflow_run,
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Find the last checkpoint that was written completely: the Trainer writes `trainer_state.json` last."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        try:
+            read_json(checkpoint / "trainer_state.json")
+        except (OSError, ValueError):
+            continue
+        return checkpoint
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def use_bfloat16(precision: str) -> bool:
-    """Whether to train in bfloat16: as told, or (`auto`) where the GPU computes in it natively."""
+    """Decide whether to train in bfloat16: as configured, or (`auto`) where the GPU computes in it natively."""
     if precision != "auto":
         return precision == "bfloat16"
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class PixelDataset(Dataset):
-    """Examples as a torch dataset that reads, and augments, a whole batch at a time (`__getitems__`)."""
+    """Examples as a torch dataset that reads, and augments, a batch at a time (`__getitems__`)."""
 
     def __init__(self, examples: Examples, augmentation: AugmentationParams | None = None) -> None:
         self.examples = examples
@@ -213,12 +217,11 @@ class PixelDataset(Dataset):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One image: uint8 `[224, 224, 3]` and its class number."""
-        batch = self.__getitems__([index])
-        return {name: tensor[0] for name, tensor in batch.items()}
+        """Read one image: uint8 `[224, 224, 3]` and its class number."""
+        return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A batch: uint8 `[N, 224, 224, 3]` and int64 `[N]`."""
+        """Read a batch: uint8 `[N, 224, 224, 3]` and int64 `[N]`."""
         chosen = np.asarray(indices)
         pixels = self.examples.batch(chosen)
         if self.augmentation is not None:
@@ -232,7 +235,7 @@ class PixelDataset(Dataset):
 
 
 def collate(batch: Any) -> dict[str, torch.Tensor]:
-    """`PixelDataset` hands over whole batches already."""
+    """Return a batch as it is: `PixelDataset` reads batches already."""
     return batch
 
 
@@ -240,8 +243,8 @@ class RiceTrainer(Trainer):
     """A `Trainer` whose batches travel as bytes, a quarter of their size as floats, and are normalised on arrival.
 
     It also loads its own checkpoints through `from_pretrained`, strictly: transformers 5 saves a ViT under older names
-    of its weights, and the `Trainer`'s own non-strict loading then passes over the whole encoder, on resuming and on
-    going back to the best epoch, with no more than a warning.
+    of its weights, and the `Trainer`'s own non-strict loading then passes over the encoder, on resuming and on taking
+    the best epoch, with no more than a warning.
     """
 
     def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,50 +265,20 @@ class RiceTrainer(Trainer):
 
 
 def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy and macro F1 of a validation pass."""
+    """Compute accuracy and macro F1 of a validation pass."""
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    predicted = np.asarray(logits).argmax(-1)
-    labels = np.asarray(prediction.label_ids)
-    return {
-        "accuracy": float((predicted == labels).mean()),
-        "f1": float(f1_score(labels, predicted, average="macro")),
-    }
-
-
-def _save_result(
-    run: Run, scheme: str, model: RiceViTForImageClassification, result: TrainResult, target: Path
-) -> None:
-    fresh = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    own = asdict(result)
-    write_json(fresh / HISTORY_FILE, own.pop("history"))
-    settings = run.params.finetune.model_dump(mode="json")
-    write_json(fresh / PROVENANCE_FILE, {**provenance(run), "scheme": scheme, "finetune": settings, **own})
-    fresh.rename(target)
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    fresh = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh)
-    fresh.rename(target)
+    predicted, labels = np.asarray(logits).argmax(-1), np.asarray(prediction.label_ids)
+    macro = f1_score(labels, predicted, average="macro")
+    return {"accuracy": float((predicted == labels).mean()), "f1": float(macro)}
 
 
 class _LogToMlflow(TrainerCallback):
-    """Every number the Trainer logs, with its step, to the active MLflow run."""
+    """Logs every number that the Trainer logs, with its step, to the active MLflow run."""
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         """Log what is a number."""
-        import mlflow
-
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         mlflow.log_metrics(numbers, step=state.global_step)
 
@@ -315,36 +288,3 @@ class _Progress(ProgressCallback):
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Print nothing: the numbers are in MLflow and in the history."""
-
-
-class _Clock(TrainerCallback):
-    """Wall time and optimizer steps of this process."""
-
-    def __init__(self) -> None:
-        self.started = self.seconds = 0.0
-        self.steps = 0
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Start."""
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Count."""
-        self.steps += 1
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stop."""
-        self.seconds = time.perf_counter() - self.started
-
-
-def _read_run_id(workplace: Path) -> str | None:
-    file = workplace / RUN_ID_FILE
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True

@@ -6,19 +6,18 @@ afterwards.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
+from sklearn.metrics import confusion_matrix
 
 from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path
+from rice_lib.common.files import read_csv, write_csv
 from rice_lib.common.tracking import Metric
-from rice_lib.contract.decision import Decision
 from rice_lib.contract.prediction import predict
 
 if TYPE_CHECKING:
@@ -30,16 +29,9 @@ RESAMPLES = 2000
 """Bootstrap resamples; the ends of a 95 % interval then rest on 50 resamples each."""
 
 
-class LabelledImages(Protocol):
-    """What a predictions file needs of the images: `rice_lib.data.loading.Examples` has it."""
-
-    paths: list[str]
-    labels: np.ndarray
-
-
 @dataclass(frozen=True)
 class Predictions:
-    """A model's answers on images: `labels` and `predicted` int64 `[n]`, `scores` float64 `[n, 5]`."""
+    """A model's predictions on images: `labels` and `predicted` int64 `[n]`, `scores` float64 `[n, 5]`."""
 
     paths: list[str]
     labels: np.ndarray
@@ -49,7 +41,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Images that only one of two models told wrongly, and the exact two-sided p-value of that."""
+    """Images that only one of two models misclassifies, and the exact two-sided p-value of that."""
 
     only_a_wrong: int
     only_b_wrong: int
@@ -57,26 +49,25 @@ class McNemar:
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share of `k` in `n` (Wilson 1927, JASA 22:209); (0, 1) of none."""
+    """Compute Wilson's 95 % score interval of a share of `k` in `n` (Wilson 1927, JASA 22:209); (0, 1) of none."""
     if n == 0:
         return 0.0, 1.0
     interval = stats.binomtest(int(k), int(n)).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int = len(VARIETIES)) -> np.ndarray:
-    """Confusion matrix, int64 `[classes, classes]`: rows true, columns predicted."""
-    cells = np.asarray(labels, np.int64) * classes + np.asarray(predicted, np.int64)
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Count a confusion matrix of the varieties, int64 `[classes, classes]`: rows true, columns predicted."""
+    return confusion_matrix(labels, predicted, labels=np.arange(len(VARIETIES)))
 
 
 def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int) -> dict[str, Metric]:
-    """Accuracy, macro F1, F1 and recall of each variety, and the number of errors.
+    """Compute accuracy, macro F1, F1 and recall of each variety, and the number of errors.
 
-    Accuracy and recall have Wilson's interval. A class's F1 is 2J/(1+J) with J the share of true positives
-    among the images that are of the class or were told so (Hand, Christen & Kirielle 2021, Machine Learning
-    110:451), so it has Wilson's interval of J, put through the same formula. Macro F1 has a percentile
-    bootstrap's, over images; where there is no error to resample, the accuracy's.
+    Accuracy and recall have Wilson's interval. A class's F1 is 2J/(1+J) with J the share of true positives among the
+    images that are of the class or predicted as it (Hand, Christen & Kirielle 2021, Machine Learning 110:451), so it
+    has Wilson's interval of J, put through the same formula. Macro F1 has a percentile bootstrap's, over images; where
+    there is no error to resample, the accuracy's.
 
     Args:
         labels: true class numbers, int `[n]`.
@@ -84,8 +75,8 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
         seed: of the bootstrap.
 
     Returns:
-        `accuracy`, `macro_f1`, `errors`, and `f1/<Variety>`, `recall/<Variety>` for each variety; None, with
-        the reason, where a variety has no image (for F1: and no prediction).
+        `accuracy`, `macro_f1`, `errors`, and `f1/<Variety>`, `recall/<Variety>` for each variety; None, with the
+        reason, where a variety has no image (for F1: and no prediction).
 
     Raises:
         ValueError: the arrays are empty or differ in length.
@@ -93,27 +84,27 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
     if len(labels) == 0 or len(labels) != len(predicted):
         raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions")
     counts = confusion_counts(labels, predicted)
-    n, right = int(counts.sum()), int(np.trace(counts))
+    n, correct = int(counts.sum()), int(np.trace(counts))
     metrics = {
-        "accuracy": Metric(right / n, *wilson(right, n), n=n, how="Wilson", name="accuracy"),
+        "accuracy": Metric(correct / n, *wilson(correct, n), n=n, how="Wilson", name="accuracy"),
         "macro_f1": replace(_macro_f1(counts, seed), name="macro F1"),
-        "errors": Metric(n - right, n=n, unit="images", name="misclassified"),
+        "errors": Metric(n - correct, n=n, unit="images", name="misclassified"),
     }
     for number, name in enumerate(VARIETIES):
         true_positives = int(counts[number, number])
-        of_class, told = int(counts[number].sum()), int(counts[:, number].sum())
+        of_class, as_class = int(counts[number].sum()), int(counts[:, number].sum())
         recall = Metric(None, n=0, how=f"no image of {name} in the split")
         if of_class:
             interval = wilson(true_positives, of_class)
             recall = Metric(true_positives / of_class, *interval, n=of_class, how="Wilson")
         of = {"variety": name}
-        metrics[f"f1/{name}"] = replace(_f1(true_positives, of_class, told), name="F1", of=of)
+        metrics[f"f1/{name}"] = replace(_f1(true_positives, of_class, as_class), name="F1", of=of)
         metrics[f"recall/{name}"] = replace(recall, name="recall", of=of)
     return metrics
 
 
 def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
-    """McNemar's exact test of two models on the same images (McNemar 1947, Psychometrika 12:153).
+    """Compare two models by McNemar's exact test on the same images (McNemar 1947, Psychometrika 12:153).
 
     Args:
         labels: true class numbers, int `[n]`.
@@ -127,7 +118,7 @@ def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
 
 
 def compare(a: Predictions, b: Predictions) -> McNemar:
-    """`mcnemar` of two predictions files.
+    """Compare two predictions files by `mcnemar`.
 
     Raises:
         RiceError: they are not about the same images.
@@ -139,13 +130,11 @@ def compare(a: Predictions, b: Predictions) -> McNemar:
     return mcnemar(a.labels, a.predicted, b.predicted[order])
 
 
-def _f1(true_positives: int, of_class: int, told: int) -> Metric:
-    relevant = of_class + told - true_positives
-    if relevant == 0:
-        return Metric(None, n=0, how="no image of the variety in the split, and none told so")
-    low, high = wilson(true_positives, relevant)
-    share = true_positives / relevant
-    value, low, high = (2 * j / (1 + j) for j in (share, low, high))
+def _f1(true_positives: int, of_class: int, as_class: int) -> Metric:
+    either = of_class + as_class - true_positives
+    if either == 0:
+        return Metric(None, n=0, how="no image of the variety in the split, and none predicted as it")
+    value, low, high = (2 * j / (1 + j) for j in (true_positives / either, *wilson(true_positives, either)))
     return Metric(value, low, high, n=of_class, how="Wilson on the Jaccard share")
 
 
@@ -163,18 +152,21 @@ def _macro_f1(counts: np.ndarray, seed: int) -> Metric:
 
 
 def _mean_f1(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 over the classes that occur, of confusion matrices `[..., classes, classes]`."""
+    """Average F1 over the classes that occur, of confusion matrices `[..., classes, classes]`."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(axis=-1) + counts.sum(axis=-2)
     return (2 * hits / np.maximum(total, 1)).sum(axis=-1) / (total > 0).sum(axis=-1)
 
 
-def write_predictions(path: Path, examples: LabelledImages, scores: np.ndarray) -> Predictions:
+COLUMNS = ("path", "label", "predicted", *VARIETIES)
+
+
+def write_predictions(path: Path, examples: Examples, scores: np.ndarray) -> Predictions:
     """Write a predictions file (CSV: path, label, predicted, one probability a variety); returns its content.
 
     Args:
         path: the file, see `Paths.predictions`.
-        examples: the images, in the order of the scores.
+        examples: the images, in the order of the scores; only their paths and labels are read.
         scores: probabilities, float `[n, 5]`, columns in the order of `VARIETIES`; the largest is predicted.
 
     Raises:
@@ -186,11 +178,11 @@ def write_predictions(path: Path, examples: LabelledImages, scores: np.ndarray) 
     if not np.allclose(scores.sum(axis=1), 1, atol=1e-3) or scores.min(initial=0) < 0:
         raise ValueError("scores must be probabilities, each row summing to 1: take the softmax of logits")
     predicted = scores.argmax(axis=1)
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "predicted", *VARIETIES])
-        for name, label, told, row in zip(examples.paths, examples.labels, predicted, scores, strict=True):
-            writer.writerow([name, VARIETIES[label], VARIETIES[told], *(f"{score:.9g}" for score in row)])
+    rows = (
+        [name, VARIETIES[label], VARIETIES[likeliest], *(f"{score:.9g}" for score in row)]
+        for name, label, likeliest, row in zip(examples.paths, examples.labels, predicted, scores, strict=True)
+    )
+    write_csv(path, COLUMNS, rows)
     return Predictions(list(examples.paths), np.asarray(examples.labels, np.int64), predicted, scores)
 
 
@@ -201,10 +193,7 @@ def read_predictions(path: Path) -> Predictions:
         RiceError: the file is missing, or is not a predictions file.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file))
-        if header != ["path", "label", "predicted", *VARIETIES]:
-            raise ValueError(f"its first line is {','.join(header)}")
+        _, rows = read_csv(path, COLUMNS)
         return Predictions(
             paths=[row[0] for row in rows],
             labels=np.array([LABEL_TO_ID[row[1]] for row in rows], np.int64),
@@ -213,7 +202,7 @@ def read_predictions(path: Path) -> Predictions:
         )
     except FileNotFoundError:
         raise RiceError(f"{path}: no such predictions file; the notebook that trains the model writes it") from None
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError) as error:
         raise RiceError(f"{path}: not a predictions file ({error})") from None
 
 
@@ -221,12 +210,11 @@ def read_predictions(path: Path) -> Predictions:
 class Evaluation:
     """What a model predicts of labelled images."""
 
-    logits: np.ndarray
-    """float32 `[n, 5]`, columns in the order of `VARIETIES`."""
     scores: np.ndarray
-    """Probabilities, float64 `[n, 5]`: calibrated where the model carries a decision."""
+    """Probabilities, float64 `[n, 5]`, columns in the order of `VARIETIES`: calibrated where the model carries a
+    decision."""
     reasons: list[str | None] | None
-    """Why an image is rejected, None where it is not; None as a whole where the model has no rejection rule."""
+    """Why an image is rejected, None where it is not; None for all where the model has no rejection rule."""
 
     def rejected(self) -> Metric:
         """Compute the share of the images that are rejected, with Wilson's interval."""
@@ -234,23 +222,6 @@ class Evaluation:
             return Metric(None, n=0, how="the model carries no rejection rule", name="rejected")
         count, n = sum(reason is not None for reason in self.reasons), len(self.reasons)
         return Metric(count / n, *wilson(count, n), n=n, how="Wilson", name="rejected")
-
-
-class _KeepingLogits:
-    """A predictor that keeps the logits of its last call."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self.labels = predictor.labels
-        self.last = np.empty((0, len(predictor.labels)), np.float32)
-
-    @property
-    def decision(self) -> Decision | None:  # type: ignore[override]
-        return self._predictor.decision
-
-    def logits(self, pixels: np.ndarray) -> np.ndarray:
-        self.last = self._predictor.logits(pixels)
-        return self.last
 
 
 def label_columns(predictor: Predictor) -> np.ndarray:
@@ -270,17 +241,12 @@ def evaluate(predictor: Predictor, examples: Examples, batch_size: int) -> Evalu
     Raises:
         RiceError: the model's labels are not the five varieties.
     """
-    from tqdm import tqdm
-
-    columns = label_columns(predictor)
-    decision = predictor.decision or Decision()
-    model = _KeepingLogits(predictor)
-    logits = np.empty((len(examples), len(VARIETIES)), np.float32)
-    reasons: list[str | None] = []
-    with tqdm(total=len(examples), unit="image", desc=predictor.name, delay=1) as bar:
-        for start in range(0, len(examples), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(examples)))
-            reasons += [prediction.reason for prediction in predict(model, examples.batch(rows))]
-            logits[rows] = model.last[:, columns]
-            bar.update(len(rows))
-    return Evaluation(logits, decision.probabilities(logits), reasons if decision.rejection is not None else None)
+    label_columns(predictor)
+    predictions = [
+        prediction
+        for pixels in examples.batches(batch_size, predictor.name)
+        for prediction in predict(predictor, pixels)
+    ]
+    scores = np.array([[prediction.scores[name] for name in VARIETIES] for prediction in predictions])
+    has_rule = predictor.decision is not None and predictor.decision.rejection is not None
+    return Evaluation(scores, [prediction.reason for prediction in predictions] if has_rule else None)

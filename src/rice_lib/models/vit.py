@@ -14,7 +14,7 @@ from rice_lib.contract.decode import IMAGE_SIZE
 
 
 def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForImageClassification:
-    """The model to train: pretrained from a hub name or a local directory, or from random weights (`scratch`).
+    """Create the model to train: pretrained from a hub name or a local directory, or from random weights (`scratch`).
 
     Raises:
         RiceError: the weights cannot be had, are not a ViT's, or `architecture` is given or missing wrongly.
@@ -68,7 +68,7 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
 
 
 def sine_cosine_positions(side: int, width: int) -> torch.Tensor:
-    """Two-dimensional sine-cosine position embeddings, float32 `[side * side, width]`, in reading order.
+    """Compute two-dimensional sine-cosine position embeddings, float32 `[side * side, width]`, in reading order.
 
     Where training is short, learnt positions start best from these (Beyer, Zhai & Kolesnikov 2022, "Better plain ViT
     baselines for ImageNet-1k", arXiv:2205.01580).

@@ -92,7 +92,7 @@ def reliability(readings: Mapping[str, Reliability]) -> Figure:
         filled = found.counts > 0
         left, width = found.edges[:-1][filled], np.diff(found.edges)[filled]
         top.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.5)
-        top.bar(left, found.right[filled], width * 0.92, align="edge", color=BLUE, alpha=0.45, label="share correct")
+        top.bar(left, found.accuracy[filled], width * 0.92, align="edge", color=BLUE, alpha=0.45, label="share correct")
         middle = left + width / 2
         top.plot(middle, found.confidence[filled], "o", color=ORANGE, markersize=5, label="mean confidence")
         top.set(title=f"{name}\nECE {found.error:.4f}", xlim=(0, 1), ylim=(0, 1.03))
