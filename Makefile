@@ -81,6 +81,7 @@ serve-env: $(SERVE_ENV)  ## make .venv-serve, which holds Triton (apart from .ve
 
 report: check-profile $(ENV) $(SERVE_ENV) .dvc/scm-checked $(if $(SET),set)  ## run what changed of the seven notebooks and render reports/PROFILE/site/index.html
 	@python -m rice_lib set-params --profile "$(PROFILE)"
+	@grep -qx -- "- $(PROFILE)" profiles.yaml || echo "- $(PROFILE)" >> profiles.yaml
 	@dvc repro --pull report@$(PROFILE)
 	@echo "The report: reports/$(PROFILE)/site/index.html"
 

@@ -1,87 +1,101 @@
-"""Imports run downwards: commands > deploy > models > data; predicting from ONNX touches nothing heavy."""
+"""The order of rooms: imports run strictly downwards, in no circle, and prediction imports nothing heavy.
+
+All read off the syntax tree: imports within functions count, those for type checking do not.
+"""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from support.imports import SOURCE, closure, imported
+from support.imports import closure, imports_of, module_file, modules, names_imported, room_of
 
-PACKAGE = SOURCE / "rice_lib"
-
-SHARED = {
-    "arguments",
-    "decision",
-    "errors",
-    "files",
-    "labels",
-    "machine",
-    "features",
-    "params",
-    "paths",
-    "run",
-    "tracking",
-}
-"""What every room may import."""
-
-ROOMS = {
-    # room: what it may import of the others
-    "data": {"preprocess", "data"},
-    "preprocess": {"preprocess", "colour", "imagefile"},
-    "colour": {"colour"},
-    "imagefile": {"imagefile"},
-    "figures": {"evaluate", "preprocess", "figures"},
-    "models": {"data", "preprocess", "evaluate", "models"},
-    "evaluate": {"data", "preprocess", "deploy", "evaluate", "reliability"},
-    "reliability": {"reliability"},
-    "calibrate": {"data", "preprocess", "deploy", "evaluate", "calibrate"},
-    "deploy": {"data", "preprocess", "imagefile", "evaluate", "models", "inputs", "results", "deploy"},
-    "relevance": {"preprocess", "models", "deploy", "relevance"},
-    "report": {"report"},
-    "tray": {"preprocess", "inputs", "results", "deploy", "infer", "tray"},
-}
-TRAINING = ("rice_lib.models.finetune", "rice_lib.models.baseline", "rice_lib.models.augment")
-
-
-def room_of(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
-
-
-def modules() -> list[str]:
-    files = sorted(PACKAGE.rglob("*.py"))
-    return [".".join(f.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for f in files]
-
-
-def file_of(module: str) -> Path:
-    place = SOURCE.joinpath(*module.split("."))
-    return place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
-
-
-@pytest.mark.parametrize("module", [m for m in modules() if room_of(m) in ROOMS])
-def test_a_room_imports_downwards(module):
-    room = room_of(module)
-    used = {room_of(name) for name in imported(file_of(module).read_text())} - {""}
-    assert used - SHARED - ROOMS[room] == set(), f"{module} reaches upwards"
-
-
-@pytest.mark.parametrize("module", [m for m in modules() if room_of(m) in SHARED])
-def test_what_everyone_imports_imports_no_room(module):
-    used = {room_of(name) for name in imported(file_of(module).read_text())} - {""}
-    assert used <= SHARED
-
-
-@pytest.mark.parametrize("module", [m for m in modules() if room_of(m) == "deploy"])
-def test_deployment_imports_no_training(module):
-    assert not closure(file_of(module).read_text()) & set(TRAINING)
-
-
-@pytest.mark.parametrize(
-    "module", ["rice_lib.infer", "rice_lib.cli.explain", "rice_lib.backends.predictor", "rice_lib.contract.decode"]
+ROOMS = (
+    "infer",
+    "__main__",
+    "cli",
+    "report",
+    "serving",
+    "export",
+    "tray",
+    "explain",
+    "predict",
+    "models",
+    "data",
+    "backends",
+    "contract",
+    "common",
 )
+"""A room imports those below it; contract alone imports nothing of ours."""
+
+HEAVY = {
+    "cv2",
+    "matplotlib",
+    "mlflow",
+    "pandas",
+    "pydantic",
+    "scipy",
+    "seaborn",
+    "sklearn",
+    "tensorrt",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+    "yaml",
+}
+
+OF_RICE_INFER = (
+    "rice_lib.infer",
+    "rice_lib.predict.pipeline",
+    "rice_lib.backends.open",
+    "rice_lib.backends.onnx",
+    "rice_lib.contract.decode",
+    "rice_lib.cli.infer_options",
+)
+
+
+def top_packages(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_downwards(room):
+    below = {"contract"} if room == "contract" else {*ROOMS[ROOMS.index(room) :]}
+    climbing = {
+        module: up
+        for module in modules()
+        if room_of(module) == room and (up := {m for m in imports_of(module) if room_of(m) not in {*below, ""}})
+    }
+    assert climbing == {}
+
+
+def test_every_module_has_its_room():
+    assert {room_of(module) for module in modules()} - {""} == {*ROOMS}
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert [module for module in modules() if module in closure(set(imports_of(module)))] == []
+
+
+def test_the_contract_needs_numpy_and_pillow_alone():
+    """The Triton repository carries the folder, into an environment that has nothing else."""
+    for module in modules():
+        if room_of(module) == "contract":
+            foreign = top_packages(names_imported(module_file(module).read_text())) - sys.stdlib_module_names
+            assert foreign <= {"numpy", "PIL", "rice_lib"}, module
+
+
+@pytest.mark.parametrize("module", OF_RICE_INFER)
 def test_prediction_imports_nothing_heavy(module):
-    heavy = ("torch", "pandas", "mlflow", "pydantic", "yaml", "matplotlib", "sklearn", "transformers", "scipy", "cv2")
-    code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    """What runs when these are imported; a heavy library is imported where it is used."""
+    for reached in closure({module}, top_level_only=True):
+        names = names_imported(module_file(reached).read_text(), top_level_only=True)
+        assert not top_packages(names) & HEAVY, reached
+
+
+@pytest.mark.parametrize("room", ["backends", "serving", "export"])
+def test_what_runs_models_imports_no_training(room):
+    of_room = {module for module in modules() if room_of(module) == room}
+    training = {f"rice_lib.models.{name}" for name in ("finetune", "baseline", "augment")}
+    assert not closure(of_room) & training
