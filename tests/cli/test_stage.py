@@ -61,8 +61,8 @@ def test_runs_from_the_root_with_this_interpreter_and_the_parameters(checkout, t
     write(
         checkout,
         "import json, os, sys\n"
-        "told = [sys.executable, os.getcwd(), profile, seed, finetune['epochs']]\n"
-        "open('told.json', 'w').write(json.dumps(told))",
+        "seen = [sys.executable, os.getcwd(), profile, seed, finetune['epochs']]\n"
+        "open('seen.json', 'w').write(json.dumps(seen))",
     )
     # a kernelspec of the user's own, which would start something else
     home = tmp_path_factory.mktemp("home")
@@ -71,14 +71,14 @@ def test_runs_from_the_root_with_this_interpreter_and_the_parameters(checkout, t
     kernel.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "other", "language": "python"}))
     done = run("05_export", "--profile", "tiny", "--set", "finetune.epochs=7", HOME=str(home))
     assert done.returncode == 0, done.stderr
-    told = json.loads((checkout / "told.json").read_text())
-    assert told == [sys.executable, str(checkout), "tiny", 83, 7]
+    seen = json.loads((checkout / "seen.json").read_text())
+    assert seen == [sys.executable, str(checkout), "tiny", 83, 7]
     executed = nbformat.read(Paths(checkout, "tiny").notebook("05_export"), as_version=4)
     assert executed.cells[-1].execution_count
 
 
 @pytest.mark.slow
-def test_a_failing_cell_shows_traceback_notebook_and_how_to_go_on(checkout):
+def test_a_failing_cell_shows_traceback_notebook_and_how_to_resume(checkout):
     write(checkout, "fine = 1", "fine / 0", "never = 1")
     done = run("05_export", "--profile", "tiny")
     assert done.returncode == 1
@@ -94,7 +94,7 @@ def test_a_failing_cell_shows_traceback_notebook_and_how_to_go_on(checkout):
 
 
 @pytest.mark.slow
-def test_a_killed_kernel_is_told_in_a_line(checkout):
+def test_a_killed_kernel_is_one_line(checkout):
     write(checkout, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     done = run("05_export", "--profile", "tiny")
     assert done.returncode == 1

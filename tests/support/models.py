@@ -55,7 +55,7 @@ def tiny_onnx(foreground: bool = True, precision: Precision = "float32") -> Path
 
 
 def grains(count: int, seed: int = 0) -> np.ndarray:
-    """Bright ellipses on a ground of pure and nearly black patches: uint8 `[count, 224, 224, 3]`."""
+    """Bright ellipses on a background of pure and nearly black patches: uint8 `[count, 224, 224, 3]`."""
     rng = np.random.default_rng(seed)
     pixels = np.zeros((count, 224, 224, 3), np.uint8)
     rows, columns = np.mgrid[:224, :224] - 112

@@ -1,6 +1,6 @@
 """Running one notebook: `python -m rice_lib stage 04_vit_finetune --profile smoke [--set finetune.epochs=1]`.
 
-What `dvc.yaml` calls. Parameters are validated whole before a kernel starts; papermill runs the notebook from
+What `dvc.yaml` calls. Parameters are validated before a kernel starts; papermill runs the notebook from
 the checkout's root with this interpreter; the executed notebook is kept whether it went well or not.
 """
 
@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     # warnings that every notebook would carry: of frozen modules (the debugger), of missing widgets (tqdm)
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "PYTHONWARNINGS": "ignore:IProgress not found",
-    # MLflow tells its database's migrations, and its makers what is called
+    # MLflow logs its database's migrations, and reports its use to its makers
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
@@ -65,7 +65,7 @@ def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = Non
         _execute(source, running, {**notebook_parameters(params), "profile": profile}, paths.root)
     except _CellFailed as failure:
         print(failure.traceback if sys.stderr.isatty() else _ANSI.sub("", failure.traceback), file=sys.stderr)
-        raise RiceError(_how_to_go_on(failure, output, paths), status=1) from None
+        raise RiceError(_how_to_resume(failure, output, paths), status=1) from None
     finally:
         if running.is_file():
             os.replace(running, output)
@@ -109,11 +109,11 @@ def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path)
         raise _CellFailed("its kernel died (out of memory?)", str(error)) from None
 
 
-def _how_to_go_on(failure: _CellFailed, output: Path, paths: Paths) -> str:
+def _how_to_resume(failure: _CellFailed, output: Path, paths: Paths) -> str:
     return (
         f"{output.stem} failed: {failure.where}\n"
-        f"  look:  jupyter lab {paths.relative(output)}   (the notebook as far as it came)\n"
-        f"  go on: make report PROFILE={paths.profile}   (or: dvc repro report@{paths.profile})\n"
+        f"  look:   jupyter lab {paths.relative(output)}   (the notebook as far as it came)\n"
+        f"  resume: make report PROFILE={paths.profile}   (or: dvc repro report@{paths.profile})\n"
         "  Finished stages are kept, and training continues from its last checkpoint."
     )
 

@@ -53,7 +53,7 @@ class SplitParams(_Section):
     """Of what the test split leaves."""
     session_after: Positive = 12000
     """The `session` scheme tests on images numbered above this. Jasmine's second session begins at about 11,700: 12,000
-    leaves some of it in training, as a few labelled images of a new session would be; 11,600 holds it out whole."""
+    leaves some of it in training, as a few labelled images of a new session would be; 11,600 holds all of it out."""
 
 
 class BaselineParams(_Section):

@@ -1,6 +1,6 @@
 """Augmentation that suits grains of rice: any rotation, mirror images, a little scale, shift and light.
 
-The scale stays small on purpose: a grain's size is half of what tells the varieties apart. Works on bytes with OpenCV,
+The scale stays small on purpose: a grain's size is half of what separates the varieties. Works on bytes with OpenCV,
 in the loader (0.2 ms an image; torch's `affine_grid` and `grid_sample` cost ten times that on a CPU), and draws from
 torch's global generator, whose state training checkpoints hold.
 """
