@@ -17,7 +17,7 @@ def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForIma
     """Create the model to train: pretrained from a hub name or a local directory, or from random weights (`scratch`).
 
     Raises:
-        RiceError: the weights cannot be had, are not a ViT's, or `architecture` is given or missing where it must not be.
+        RiceError: the weights cannot be had, are not a ViT's, or `architecture` does not belong to them.
     """
     names = dict(enumerate(labels))
     changes: dict[str, Any] = {
