@@ -70,7 +70,6 @@ def _grains() -> pd.DataFrame:
         lambda: charts.weights(np.arange(10.0).reshape(5, 2), ["area", "aspect"]),
         lambda: charts.distributions(_grains(), ["area"]),
         lambda: charts.drift(_grains(), ["area"], boundary=20),
-        lambda: charts.counts(pd.DataFrame(np.eye(5), index=VARIETIES, columns=VARIETIES)),
         lambda: charts.lines(
             pd.DataFrame({"batch": [1, 8], "images/s": [5, 9], "engine": ["torch"] * 2}),
             x="batch",

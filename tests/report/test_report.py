@@ -97,21 +97,25 @@ def write_notebook(paths: Paths, name: str) -> None:
     nbformat.write(new_notebook(cells=cells), paths.notebook(name))
 
 
-@pytest.fixture
-def paths(tmp_path, monkeypatch):
+def run_all(root: Path) -> Paths:
     """A checkout whose seven notebooks have run under `tiny`."""
-    monkeypatch.setenv("RICE_ROOT", str(tmp_path))
-    monkeypatch.setenv("PATH", "/nowhere")
-    shutil.copytree(ROOT / "params", tmp_path / "params")
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    (tmp_path / "reports").mkdir()
+    shutil.copytree(ROOT / "params", root / "params")
+    shutil.copytree(ROOT / "docs", root / "docs")
+    (root / "reports").mkdir()
     for name in ("_quarto.yml", "reports/index.qmd", "reports/styles.css"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    paths = Paths(tmp_path, "tiny")
+        shutil.copy(ROOT / name, root / name)
+    paths = Paths(root, "tiny")
     for name in NOTEBOOKS:
         record(paths, name)
         write_notebook(paths, name)
     return paths
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("RICE_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")
+    return run_all(tmp_path)
 
 
 def record(paths: Paths, name: str, **changes) -> None:
@@ -152,9 +156,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}>"
 
 
-@pytest.fixture
-def site(paths):
-    render(write_sources(paths), paths)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site as nbconvert renders it, to look at only."""
+    paths = run_all(tmp_path_factory.mktemp("site"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        render(write_sources(paths), paths)
     return paths.report / "site"
 
 
@@ -237,10 +245,10 @@ def test_notebook_pages_fold_code_and_leave_out_stderr(site):
 
 
 def test_figures_are_those_that_the_notebooks_recorded(paths):
-    write_sources(paths)
-    shown = {file.name: file.read_text() for file in (paths.report / "images").iterdir()}
-    assert shown == {f"{name}_curves.png": f"figure of {name}" for name in NOTEBOOKS}
-    assert 'alt="Curves of &lt;03_baseline&gt;"' in (paths.report / "index.qmd").read_text()
+    index = render(write_sources(paths), paths)
+    for name in NOTEBOOKS:
+        assert (index.parent / f"figures/{name}/curves.png").read_text() == f"figure of {name}"
+        assert f'<img src="figures/{name}/curves.png" alt="Curves of &lt;{name}&gt;"' in index.read_text()
 
 
 def test_a_recorded_figure_that_is_missing_is_one_line(paths):
@@ -315,7 +323,7 @@ def test_a_blank_that_nothing_fills_is_one_line(paths):
 def test_rendering_twice_is_the_same(paths):
     def snapshot():
         render(write_sources(paths), paths)
-        made = ["_quarto.yml", "index.qmd", "pages", "docs", "images", "site"]
+        made = ["_quarto.yml", "index.qmd", "pages", "docs", "site"]
         files = [f for name in made for f in [paths.report / name, *(paths.report / name).rglob("*")] if f.is_file()]
         return {file: file.read_bytes() for file in files}
 

@@ -121,9 +121,7 @@ class Benchmark:
             of = {"engine": row["engine"]}
             for key, (name, unit) in _POINT.items():
                 value = _number(row[key])
-                found[f"{point}/{key}"] = Metric(
-                    value, unit=unit, how=how, name=name, of={**of, "batch": row["batch"]}
-                )
+                found[f"{point}/{key}"] = Metric(value, unit=unit, how=how, name=name, of={**of, "batch": row["batch"]})
             for key, (name, unit) in _ENGINE.items():
                 found[f"{where}/{key}"] = Metric(_number(row[key]), unit=unit, how=row["note"], name=name, of=of)
         return found

@@ -47,7 +47,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str] = 
     for row in range(size):
         recall = f"{share[row, row]:.2%}" if counts[row].sum() else "no image"
         ax.text(size - 0.4, row, recall, ha="left", va="center", color=MUTED)
-    ax.text(size - 0.4, -0.62, "recall", ha="left", va="bottom", color=MUTED)
+    ax.text(size - 0.4, size - 0.4, "recall", ha="left", va="top", color=MUTED)
     ax.set_xticks(range(size), names, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(size), names)
     ax.set(xlabel="predicted", ylabel="true", title=title)
@@ -154,18 +154,6 @@ def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label"
         ax.axis("off")
     handles = [mpl.lines.Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in PALETTE.items()]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
-    return fig
-
-
-def counts(table: pd.DataFrame, xlabel: str = "images", title: str = "") -> Figure:
-    """Draw stacked horizontal bars: one row an index entry, one segment a column."""
-    fig, ax = subplots(height=1.1 + 0.42 * len(table))
-    colours = sns.color_palette([BLUE, "#E69F00", GREY, "#009E73", ORANGE, "#CC79A7"], table.shape[1])
-    table.plot.barh(stacked=True, color=colours, ax=ax, width=0.7, legend=False)
-    ax.invert_yaxis()
-    ax.set(xlabel=xlabel, ylabel="", title=title)
-    ax.grid(False, axis="y")
-    fig.legend(loc="outside lower center", ncols=table.shape[1], fontsize=10)
     return fig
 
 

@@ -68,8 +68,8 @@ def _render_with_nbconvert(sources: Sources, site: Path) -> None:
         )
         write_text(site / page.href, html + "\n")
     shutil.copyfile(sources.folder / "styles.css", site / "styles.css")
-    if (images := sources.folder / "images").is_dir():
-        shutil.copytree(images, site / "images")
+    if (figures := sources.folder / "figures").is_dir():
+        shutil.copytree(figures, site / "figures")
 
 
 def _body(page: Path) -> str:

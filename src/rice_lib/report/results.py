@@ -12,7 +12,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.common.tracking import Metric
-from rice_lib.report.tables import NONE, Formatted, code, link, markdown
+from rice_lib.report.tables import Formatted, code, link, markdown
 
 MODELS = {
     "shape": "Ten shape and colour features",
@@ -107,12 +107,10 @@ def headline(results: Results) -> str:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for notebook, _, metric in results.metrics():
         if metric.of.keys() == {"model", "split"} and metric.name in SCORES:
-            model = str(metric.of["model"])
-            name = MODELS.get(model, model)
-            row = rows.setdefault((name, metric.name), {"model": name, "score": metric.name, "random split": None})
-            row |= {"session split": row.get("session split"), f"{metric.of['split']} split": metric}
-            row["test images"] = _counts(row["random split"], row["session split"])
-            row["measured in"] = _page(notebook)
+            model, split = str(metric.of["model"]), str(metric.of["split"])
+            row = {"model": MODELS.get(model, model), "split": split, **dict.fromkeys(SCORES)}
+            row = rows.setdefault((model, split), {**row, "of images": None, "measured in": _page(notebook)})
+            row |= {metric.name: metric, "of images": metric.n or row["of images"]}
     return _table(list(rows.values()), "No notebook has recorded a score yet.")
 
 
@@ -210,11 +208,6 @@ def _table(rows: list[dict[str, Any]], otherwise: str) -> str:
 
 def _page(notebook: str) -> Formatted:
     return link(notebook, f"pages/{notebook}.html")
-
-
-def _counts(*metrics: Metric | None) -> str:
-    counts = [NONE if m is None or m.n is None else f"{m.n:,}" for m in metrics]
-    return counts[0] if len(set(counts)) == 1 else " / ".join(counts)
 
 
 def _belongs(metric: Metric) -> list[str]:

@@ -56,7 +56,7 @@ def write_sources(paths: Paths) -> Sources:
         RiceError: nothing has run yet, or a file of the report is missing or broken.
     """
     results = read_results(paths)
-    for name in ("pages", "images", "docs"):
+    for name in ("pages", "docs"):
         shutil.rmtree(paths.report / name, ignore_errors=True)
         (paths.report / name).mkdir()
     notebooks = [_write_notebook(name, paths) for name in NOTEBOOKS if paths.notebook(name).is_file()]
@@ -129,20 +129,18 @@ def _banners(results: Results) -> str:
 
 
 def _gallery(results: Results, paths: Paths, pages: dict[str, Page]) -> str:
-    """Copy the figures that the notebooks recorded into `images/`, and show them with their captions."""
+    """The figures that the notebooks recorded, with their captions."""
     figures = []
     for recorded in results.recorded:
         page = pages.get(recorded.notebook)
+        origin = f', from <a href="{page.href}">{escape(page.title)}</a>' if page else ""
         for name, caption in recorded.figures.items():
-            source, target = paths.figure(recorded.notebook, name), f"images/{recorded.notebook}_{name}.png"
-            if not source.is_file():
-                raise RiceError(f"{source}: missing; run: rice stage {recorded.notebook} --profile {paths.profile}")
-            shutil.copyfile(source, paths.report / target)
-            origin = f', from <a href="{page.href}">{escape(page.title)}</a>' if page else ""
-            figures.append(
-                f'<figure><a href="{target}"><img src="{target}" alt="{escape(caption)}" loading="lazy"></a>'
-                f"<figcaption>{escape(caption)}{origin}</figcaption></figure>"
-            )
+            file = paths.figure(recorded.notebook, name)
+            if not file.is_file():
+                raise RiceError(f"{file}: missing; run: rice stage {recorded.notebook} --profile {paths.profile}")
+            source, text = file.relative_to(paths.report).as_posix(), escape(caption)
+            image = f'<a href="{source}"><img src="{source}" alt="{text}" loading="lazy"></a>'
+            figures.append(f"<figure>{image}<figcaption>{text}{origin}</figcaption></figure>")
     inside = "\n".join(figures)
     return _raw(f'<div class="gallery">\n{inside}\n</div>') if figures else "No figures."
 
