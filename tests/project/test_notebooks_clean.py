@@ -47,7 +47,7 @@ def test_has_no_outputs_and_nothing_of_the_machine_it_was_written_on(notebook):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert set(notebook.metadata.get("language_info", {})) <= {"name"}
-    assert all(set(cell.metadata) <= {"tags", "code-summary", "fig-alt"} for cell in notebook.cells)
+    assert all(set(cell.metadata) <= {"tags", "code-fold", "code-summary", "fig-alt"} for cell in notebook.cells)
 
 
 def test_begins_with_its_contract(notebook, request):

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
@@ -73,6 +74,7 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> Figure:
         points = table.dropna(subset=[column])
         ax.plot(points["epoch"], points[column], color=colour, label=name, marker="o" if len(points) <= 20 else None)
     top.set(ylabel="loss", title="Loss", yscale="log")
+    _label_plainly(top)
     top.legend()
     bottom.set(xlabel="epoch", ylabel="accuracy", title="Validation accuracy")
     return fig
@@ -185,10 +187,20 @@ def lines(table: pd.DataFrame, *, x: str, y: str, hue: str, log: bool = True, ti
     if log:
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-        plain = mpl.ticker.FuncFormatter(lambda value, _: f"{value:,g}")  # 600, not 6 x 10^2
-        ax.yaxis.set_major_formatter(plain)
-        ax.yaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+        _label_plainly(ax)
     ax.set_xticks(sorted(table[x].unique()), sorted(table[x].unique()))
     ax.set_title(title)
     ax.legend(title=None, fontsize=10)
     return fig
+
+
+class _PlainLog(mpl.ticker.LogFormatter):
+    """Labels of a logarithmic axis as 600 and 0.6, not as 6 x 10^2 and 6e-01."""
+
+    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+        return f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"
+
+
+def _label_plainly(ax: Axes) -> None:
+    ax.yaxis.set_major_formatter(_PlainLog())
+    ax.yaxis.set_minor_formatter(_PlainLog(minor_thresholds=(2, 0.5)))

@@ -111,7 +111,9 @@ def headline(results: Results) -> str:
             row = {"model": MODELS.get(model, model), "split": split, **dict.fromkeys(SCORES)}
             row = rows.setdefault((model, split), {**row, "of images": None, "measured in": _page(notebook)})
             row |= {metric.name: metric, "of images": metric.n or row["of images"]}
-    return _table(list(rows.values()), "No notebook has recorded a score yet.")
+    models = list(dict.fromkeys(model for model, _ in rows))
+    ordered = sorted(rows, key=lambda row: models.index(row[0]))
+    return _table([rows[row] for row in ordered], "No notebook has recorded a score yet.")
 
 
 def benchmark(results: Results) -> str:
