@@ -31,11 +31,8 @@ Engine = Literal["onnxruntime", "gpu", "tensorrt"]
 Config = Mapping[str, Any]
 """A `ModelConfig` message, its fields named as in `config.pbtxt`."""
 
-INPUT, OUTPUT = "images", "logits"
-"""Names of the exported model's tensors (`rice_lib.export.onnx`)."""
-
-FILE = "file"
-"""The ensemble's input: one file's bytes a row."""
+INPUT, OUTPUT, FILE = "images", "logits", "file"
+"""Names of the exported model's tensors (`rice_lib.export.onnx`), and of the ensemble's: a file's bytes a row."""
 
 LABELS_FILE, WARMUP_FILE = "labels.txt", "grain"
 """Beside the configuration; the second in Triton's folder `warmup/`."""

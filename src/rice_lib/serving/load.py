@@ -51,12 +51,10 @@ class Body:
 
 @dataclass
 class Counts:
-    """What the clients of one measurement saw."""
+    """What the clients of one measurement saw: seconds of each answered request, and what was said to the others."""
 
     seconds: list[float] = field(default_factory=list)
-    """Of each request that was answered, in order of the answers."""
     failures: list[str] = field(default_factory=list)
-    """What the server said to the others."""
 
 
 def bodies(rows: Rows, batch: int) -> list[Body]:
@@ -115,11 +113,10 @@ def measure_point(
         clients.counts, began = Counts(), time.perf_counter()
         time.sleep(seconds)
         counts, elapsed = clients.counts, time.perf_counter() - began
-        done, failed = len(counts.seconds), len(counts.failures)
-        own, after = time.process_time() - own, watch()
+        done, failure = len(counts.seconds), next(iter(counts.failures), None)
+        failed, own, after = len(counts.failures), time.process_time() - own, watch()
     if not done:
-        said = counts.failures[0] if failed else f"nothing within {seconds:g} s; measure for longer"
-        raise RiceError(f"{model} on {address} answered {said}", 1)
+        raise RiceError(f"{model} on {address} answered {failure or 'nothing in time; measure for longer'}", 1)
     images = done * batch
     quantiles = np.percentile(counts.seconds[:done], [50, 90, 99]) * 1e3
     return {
@@ -130,7 +127,7 @@ def measure_point(
         **dict(zip(("p50_ms", "p90_ms", "p99_ms"), quantiles.tolist(), strict=True)),
         "requests": done,
         "failed": failed,
-        "failure": counts.failures[0] if failed else None,
+        "failure": failure,
         "client_cpu_ms": own / images * 1e3,
         "watched": (before, after),
     }

@@ -11,7 +11,7 @@
     <repository>/rice_v1_decode/1/                  the image contract's code
     <repository>/rice_v1_postprocess/1/             the same code, and the decision
 
-The variants have the same inputs, outputs and labels, so that a client cannot tell them apart. Versions are kept: a new
+The variants have the same inputs, outputs and labels: a client cannot see which one answers. Versions are kept: a new
 one is written beside the others (`Repository.add`) and never changed; `Repository.switch` rewrites the two ensembles.
 """
 
@@ -20,16 +20,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 import rice_lib.contract
@@ -73,9 +72,8 @@ class Version:
 
     def serves_like(self, other: Version) -> bool:
         """Whether both serve the same model with the same settings."""
-        return other == replace(
-            self, version=other.version, source=other.source, created=other.created, replaces=other.replaces
-        )
+        settings = ("onnx_sha256", "plan_sha256", "engine", "max_batch", "instances", "code_sha256")
+        return all(getattr(self, name) == getattr(other, name) for name in settings)
 
 
 class Repository:
@@ -184,9 +182,8 @@ class Repository:
             if active is not None and made.serves_like(active):
                 return active
             # beside the repository, not in it: a server that looks must not see half a version
-            staged = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
-            shutil.rmtree(staged, ignore_errors=True)
-            try:
+            with TemporaryDirectory(dir=self.folder.parent, prefix=f".{self.folder.name}.") as temporary:
+                staged = Path(temporary)
                 self._write_version(staged, made, labels, decision)
                 decoder, classifier, postprocess = self.steps(made.version)
                 shutil.copyfile(model, staged / classifier / "1" / "model.onnx")
@@ -194,8 +191,6 @@ class Repository:
                     shutil.copyfile(plan, staged / classifier / "1" / "model.plan")
                 for name in (decoder, postprocess, classifier):  # whose version.json marks the version complete
                     (staged / name).rename(self.folder / name)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
         return made
 
     def switch(self, version: int, control: Control | None = None) -> None:
@@ -258,7 +253,9 @@ class Repository:
             (code / "rice_lib" / "__init__.py").touch()
             shutil.copyfile(MODELS / file, code / "model.py")
         _write_config(decoder / CONFIG, configs.decode_config(decoder.name, made.max_batch, made.instances))
-        _write_warmup(decoder / "warmup" / WARMUP_FILE)
+        (decoder / "warmup").mkdir()
+        grain = drawn_grain()  # Triton's form of a string in a file: four bytes of length, and the string
+        (decoder / "warmup" / WARMUP_FILE).write_bytes(len(grain).to_bytes(4, "little") + grain)
         _write_config(postprocess / CONFIG, configs.postprocess_config(postprocess.name, labels, made.max_batch))
         values = json.loads(decision.to_json()) if decision else None
         write_json(postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": values})
@@ -309,13 +306,6 @@ def _write_config(file: Path, config: configs.Config) -> None:
 
 def _write_labels(folder: Path, labels: Sequence[str]) -> None:
     write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
-
-
-def _write_warmup(file: Path) -> None:
-    """Write a grain in Triton's form of a string: its length, four bytes, little-endian, and the string."""
-    data = drawn_grain()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(np.uint32(len(data)).tobytes() + data)
 
 
 def _code_sha256() -> str:
