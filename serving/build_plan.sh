@@ -9,8 +9,9 @@
 # MODEL_FOLDER  <repository>/<model>, as `rice serve` and notebook 07 write it
 # VERSION       default the one that answers, as MODEL_FOLDER/config.pbtxt says
 #
-# Writes model.plan and model.plan.json (GPU, TensorRT, CUDA driver, hash of the ONNX file) beside the version's
-# model.onnx, MODEL_FOLDER_v<VERSION>/1/model.onnx, whose types are the plan's: serve a float16 one for half precision.
+# Writes model.plan, and its manifest model.plan.json as `rice export tensorrt` writes it (rice_lib.backends.plan reads
+# both), beside the version's model.onnx, MODEL_FOLDER_v<VERSION>/1/model.onnx, whose types are the plan's: serve a
+# float16 one for half precision.
 set -euo pipefail
 
 fail() {
@@ -34,8 +35,10 @@ done
 [[ -w $folder ]] || fail "$folder: this user ($(id -u)) cannot write there; set RICE_UID to the owner's number"
 trtexec=$(PATH="$PATH:/usr/src/tensorrt/bin" command -v trtexec) ||
   fail "no trtexec in this image; set PLAN_IMAGE=nvcr.io/nvidia/tensorrt (the same release has the same TensorRT)"
-gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
+gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
 [[ -n $gpu ]] || fail "no GPU is visible in this container (NVIDIA Container Toolkit, deploy.resources)"
+cuda=$(nvidia-smi | sed -n 's/.*CUDA[A-Za-z ]*Version: *\([0-9.]*\).*/\1/p' | head -n 1)
+command -v python3 > /dev/null || fail "no python3 in this image, which writes the plan's manifest"
 
 max=$(sed -n 's/^max_batch_size: *\([0-9][0-9]*\).*/\1/p' "$config")
 [[ -n $max ]] || fail "$config: says no max_batch_size"
@@ -51,15 +54,34 @@ trap 'rm -rf "$scratch"' EXIT
   tee "$scratch/log"
 [[ -s $scratch/model.plan ]] || fail "trtexec wrote no plan"
 
-tensorrt=$(sed -n 's/.*TensorRT\.trtexec \[TensorRT \(v[0-9]*\)\].*/\1/p' "$scratch/log" | head -n 1)
-cat > "$scratch/model.plan.json" <<JSON
-{
-  "gpu": "${gpu%%,*}",
-  "driver": "${gpu##*, }",
-  "tensorrt": "${tensorrt:-unknown}",
-  "onnx_sha256": "$(sha256sum "$onnx" | cut -d ' ' -f 1)",
-  "max_batch_size": $max
+# the fields of rice_lib.backends.plan.EngineManifest, by the standard library: rice_lib is not in the image
+decision=$(find "${model}_v${version}"_*/1 -name decision.json | head -n 1)
+[[ -n $decision ]] || fail "${model}_v${version}: its decision.json is not there"
+python3 - "$scratch" "$onnx" "$decision" "$gpu" "$cuda" "$middle" "$max" <<'PYTHON'
+import hashlib, json, re, sys
+from pathlib import Path
+
+scratch, onnx, decision, gpu, cuda, middle, largest = sys.argv[1:]
+model, plan, served = Path(onnx).read_bytes(), Path(scratch, "model.plan"), json.loads(Path(decision).read_text())
+# of the file's metadata: the key, then the value with its tag and length
+precision = re.search(rb"\tprecision\x12.(float\d\d)", model)
+# as `[TensorRT v100900] [b34]`: 10.9.0, build 34
+banner = re.search(r"\[TensorRT v(\d+)(\d\d)(\d\d)\] \[b(\d+)\]", Path(scratch, "log").read_text())
+name, _, capability = gpu.rpartition(", ")
+manifest = {
+    "flavour": "tensorrt",
+    "tensorrt": ".".join(str(int(part)) for part in banner.groups()) if banner else "unknown",
+    "gpu": {"name": name, "compute_capability": capability, "cuda_driver": cuda},
+    "onnx": onnx,
+    "onnx_sha256": hashlib.sha256(model).hexdigest(),
+    "plan_sha256": hashlib.sha256(plan.read_bytes()).hexdigest(),
+    "precision": precision[1].decode() if precision else "float32",
+    "profile": {"min": 1, "opt": int(middle), "max": int(largest)},
+    "labels": served["labels"],
+    "decision": json.dumps(served["decision"]) if served["decision"] else None,
+    "agreement": None,
 }
-JSON
+Path(scratch, "model.plan.json").write_text(json.dumps(manifest, indent=2) + "\n")
+PYTHON
 mv "$scratch/model.plan.json" "$scratch/model.plan" "$folder/"
 echo "wrote $folder/model.plan: serve it with RICE_ENGINE=tensorrt"

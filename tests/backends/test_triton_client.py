@@ -159,9 +159,9 @@ def connect(clock):
         connection = Connection(protocol, "here:1", "rice", 60, patience_s)
         opened.append(connection)
         connection._client.close()
-        connection._client = SimpleNamespace(read=lambda what: config, infer=infer, close=lambda: None)
+        connection._client = SimpleNamespace(config=lambda: config, infer=infer, close=lambda: None)
         connection._stopped = clock
-        assert connection.read("config") is config
+        assert connection.config() is config
         return connection
 
     yield connect
@@ -170,7 +170,7 @@ def connect(clock):
 
 
 def ask(connection, version="1"):
-    return connection.infer(version, "images", np.zeros((1, 1), np.uint8), {"logits": 0}).result(10)
+    return connection.infer(version, "images", np.zeros((1, 1), np.uint8), ["logits"]).result(10)
 
 
 REFUSED = ConnectionRefusedError(111, "refused")
@@ -195,9 +195,9 @@ def test_a_short_absence_is_not_reported(connect, capsys):
 
 def test_until_the_server_has_answered_a_fault_is_raised_at_once(clock):
     connection = Connection("http", "here:1", "rice", 60, 60)
-    connection._client = SimpleNamespace(read=Script(REFUSED), close=lambda: None)
+    connection._client = SimpleNamespace(config=Script(REFUSED), close=lambda: None)
     with pytest.raises(ServerError, match=r"^http://here:1/rice: no server answers there$"):
-        connection.read("config")
+        connection.config()
     assert clock.pauses == []
     connection.close()
 
@@ -215,7 +215,7 @@ def test_patience_ends_and_starts_again_with_the_next_request(connect, clock):
 def test_closing_ends_the_wait(connect):
     connection = connect(Script(REFUSED))
     connection._stopped = threading.Event()
-    request = connection.infer("1", "images", np.zeros((1, 1), np.uint8), {})
+    request = connection.infer("1", "images", np.zeros((1, 1), np.uint8))
     connection.close()
     with pytest.raises((ServerError, CancelledError)):
         request.result(10)
@@ -223,7 +223,7 @@ def test_closing_ends_the_wait(connect):
 
 def test_closing_ends_a_request_that_waits_for_its_response(silent_port):
     connection = Connection("http", f"127.0.0.1:{silent_port}", "rice", 60, 60)
-    request = connection.infer("1", "images", np.zeros((1, 1), np.uint8), {})
+    request = connection.infer("1", "images", np.zeros((1, 1), np.uint8))
     while not (connection._client._connections and connection._client._connections[0].sock):
         time.sleep(0.01)
     connection.close()
@@ -273,7 +273,7 @@ def test_a_version_that_is_gone_comes_with_the_configuration_of_the_one_that_is_
 def test_requests_are_in_flight_together(connect):
     together = threading.Barrier(4, timeout=10)
     connection = connect(lambda *_: together.wait())
-    sent = [connection.infer("", "images", np.zeros((1, 1), np.uint8), {}) for _ in range(4)]
+    sent = [connection.infer("", "images", np.zeros((1, 1), np.uint8)) for _ in range(4)]
     assert sorted(response.result(10) for response in sent) == [0, 1, 2, 3]
 
 
@@ -310,10 +310,10 @@ def test_http_requests_name_the_version_and_keep_their_connection():
     connection = Connection("http", f"127.0.0.1:{server.server_port}", "rice", 60, 60)
     try:
         for version in ("7", ""):
-            response = connection.infer(version, "images", np.arange(4, dtype=np.uint8), {"logits": 0}).result(10)
+            response = connection.infer(version, "images", np.arange(4, dtype=np.uint8), ["logits"]).result(10)
             assert response.as_numpy("logits").tolist() == [0, 1, 2, 3]
         with pytest.raises(ServerError, match=r"unexpected shape \[400\]$"):
-            connection.infer("7", "images", np.arange(5, dtype=np.uint8), {"logits": 0}).result(10)
+            connection.infer("7", "images", np.arange(5, dtype=np.uint8), ["logits"]).result(10)
         assert Model.paths[:2] == ["/v2/models/rice/versions/7/infer", "/v2/models/rice/infer"]
         assert all(kept.sock for kept in connection._client._connections)
     finally:

@@ -307,7 +307,7 @@ def test_a_client_reads_it_from_the_servers_configuration(monkeypatch, text, fou
         "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [5]}],
         "parameters": parameters,
     }
-    monkeypatch.setattr(client.Connection, "read", lambda *_: config)
+    monkeypatch.setattr(client.Connection, "config", lambda _: config)
     if found is RiceError:
         with pytest.raises(RiceError, match="the configuration of http://here:1/rice: the decision is damaged"):
             client.TritonPredictor("here:1", "rice")

@@ -1,4 +1,4 @@
-"""The benchmark: what a worker features, and that what cannot be measured is a row that says why."""
+"""The benchmark: what a worker measures, and that what cannot be measured is a row that says why."""
 
 import json
 import math
@@ -11,9 +11,9 @@ from support.models import KEEP, grains, tiny_checkpoint, tiny_onnx
 
 from rice_lib.backends.checkpoint import CheckpointPredictor
 from rice_lib.backends.open import open_predictor
-from rice_lib.cli.export import benchmark, benchmark_worker
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import BenchmarkParams
+from rice_lib.export import benchmark, benchmark_worker
 from rice_lib.export.benchmark import Benchmark, Engine, build_plans, list_engines, measure
 
 SETTINGS = BenchmarkParams(batch_sizes=[1, 4], repeats=6, warmup=1, images=5, seconds_per_point=0.2)
@@ -61,7 +61,7 @@ def test_what_cannot_be_measured_says_why(result):
     ("limits", "note"),
     [
         # five images add a second
-        ({"START_LIMIT_S": -0.95}, "not measured here: gave no answers within 0 s"),
+        ({"START_LIMIT_S": -0.95}, "not measured here: gave no logits within 0 s"),
         ({"START_LIMIT_S": 60.0, "POINT_LIMIT_S": -33.0}, "not measured here: stopped after 5 s"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The exported file: its interface, what it carries, and that it says what torch says."""
+"""The exported file: its interface, its metadata, and the same logits as torch."""
 
 import copy
 import json
@@ -85,7 +85,7 @@ def test_parity_where_every_patch_is_as_bright_as_the_next():
     check_parity(tiny_classifier(), tiny_onnx(), pixels, tolerance=1e-4)
 
 
-def test_parity_refuses_another_model():
+def test_parity_fails_for_another_model():
     other = copy.deepcopy(tiny_classifier())
     with torch.no_grad():
         other.model.classifier.weight.mul_(2)
@@ -103,7 +103,7 @@ def test_export_leaves_the_model_as_it_was(tmp_path):
     assert tiny_classifier().model.config._attn_implementation == "sdpa"
 
 
-def test_export_refuses_labels_that_do_not_fit(tmp_path):
+def test_labels_that_do_not_fit_are_an_error(tmp_path):
     with pytest.raises(RiceError, match="4 labels for a model of 5 classes"):
         export(tiny_classifier(), tmp_path / "x.onnx", labels=VARIETIES[:4])
     assert not list(tmp_path.iterdir())
@@ -119,9 +119,22 @@ def test_command_exports_and_checks(tmp_path, capsys):
     assert "batch 4: within" in capsys.readouterr().out
 
 
-def test_command_refuses_what_is_no_checkpoint(tmp_path):
+def test_what_is_no_checkpoint_is_one_line(tmp_path):
     with pytest.raises(RiceError, match="no checkpoint here"):
         main(["onnx", str(tmp_path), "--output", str(tmp_path / "x.onnx")])
+
+
+def test_an_operator_set_that_torch_does_not_write_is_one_line(tmp_path):
+    with pytest.raises(RiceError, match=r"--opset 17: this torch writes operator set 18 in its place") as caught:
+        main(["onnx", str(tiny_checkpoint()), "--output", str(tmp_path / "x.onnx"), "--opset", "17"])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("verb", "name", "better"), [("onnx", "model", "model.onnx"), ("tensorrt", "x.trt", "x.plan")])
+def test_an_output_that_could_not_be_opened_again_is_one_line(tmp_path, verb, name, better):
+    with pytest.raises(RiceError, match=rf"a model is known by its suffix; name it .*{better}$"):
+        main([verb, str(tmp_path / "source"), "--output", str(tmp_path / name)])
 
 
 @pytest.mark.real

@@ -1,16 +1,21 @@
 """The files for NVIDIA's container, as far as they can be checked without one."""
 
-import json
 import os
 import re
 import shutil
 import subprocess
 
+import onnx
 import pytest
 import yaml
 from support.triton import ROOT, write_onnx
 
+from rice_lib.backends.cuda import Gpu
+from rice_lib.backends.plan import BatchProfile, EngineManifest, check_manifest
+from rice_lib.backends.predictor import parse_decision
+from rice_lib.common.classes import VARIETIES
 from rice_lib.common.files import sha256_file
+from rice_lib.contract.decision import KEY, Decision
 from rice_lib.serving.config import Names
 from rice_lib.serving.repository import VARIANTS, write_repository
 
@@ -19,11 +24,16 @@ COMPOSE, GPU, SCRIPT = SERVING / "compose.yaml", SERVING / "compose.gpu.yaml", S
 
 TRTEXEC = """#!/bin/bash
 echo "$*" > "$(dirname "$0")/arguments"
-echo "&&&& RUNNING TensorRT.trtexec [TensorRT v100500] [b18] # trtexec"
+echo "&&&& RUNNING TensorRT.trtexec [TensorRT v100900] [b34] # trtexec"
 for word in "$@"; do case $word in --saveEngine=*) [[ $BROKEN ]] || echo plan > "${word#*=}" ;; esac; done
 [[ ! $BROKEN ]]
 """
-NVIDIA_SMI = "#!/bin/bash\necho 'NVIDIA L4, 560.35.03'\n"
+NVIDIA_SMI = """#!/bin/bash
+case $1 in
+  --query-gpu=name,compute_cap) echo 'NVIDIA L4, 8.9' ;;
+  *) echo '| NVIDIA-SMI 560.35.03    Driver Version: 560.35.03    CUDA Version: 12.6   |' ;;
+esac
+"""
 
 
 @pytest.fixture
@@ -58,13 +68,36 @@ def test_the_plan_lies_where_the_tensorrt_config_looks_with_its_provenance(tmp_p
     answer = build(tmp_path, folder)
     assert answer.returncode == 0, answer.stderr
     assert sorted(os.listdir(place)) == ["model.onnx", "model.plan", "model.plan.json"]
-    facts = json.loads((place / "model.plan.json").read_text())
-    assert (facts["gpu"], facts["driver"], facts["tensorrt"]) == ("NVIDIA L4", "560.35.03", "v100500")
-    assert facts["onnx_sha256"] == sha256_file(place / "model.onnx")
-    assert facts["max_batch_size"] == 9
+    plan, gpu = place / "model.plan", Gpu("NVIDIA L4", "8.9", "12.6")
+    manifest = EngineManifest.read(plan)
+    assert manifest == EngineManifest(
+        flavour="tensorrt",
+        tensorrt="10.9.0.34",
+        gpu=gpu,
+        onnx=str(place / "model.onnx"),
+        onnx_sha256=sha256_file(place / "model.onnx"),
+        plan_sha256=sha256_file(plan),
+        precision="float32",
+        profile=BatchProfile(1, 5, 9),
+        labels=VARIETIES,
+    )
+    check_manifest(manifest, plan, "10.9.0.34", gpu)
     arguments = (tmp_path / "bin" / "arguments").read_text().split()
     assert {"--stronglyTyped", f"--onnx={place / 'model.onnx'}"} <= set(arguments)
     assert {"--minShapes=images:1x224x224x3", "--maxShapes=images:9x224x224x3"} <= set(arguments)
+
+
+def test_the_manifest_of_a_plan_has_the_models_precision_and_decision(tmp_path):
+    source = write_onnx(tmp_path / "model.onnx")
+    model, decision = onnx.load(source), Decision(temperature=2.0)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**metadata, "precision": "float16", KEY: decision.to_json()})
+    onnx.save(model, source)
+    repository = write_repository(source, tmp_path / "repository", "rice", 9)
+    assert build(tmp_path, repository.folder / "rice").returncode == 0
+    manifest = EngineManifest.read(repository.classifier(1) / "1" / "model.plan")
+    assert manifest.precision == "float16"
+    assert parse_decision(manifest.decision, "the manifest", manifest.labels).to_json() == decision.to_json()
 
 
 @pytest.mark.parametrize(("named", "built"), [((), 1), (("2",), 2)])

@@ -6,8 +6,7 @@ address and a name. tritonclient is imported when a client is opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,6 @@ from rice_lib.contract.decision import KEY
 from rice_lib.contract.decode import IMAGE_SIZE
 
 __all__ = ["Protocol", "TritonPredictor", "answer_to", "import_tritonclient"]
-
-T = TypeVar("T")
 
 
 class TritonPredictor(Predictor):
@@ -52,58 +49,30 @@ class TritonPredictor(Predictor):
         self.name = f"triton/{protocol}"
         self.labels = ()
         try:
-            self._adopt(self._connection.read("config"))
+            self._adopt(self._connection.config())
         except BaseException:
             self.close()
             raise
-
-    def metadata(self) -> dict[str, Any]:
-        """Read the model's metadata: `name`, `versions`, `platform`, `inputs`, `outputs`."""
-        return self._connection.read("metadata")
-
-    def server(self) -> str:
-        """Read name and version of the server."""
-        server = self._connection.read("server")
-        return f"{server['name']} {server['version']}"
-
-    def classify(self, pixels: np.ndarray, count: int) -> list[list[tuple[float, int, str]]]:
-        """Rank classes by the server's classification extension.
-
-        Returns:
-            For each of at most `max_batch` images `count` triples `(logit, class number, label)`, best first.
-        """
-        table = self._at_one_version(lambda: self._infer([pixels], count)[0]).reshape(len(pixels), count)
-        rows = [[cell.decode().split(":", 2) for cell in row] for row in table]
-        return [[(float(score), int(number), label) for score, number, label in row] for row in rows]
 
     def close(self) -> None:
         """Close the connections."""
         self._connection.close()
 
     def _forward_all(self, pixels: np.ndarray) -> np.ndarray:
-        return self._at_one_version(lambda: self._gather(pixels))
-
-    _forward = _forward_all
-
-    def _gather(self, pixels: np.ndarray) -> np.ndarray:
         """Logits of any number of images, by requests of at most `max_batch`, several in flight."""
-        shares = max(-(-len(pixels) // self.max_batch), min(IN_FLIGHT, len(pixels) // MIN_SHARE))
-        logits = np.concatenate(self._infer(np.array_split(pixels, shares)))
+        try:
+            shares = max(-(-len(pixels) // self.max_batch), min(IN_FLIGHT, len(pixels) // MIN_SHARE))
+            parts = np.array_split(pixels, shares)
+            sent = [self._connection.infer(self.version, self._input, part, [self._output]) for part in parts]
+            logits = np.concatenate([response.result().as_numpy(self._output) for response in sent])
+        except VersionGoneError as gone:
+            self._adopt(gone.config)
+            return self._forward_all(pixels)
         if logits.shape != (len(pixels), len(self.labels)):
             raise RiceError(f"{self._connection.where}: {logits.shape} logits came back for {len(pixels)} images", 1)
         return logits
 
-    def _infer(self, parts: list[np.ndarray], classes: int = 0) -> list[np.ndarray]:
-        wanted = {self._output: classes}
-        sent = [self._connection.infer(self.version, self._input, part, wanted) for part in parts]
-        return [response.result().as_numpy(self._output) for response in sent]
-
-    def _at_one_version(self, send: Callable[[], T]) -> T:
-        while True:
-            try:
-                return send()
-            except VersionGoneError as gone:
-                self._adopt(gone.config)
+    _forward = _forward_all
 
     def _adopt(self, config: dict[str, Any]) -> None:
         """Take labels, decision, limits and version from the model's configuration."""
@@ -128,7 +97,7 @@ def answer_to(url: str, model: str, protocol: Protocol, pixels: np.ndarray, tens
     """
     connection = Connection(protocol, url, model, TIMEOUT_SECONDS, PATIENCE_S)
     try:
-        connection.infer("", tensor, pixels, {}).result()
+        connection.infer("", tensor, pixels).result()
     except ServerError as error:
         return error.code, error.why
     finally:

@@ -25,7 +25,6 @@ import numpy as np
 from rice_lib.common.errors import RiceError
 
 Protocol = Literal["http", "grpc"]
-What = Literal["config", "metadata", "server"]
 T = TypeVar("T")
 
 PROTOCOLS: dict[str, Protocol] = {"triton": "http", "triton+grpc": "grpc"}
@@ -101,18 +100,18 @@ class Connection:
         self._stopped, self._lock = threading.Event(), threading.Lock()
         self._answered = self._noticed = False
 
-    def read(self, what: What) -> dict[str, Any]:
-        """Read the model's configuration or metadata, or the server's; raises `ServerError`."""
-        return self._threads.submit(self._retry, lambda: self._client.read(what)).result()
+    def config(self) -> dict[str, Any]:
+        """Read the model's configuration; raises `ServerError`."""
+        return self._threads.submit(self._retry, self._client.config).result()
 
-    def infer(self, version: str, tensor: str, values: np.ndarray, outputs: Mapping[str, int]) -> Future[Any]:
+    def infer(self, version: str, tensor: str, values: np.ndarray, outputs: Sequence[str] = ()) -> Future[Any]:
         """Send a request; returns at once.
 
         Args:
             version: of the model; empty leaves it to the server.
             tensor: name of the input.
             values: of any shape and dtype that the model takes; objects are `bytes`.
-            outputs: names of the outputs, with the number of best classes wanted (0 for the numbers themselves).
+            outputs: names of those that are wanted; by default all.
 
         Returns:
             tritonclient's `InferResult`; or it raises `VersionGoneError` or `ServerError`.
@@ -121,14 +120,14 @@ class Connection:
 
         sent = self._library.InferInput(tensor, list(values.shape), np_to_triton_dtype(values.dtype))
         sent.set_data_from_numpy(values)
-        wanted = [self._library.InferRequestedOutput(name, class_count=classes) for name, classes in outputs.items()]
+        wanted = [self._library.InferRequestedOutput(name) for name in outputs]
 
         def attempt() -> Any:
             try:
                 return self._client.infer(version, [sent], wanted)
             except Exception as error:
                 if version and _is_missing(error):
-                    config = self._client.read("config")
+                    config = self._client.config()
                     if version_of(config) != version:
                         raise VersionGoneError(config) from None
                 raise
@@ -199,12 +198,8 @@ class _Grpc:
         self._client = library.InferenceServerClient(address, channel_args=_CHANNEL)
         self._model, self._timeout = model, timeout_s
 
-    def read(self, what: What) -> dict[str, Any]:
-        options = {"as_json": True, "client_timeout": self._timeout}
-        if what == "server":
-            return self._client.get_server_metadata(**options)
-        response = getattr(self._client, f"get_model_{what}")(self._model, **options)
-        return response["config"] if what == "config" else response
+    def config(self) -> dict[str, Any]:
+        return self._client.get_model_config(self._model, as_json=True, client_timeout=self._timeout)["config"]
 
     def infer(self, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
         options = {"model_version": version, "outputs": outputs or None, "client_timeout": self._timeout}
@@ -226,9 +221,8 @@ class _Http:
         self._own = threading.local()
         self._connections: list[HTTPConnection] = []
 
-    def read(self, what: What) -> dict[str, Any]:
-        path = {"config": f"{self._path}/config", "metadata": self._path, "server": "/v2"}[what]
-        return json.loads(self._request("GET", path)[0])
+    def config(self) -> dict[str, Any]:
+        return json.loads(self._request("GET", f"{self._path}/config")[0])
 
     def infer(self, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
         data, json_size = self._coder.generate_request_body(inputs, outputs=outputs or None)

@@ -34,7 +34,8 @@ _PATHS = ("inputs", "model", "checkpoint", "onnx")
 
 def main() -> None:
     """Run the console command; ends the process."""
-    run_command(lambda: _run(sys.argv[1:]))
+    verb = next(iter(sys.argv[1:]), "")
+    run_command(lambda: _run(sys.argv[1:]), f"rice {verb}", "serve" if verb in ("serve", "report") else "train")
 
 
 def _run(argv: list[str]) -> int:
@@ -63,15 +64,7 @@ def _run(argv: list[str]) -> int:
 def _module(verb: str) -> ModuleType:
     from importlib import import_module
 
-    try:
-        return import_module("rice_lib.infer" if verb == "infer" else f"rice_lib.cli.{verb.replace('-', '_')}")
-    except ModuleNotFoundError as error:
-        if (error.name or "rice_lib").startswith("rice_lib"):
-            raise
-        extra = "serve" if verb in ("serve", "report") else "train"
-        raise RiceError(
-            f"rice {verb} needs {error.name}, not installed here: pip install 'rice-lib[{extra}]'"
-        ) from None
+    return import_module("rice_lib.infer" if verb == "infer" else f"rice_lib.cli.{verb.replace('-', '_')}")
 
 
 def _help() -> str:
@@ -110,7 +103,7 @@ def _whole_parser() -> argparse.ArgumentParser:
         verbs.add_parser(verb, help=what)
         try:
             verbs.choices[verb] = own = _module(verb).parser(f"rice {verb}")
-        except RiceError:
+        except ModuleNotFoundError:
             continue  # its libraries are not installed: the verb is completed, and says so when it is run
         _mark_paths(own)
     verbs.add_parser("completion", help=COMPLETION).add_argument("shell", choices=SHELLS)

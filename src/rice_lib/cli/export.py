@@ -1,7 +1,7 @@
-"""`python -m rice_lib export onnx|tensorrt`: a checkpoint to ONNX, and ONNX to a TensorRT plan.
+"""`rice export onnx|tensorrt`: a checkpoint to ONNX, and ONNX to a TensorRT plan.
 
-python -m rice_lib export onnx models/local/vit/random --output model.onnx --images data/samples
-python -m rice_lib export tensorrt model.onnx --output model.plan --batches 1 8 128 --images data/samples
+rice export onnx models/local/vit/random --output model.onnx --images data/samples
+rice export tensorrt model.onnx --output model.plan --batches 1 8 128 --images data/samples
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from rice_lib.predict.inputs import decode_all, expand
 
 PROG = "rice export"
 PARITY_TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
-"""Largest difference of a logit from torch that is let pass: the defaults of the parameters' `export`
-section."""
+"""Largest accepted difference of a logit from torch, by precision: the defaults of the parameters' `export` section."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """The command; returns its exit status."""
+    """Run the command; returns its exit status."""
     arguments = parser(prog).parse_args(argv)
     return int(arguments.act(arguments))
 
@@ -35,6 +34,7 @@ def _onnx(arguments: argparse.Namespace) -> int:
     from rice_lib.backends.vit import load_pixel_classifier, read_provenance
     from rice_lib.export.onnx import check_parity, export
 
+    _check_suffix(arguments.output, ".onnx")
     classifier = load_pixel_classifier(arguments.checkpoint)
     pixels = _pixels(arguments.images)
     export(
@@ -52,7 +52,7 @@ def _onnx(arguments: argparse.Namespace) -> int:
     try:
         found = check_parity(classifier, arguments.output, pixels, PARITY_TOLERANCE[arguments.precision])
     except RiceError:
-        arguments.output.unlink()  # a file that says something else than the checkpoint must not be found by anybody
+        arguments.output.unlink()  # nobody must find a file that disagrees with its checkpoint
         raise
     for parity in found:
         print(f"batch {parity.batch}: within {parity.max_abs:.1e} of torch, {parity.labels_changed} labels changed")
@@ -60,6 +60,7 @@ def _onnx(arguments: argparse.Namespace) -> int:
 
 
 def _tensorrt(arguments: argparse.Namespace) -> int:
+    _check_suffix(arguments.output, ".plan", ".engine")
     manifest = build_engine(
         arguments.onnx,
         arguments.output,
@@ -74,6 +75,11 @@ def _tensorrt(arguments: argparse.Namespace) -> int:
     print(f"{manifest_file(arguments.output)}: its manifest")
     print(manifest.agreement or "not checked on images (--images FOLDER does)")
     return 0
+
+
+def _check_suffix(output: Path, *suffixes: str) -> None:
+    if output.suffix not in suffixes:
+        raise RiceError(f"--output {output}: a model is known by its suffix; name it {output.with_suffix(suffixes[0])}")
 
 
 def _pixels(images: list[Path] | None) -> np.ndarray | None:
@@ -91,9 +97,9 @@ def _pixels(images: list[Path] | None) -> np.ndarray | None:
 
 
 def parser(prog: str = PROG) -> argparse.ArgumentParser:
-    """The command's arguments."""
-    whole = argparse.ArgumentParser(prog=prog, description="Make a model ready to be served.")
-    commands = whole.add_subparsers(required=True, metavar="onnx|tensorrt")
+    """Make the command line."""
+    command = argparse.ArgumentParser(prog=prog, description="Make a model ready to be served.")
+    commands = command.add_subparsers(required=True, metavar="onnx|tensorrt")
 
     onnx = commands.add_parser("onnx", help="a checkpoint directory to one .onnx file")
     onnx.add_argument("checkpoint", type=Path, help="directory with config.json and model.safetensors")
@@ -111,7 +117,11 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     tensorrt.add_argument("--workspace-mb", type=int, default=WORKSPACE_MB, help="default: %(default)s")
     tensorrt.add_argument("--timing-cache", type=Path, metavar="FILE", help="makes the next build faster")
     tensorrt.add_argument(
-        "--images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="accept the plan only if it tells these alike"
+        "--images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE|FOLDER",
+        help="accept the plan only if its predictions agree on these",
     )
     tensorrt.set_defaults(act=_tensorrt)
-    return whole
+    return command

@@ -20,10 +20,11 @@ class RiceError(Exception):
         self.status = status
 
 
-def run_command(main: Callable[[], int]) -> None:
+def run_command(main: Callable[[], int], prog: str = "this command", extra: str = "train") -> None:
     """Run a command's `main`, turning `RiceError` and Ctrl-C into one line on stderr and an exit status.
 
-    Where the reader of the output has gone (`| head`), the command ends without a word, as others do.
+    So is a library that `prog` needs and that is not installed: the line names the `extra` of this package that
+    installs it. Where the reader of the output has gone (`| head`), the command ends without a word, as others do.
     """
     try:
         status = main()
@@ -31,6 +32,11 @@ def run_command(main: Callable[[], int]) -> None:
     except RiceError as error:
         print(f"error: {error}", file=sys.stderr)
         status = error.status
+    except ModuleNotFoundError as error:
+        if (error.name or "rice_lib").partition(".")[0] == "rice_lib":
+            raise
+        print(f"error: {prog} needs {error.name}, not installed here: pip install 'rice-lib[{extra}]'", file=sys.stderr)
+        status = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141  # 128 + SIGPIPE

@@ -1,8 +1,8 @@
-"""The same images through every engine, each in a process of its own, and what came of it as one tidy table.
+"""Measure every engine on the same images, each in a process of its own; one tidy table.
 
 A process of its own per engine (`rice_lib.export.benchmark_worker`) keeps thread pools and memory apart, so that the
-figures are those of a program that uses that engine alone; a time limit ends a compiler that does not come to an end.
-What cannot be measured here is a row all the same, with the reason in `note`.
+figures are those of a program that uses that engine alone; a time limit ends a compiler that does not finish. What
+cannot be measured here is a row too, with the reason in `note`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rice_lib.export.onnx import FILE_NAMES, Precision
 from rice_lib.export.tensorrt import build_engine
 
 START_LIMIT_S = 120.0
-"""How long an engine that compiles nothing may take until its first answers."""
+"""How long an engine that compiles nothing may take until its first logits."""
 
 POINT_LIMIT_S = 30.0
 """How far a point may go past its seconds: it makes five calls however long each takes."""
@@ -94,7 +94,7 @@ class Benchmark:
     table: pd.DataFrame
     """A row per engine and batch size, columns `COLUMNS`. Latencies in ms; `matmul_share` is the arithmetic done per
     second as a share of what a plain matrix product reaches here at the same precision; `labels_equal` the share of
-    images told as torch eager tells them; `peak_rss_mb` the whole process's (MB = 10^6 bytes)."""
+    images with the label that torch eager gives them; `peak_rss_mb` the whole process's (MB = 10^6 bytes)."""
     flops_per_image: float
     """Floating-point operations (a multiply-add is two) of the model's matrix products, as torch counts them."""
     matmul_flops: dict[str, float]
@@ -102,7 +102,7 @@ class Benchmark:
     threads: int
 
     def metrics(self) -> dict[str, Metric]:
-        """For `record`: `benchmark/<engine>/b<batch>/images_per_s`, `p50_ms`, `p99_ms`, and more by engine."""
+        """Give for `record`: `benchmark/<engine>/b<batch>/images_per_s`, `p50_ms`, `p99_ms`, and more by engine."""
         how = "torch's counter: matrix products"
         found = {
             "benchmark/flops_per_image": Metric(
@@ -128,7 +128,7 @@ class Benchmark:
 
 
 def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
-    """Every engine, in the order of the table.
+    """List every engine, in the order of the table.
 
     Args:
         checkpoint: the checkpoint directory.
@@ -176,7 +176,7 @@ def build_plans(engines: Sequence[Engine], onnx: Path, batch_sizes: Sequence[int
 
 
 def tensorrt_obstacle() -> str | None:
-    """Why TensorRT cannot run here; None where it can."""
+    """Say why TensorRT cannot run here; None where it can."""
     try:
         import_tensorrt()
     except RiceError as error:
@@ -215,7 +215,7 @@ def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkPa
 
 
 def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, reference: bool) -> dict[str, Any]:
-    """What an engine's worker found, and why not more (`note`, empty where all went well)."""
+    """Read what an engine's worker measured, and why not more (`note`, empty where nothing failed)."""
     if engine.obstacle:
         return {"note": f"not measured here: {engine.obstacle}", "points": {}}
     output = images.parent / engine.name
@@ -229,7 +229,7 @@ def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, 
         "settings": settings.model_dump(),
     }
     write_json(output / "job.json", job)
-    # all images are told once for the agreement: five a second is less than any engine of use does
+    # every image is classified once for the agreement: any useful engine does more than five a second
     start_limit = (settings.compile_limit_s if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
     limit = start_limit + len(settings.batch_sizes) * (settings.seconds_per_point + POINT_LIMIT_S)
     note = _supervise(output, start_limit, limit)
@@ -242,7 +242,7 @@ def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, 
 
 
 def _supervise(output: Path, start_limit: float, limit: float) -> str:
-    """Run the worker on `output`'s job to its end or a limit; why it did not come to its end, or nothing."""
+    """Run the worker on `output`'s job to its end or a limit; says why it did not finish, or nothing."""
     errors = output / "stderr.txt"
     with errors.open("wb") as stderr:
         command = [sys.executable, "-m", "rice_lib.export.benchmark_worker", str(output / "job.json")]
@@ -253,7 +253,7 @@ def _supervise(output: Path, start_limit: float, limit: float) -> str:
             while worker.poll() is None:
                 elapsed = time.monotonic() - begun
                 if elapsed > start_limit and not (output / "logits.npy").is_file():
-                    return f"not measured here: gave no answers within {start_limit:.0f} s"
+                    return f"not measured here: gave no logits within {start_limit:.0f} s"
                 if elapsed > limit:
                     return f"not measured here: stopped after {limit:.0f} s"
                 time.sleep(0.02)

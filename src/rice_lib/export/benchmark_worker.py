@@ -1,7 +1,7 @@
-"""One engine, measured in this process: `python -m rice_lib export.benchmark_worker JOB.json`.
+"""Measure one engine in this process: `python -m rice_lib.export.benchmark_worker JOB.json`.
 
 `rice_lib.export.benchmark` writes the job and reads `result.json` and `logits.npy` in the job's output folder. The
-result is written again after each batch size, so that a run that is ended keeps what it has.
+result is written again after each batch size, so that a run that is stopped keeps it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def measure(job: dict[str, Any]) -> None:
-    """Open the engine, tell all images once, then time every batch size that it takes."""
+    """Open the engine, classify all images once, then time every batch size that it takes."""
     output, settings, engine = Path(job["output"]), job["settings"], job["engine"]
     pixels = np.load(job["pixels"], mmap_mode="r")
     gpu_before = _gpu_bytes()
@@ -62,7 +62,7 @@ def measure(job: dict[str, Any]) -> None:
 
 
 def peak_rss_mb() -> float | None:
-    """Largest resident memory of this process so far, in 10^6 bytes; None where there is no `/proc`.
+    """Read the largest resident memory of this process so far, in 10^6 bytes; None where there is no `/proc`.
 
     Not `ru_maxrss`: a process inherits that of the one that started it, here a notebook's.
     """
@@ -74,7 +74,7 @@ def peak_rss_mb() -> float | None:
 
 
 def time_calls(predictor: Predictor, pixels: np.ndarray, settings: dict[str, Any]) -> list[float]:
-    """Seconds of each call on a batch, after warm-up; images from host memory to logits in host memory."""
+    """Time each call on a batch, seconds, after warm-up; images from host memory to logits in host memory."""
     for _ in range(settings["warmup"]):
         predictor.logits(pixels)
     seconds: list[float] = []
@@ -88,7 +88,7 @@ def time_calls(predictor: Predictor, pixels: np.ndarray, settings: dict[str, Any
 
 
 def count_flops(predictor: CheckpointPredictor) -> float:
-    """Floating-point operations of one image's matrix products and convolutions, by torch's counter.
+    """Count the floating-point operations of one image's matrix products and convolutions, by torch's counter.
 
     Counted with attention written out, because the counter does not know every device's fused attention.
     """
@@ -103,7 +103,7 @@ def count_flops(predictor: CheckpointPredictor) -> float:
 
 
 def matmul_rates() -> dict[str, float]:
-    """Floating-point operations a second of a large square matrix product, best of 10, on torch's device and threads.
+    """Measure the floating-point operations a second of a large square matrix product, best of 10, on torch's device.
 
     Half precision on a GPU alone: CPUs without half-precision arithmetic only emulate it.
     """

@@ -1,4 +1,4 @@
-"""From a checkpoint to one ONNX file that needs nothing beside it, and the proof that it says the same.
+"""Export a checkpoint to one ONNX file that needs nothing beside it, and prove that both give the same logits.
 
 The graph takes bytes (`images`, uint8 `[batch, 224, 224, 3]`) and gives `logits` (float32 `[batch, labels]`);
 the normalisation and, in a foreground model, the choice of patches are inside it. Labels and provenance
@@ -12,6 +12,7 @@ import copy
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,8 +47,7 @@ class Parity:
     max_abs: float
     """Largest absolute difference of a logit."""
     labels_changed: int
-    """Images told otherwise; where it is not 0, the two likeliest logits lay within `2 * max_abs` of each
-    other."""
+    """Images with another label; where there are any, their two highest logits lay within `2 * max_abs`."""
 
 
 def export(
@@ -65,17 +65,15 @@ def export(
     Args:
         classifier: the model; it is not changed.
         path: the file to write.
-        precision: `float16` computes the encoder and the head in half precision; input and output keep their
-            types.
-            Typed by its own nodes, as strongly typed TensorRT networks (the only ones since TensorRT 11) want
-            it.
+        precision: `float16` computes the encoder and the head in half precision; input and output keep their types.
+            Typed by its own nodes, as strongly typed TensorRT networks (the only ones since TensorRT 11) want it.
         labels: class names in the order of the logits.
         metadata: provenance, kept as JSON under the key `provenance`.
         opset: ONNX operator set. From 20 on, GELU is one operator, which ONNX Runtime fuses.
         decision: how the logits are read, kept as JSON under the key `decision`; None where none was measured.
 
     Raises:
-        RiceError: the labels do not fit, or the exporter fixed the batch size.
+        RiceError: the labels do not fit, the exporter fixed the batch size, or it does not know the operator set.
     """
     if len(labels) != classifier.model.config.num_labels:
         raise RiceError(f"{len(labels)} labels for a model of {classifier.model.config.num_labels} classes")
@@ -94,9 +92,12 @@ def export(
             external_data=False,
             verbose=False,
         )
-    assert program is not None  # it is None only for the exporter of old
+    assert program is not None  # it is None only for torch's earlier exporter
     proto = program.model_proto
     _drop_traces(proto)
+    written = next(entry.version for entry in proto.opset_import if not entry.domain)
+    if written != opset:
+        raise RiceError(f"--opset {opset}: this torch writes operator set {written} in its place; take that, or 20")
     _check_interface(proto, len(labels))
     about = {"format": "rice_lib", "version": __version__, "torch": str(torch.__version__), "opset": opset}
     onnx.helper.set_model_props(
@@ -148,16 +149,12 @@ def check_parity(
 
 
 def operator_counts(path: Path) -> dict[str, int]:
-    """How often each operator occurs in a file's graph."""
-    counts: dict[str, int] = {}
-    for node in onnx.load(path).graph.node:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return dict(sorted(counts.items()))
+    """Count each operator in a file's graph."""
+    return dict(sorted(Counter(node.op_type for node in onnx.load(path).graph.node).items()))
 
 
 class _CastFirst(nn.Module):
-    """The model behind a cast: TensorRT takes bytes as an input, but does nothing with them except cast
-    them."""
+    """The model behind a cast, which is all that TensorRT does with an input of bytes."""
 
     def __init__(self, classifier: PixelClassifier) -> None:
         super().__init__()
@@ -170,14 +167,11 @@ class _CastFirst(nn.Module):
 def _prepared(classifier: PixelClassifier, precision: Precision) -> nn.Module:
     """A copy ready for the exporter.
 
-    Attention is written out (MatMul, Softmax, MatMul): torch's fused one leaves per layer a check for rows
-    that are
-    masked altogether, which cannot occur here, costs about 5 % in ONNX Runtime and hides the pattern from
-    TensorRT.
+    Attention is written out (MatMul, Softmax, MatMul): torch's fused one leaves in each layer a check for rows that are
+    fully masked, which cannot occur here, costs about 5 % in ONNX Runtime and hides the pattern from TensorRT.
 
-    In the half form the embeddings stay in float32: they are a few per cent of the work, and the choice of
-    patches
-    among near-black ones turns on differences that half precision does not hold.
+    In the half form the embeddings stay in float32: they are a few per cent of the work, and half precision does not
+    hold the differences by which the model chooses among near-black patches.
     """
     model = copy.deepcopy(classifier).eval()
     model.model.set_attn_implementation("eager")
@@ -192,8 +186,7 @@ def _prepared(classifier: PixelClassifier, precision: Precision) -> nn.Module:
 
 
 def _drop_traces(proto: onnx.ModelProto) -> None:
-    """Take out the exporter's notes (source lines, the machine's folders): half a megabyte that nobody
-    reads."""
+    """Remove the exporter's notes (source lines, the machine's folders): half a megabyte that nobody reads."""
     graph = proto.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph):
         part.ClearField("metadata_props")
@@ -202,7 +195,7 @@ def _drop_traces(proto: onnx.ModelProto) -> None:
 
 
 def _check_interface(proto: onnx.ModelProto, classes: int) -> None:
-    """The promise of the module's first lines, kept or `RiceError`."""
+    """Check the interface that the module's first lines describe; raises `RiceError`."""
     (image,), (logits,) = proto.graph.input, proto.graph.output
     shapes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in (image, logits)
@@ -211,7 +204,7 @@ def _check_interface(proto: onnx.ModelProto, classes: int) -> None:
     types = (image.type.tensor_type.elem_type, logits.type.tensor_type.elem_type)
     if shapes != wanted or types != (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT):
         raise RiceError(
-            f"the exporter gave {shapes} in place of {wanted}: this torch and onnxscript do not go together"
+            f"the exporter gave {shapes} in place of {wanted}: this torch and onnxscript do not fit together"
         )
 
 

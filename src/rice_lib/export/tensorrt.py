@@ -1,10 +1,7 @@
-"""TensorRT plans: built from an exported ONNX file, each with a manifest that says where it may run.
+"""Build TensorRT plans from an exported ONNX file, each with the manifest that `rice_lib.backends.plan` reads.
 
-The builder uses the calls that TensorRT 10 and 11 have in common: a strongly typed network, whose precision
-is that of the ONNX file. `tensorrt_rtx` has the same ones and builds on a machine without a GPU, which is how
-the builder is tested. A plan runs only with the TensorRT release and on the kind of GPU that built it: the
-engine manifest (`<plan>.json`) records both, and `check_manifest` refuses a mismatch in one line. Given images,
-`build_engine` gives a plan its name only where it tells them as ONNX Runtime tells them.
+The builder uses the calls that TensorRT 10 and 11 have in common: a strongly typed network, whose precision is that of
+the ONNX file. `tensorrt_rtx` has the same ones and builds on a machine without a GPU, which is how it is tested.
 """
 
 from __future__ import annotations
@@ -34,13 +31,13 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 WORKSPACE_MB = 2048
-"""Scratch memory that the builder may plan with: a ViT-B at batch 512 takes less."""
+"""Scratch memory of the builder: a ViT-B at batch 512 takes less."""
 
 LEAST_LABELS_EQUAL = 0.995
 """Share of images that a plan must give the label that ONNX Runtime gives: the rest are ties, which rounding turns."""
 LOGIT_TOLERANCE = {"float32": 1e-2, "float16": 5e-2}
-"""Largest mean absolute difference of a logit from ONNX Runtime's that is let pass, by precision. TensorRT computes
-float32 in TF32, whose mantissa has ten bits."""
+"""Largest accepted mean absolute difference of a logit from ONNX Runtime's, by precision. TensorRT computes float32 in
+TF32, whose mantissa has ten bits."""
 
 
 def build_engine(
@@ -106,7 +103,7 @@ def build_engine(
 
 
 def _accept(plan: Path, manifest: EngineManifest, pixels: np.ndarray) -> Agreement:
-    """Run a plan that has no manifest yet on images; raises `RiceError` with the figures where it is no good."""
+    """Run a plan that has no manifest yet on images; raises `RiceError` with the figures where it disagrees."""
     from rice_lib.backends.onnx import OnnxPredictor
     from rice_lib.backends.plan import TensorRTPredictor
 
@@ -121,7 +118,7 @@ def _accept(plan: Path, manifest: EngineManifest, pixels: np.ndarray) -> Agreeme
     equal_enough = agreement.labels_equal >= LEAST_LABELS_EQUAL * agreement.images
     if not (equal_enough and agreement.mean_abs_difference <= tolerance):  # not NaN either
         raise RiceError(
-            f"{onnx_path}: the plan built of it is refused: {agreement}; wanted are {LEAST_LABELS_EQUAL:.1%} of the "
+            f"{onnx_path}: the plan built of it is rejected: {agreement}; required are {LEAST_LABELS_EQUAL:.1%} of the "
             f"labels and {tolerance:g} on average; export it in float32, or build with another TensorRT",
             1,
         )
@@ -157,7 +154,7 @@ def _build(trt: Any, onnx_path: Path, profile: BatchProfile, workspace_mb: int, 
 
 
 def _progress(trt: Any) -> Any:
-    """A monitor that shows the builder's outermost phase as a bar on stderr, where that is a terminal."""
+    """Make a monitor that shows the builder's outermost phase as a bar on stderr, where that is a terminal."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -173,7 +170,7 @@ def _progress(trt: Any) -> Any:
         def step_complete(self, phase: str, step: int) -> bool:
             if phase in self._bars:
                 self._bars[phase].update()
-            return True  # go on
+            return True  # continue
 
         def phase_finish(self, phase: str) -> None:
             if phase in self._bars:

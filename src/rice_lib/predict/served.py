@@ -71,7 +71,7 @@ class FileClient:
         self.name = f"triton/{protocol}"
         self.labels = ()
         try:
-            config = self._connection.read("config")
+            config = self._connection.config()
             outputs = {output["name"] for output in config.get("output", [])}
             if [each["data_type"] for each in config.get("input", [])] != ["TYPE_STRING"] or not outputs.issuperset(
                 OUTPUTS
@@ -132,8 +132,7 @@ class FileClient:
             return _Request(files, None)
         column = np.empty((len(data), 1), np.object_)
         column[:, 0] = data
-        wanted = dict.fromkeys(OUTPUTS, 0)
-        return _Request(files, self._connection.infer(self.version, self._input, column, wanted))
+        return _Request(files, self._connection.infer(self.version, self._input, column, OUTPUTS))
 
     def _receive(self, request: _Request, reject: bool) -> Iterator[Record]:
         """Wait for the response to a request; yields its records."""
