@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rice_lib.common.classes import VARIETIES
+from rice_lib.common.colours import INK
 from rice_lib.common.tracking import Metric
 from rice_lib.models.reliability import reliability
 from rice_lib.report import charts, images, style
@@ -104,3 +105,6 @@ def test_a_notebook_shows_a_figure_once(monkeypatch) -> None:
 def test_a_colour_for_every_variety() -> None:
     assert tuple(style.PALETTE) == VARIETIES
     assert len(set(style.PALETTE.values())) == len(VARIETIES)
+    style.use_style()
+    assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(style.PALETTE.values())
+    assert plt.rcParams["text.color"] == INK

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from rice_lib.common.classes import VARIETIES
-from rice_lib.report.style import BLUE, GREY, INK, MUTED, ORANGE, PALETTE, subplots
+from rice_lib.common.colours import INK, MUTED
+from rice_lib.report.style import BLUE, GREY, ORANGE, PALETTE, subplots
 
 if TYPE_CHECKING:
     from rice_lib.common.tracking import Metric

@@ -33,15 +33,8 @@ ENGINES = {
 
 SCORES = ("accuracy", "macro F1", "misclassified")
 
-STAGES = {
-    "01_eda": "eda",
-    "02_split": "split",
-    "03_baseline": "baseline",
-    "04_vit_finetune": "finetune",
-    "05_export": "export",
-    "06_trt_benchmark": "benchmark",
-    "07_triton_smoke": "serve",
-}
+_STAGE_NAMES = ("eda", "split", "baseline", "finetune", "export", "benchmark", "serve")
+STAGES = dict(zip(NOTEBOOKS, _STAGE_NAMES, strict=True))
 """The stage of dvc.yaml that runs a notebook."""
 
 

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from rice_lib.common.classes import COLOURS, VARIETIES
-from rice_lib.common.colours import INK, MUTED
 from rice_lib.common.files import atomic_path
 
 PALETTE: dict[str, str] = dict(zip(VARIETIES, COLOURS, strict=True))
 """A variety's colour."""
 
-FAINT = "#D5DBE1"
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A97A3"
 WIDTH = 6.4
 """Figure width in inches: 12 pt text stays readable when a telephone shrinks the figure to its screen."""
@@ -36,37 +33,8 @@ class NotebookFigure(Figure):
 
 
 def use_style() -> None:
-    """Set matplotlib's and seaborn's defaults; every notebook calls it once."""
-    sns.set_theme(
-        style="white",
-        palette=list(PALETTE.values()),
-        rc={
-            "figure.figsize": (WIDTH, 3.8),
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "figure.constrained_layout.use": True,
-            "font.size": 12,
-            "axes.titlesize": 13,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.labelsize": 12,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": MUTED,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": FAINT,
-            "grid.linewidth": 0.7,
-            "text.color": INK,
-            "xtick.color": MUTED,
-            "ytick.color": MUTED,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "legend.frameon": False,
-            "lines.linewidth": 2,
-        },
-    )
+    """Set matplotlib's defaults; every notebook calls it once."""
+    plt.style.use(Path(__file__).parent / "template" / "rice.mplstyle")
 
 
 def subplots(rows: int = 1, columns: int = 1, *, height: float, title: str = "", **settings: Any) -> tuple[Figure, Any]:
