@@ -130,7 +130,7 @@ def test_an_onnx_file_whose_labels_do_not_fit_is_an_error(tmp_path):
         open_predictor(path)
 
 
-def test_an_onnx_file_with_another_input_is_refused(tmp_path):
+def test_an_onnx_file_with_another_input_is_an_error(tmp_path):
     image = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])
     out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [image], [out])

@@ -156,7 +156,7 @@ def test_a_model_that_takes_pixels_takes_no_files_and_the_other_way_round(served
     assert open_file_client(url(server, "http", "rice")) is None
     with pytest.raises(RiceError, match="does not take files; name the ensemble that does, as rice_bytes"):
         FileClient(url(server, "http", "rice"))
-    with pytest.raises(RiceError, match=r"/rice_bytes: not a model of this project"):
+    with pytest.raises(RiceError, match=r"/rice_bytes: takes files, .*name the model without _bytes"):
         TritonPredictor(server.http, "rice_bytes")
     with pytest.raises(RiceError, match="leave --engine out"):
         main(["x.jpg", "--engine", "ray", "--model", url(server, "http")])

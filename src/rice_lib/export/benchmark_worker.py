@@ -29,8 +29,7 @@ MATMUL_SIDE = 2048
 
 def main() -> int:
     """Measure what the job file named on the command line asks for."""
-    job = read_json(Path(sys.argv[1]))
-    measure(job)
+    measure(read_json(Path(sys.argv[1])))
     return 0
 
 

@@ -52,9 +52,8 @@ def build_engine(
 ) -> EngineManifest:
     """Build a plan and its manifest (both atomically; the manifest last).
 
-    With `pixels`, the plan is accepted only where its labels agree with ONNX Runtime's on at least
-    `LEAST_LABELS_EQUAL` of the images, and its logits by `LOGIT_TOLERANCE` on average; a plan that is not accepted
-    leaves no file, and one of that name stays as it was.
+    With `pixels`, the plan is accepted only where it agrees with ONNX Runtime by `LEAST_LABELS_EQUAL` and
+    `LOGIT_TOLERANCE`; one that is not accepted leaves no file, and an earlier one stays as it was.
 
     Args:
         onnx_path: an exported model. Its own types are the plan's precision.

@@ -45,6 +45,19 @@ READERS, AHEAD = 2, 4
 """Threads that read files, and files read before they are asked for."""
 
 
+@dataclass(frozen=True)
+class _File:
+    """A file's bytes, or why there are none."""
+
+    path: str
+    data: bytes | None = None
+    error: str | None = None
+
+
+_Sent = tuple[list[_File], Future[Any] | None]
+"""Files sent together, and the response to come; None where none of them could be read."""
+
+
 class FileClient:
     """A client of a server's ensemble, for one thread at a time. Use it as a context manager, or call `close`."""
 
@@ -98,7 +111,7 @@ class FileClient:
             RiceError: the server was away for longer than `patience_s`.
         """
         batch: list[_File] = []
-        in_flight: deque[_Request] = deque()
+        in_flight: deque[_Sent] = deque()
         names = (source if isinstance(source, Unreadable) else os.fspath(source) for source in sources)
         # None, at the end or where the next name is late: send and receive what there is
         for file in chain(read_ahead(names, _read, READERS, AHEAD), [None]):
@@ -126,27 +139,28 @@ class FileClient:
         size = sum(len(other.data or b"") for other in (*batch, file))
         return len(batch) >= self.max_batch or size > MAX_REQUEST_BYTES
 
-    def _send(self, files: list[_File]) -> _Request:
+    def _send(self, files: list[_File]) -> _Sent:
         data = [file.data for file in files if file.data is not None]
         if not data:
-            return _Request(files, None)
+            return files, None
         column = np.empty((len(data), 1), np.object_)
         column[:, 0] = data
-        return _Request(files, self._connection.infer(self.version, self._input, column, OUTPUTS))
+        return files, self._connection.infer(self.version, self._input, column, OUTPUTS)
 
-    def _receive(self, request: _Request, reject: bool) -> Iterator[Record]:
+    def _receive(self, sent: _Sent, reject: bool) -> Iterator[Record]:
         """Wait for the response to a request; yields its records."""
+        files, future = sent
         try:
-            response = request.response.result() if request.response is not None else None
+            response = future.result() if future is not None else None
         except VersionGoneError as gone:
             self._adopt(gone.config)
-            yield from self._receive(self._send(request.files), reject)
+            yield from self._receive(self._send(files), reject)
         except ServerError as error:
             if error.temporary:
                 raise
-            yield from self._separate(request.files, error, reject)
+            yield from self._separate(files, error, reject)
         else:
-            yield from self._records(request.files, response, reject)
+            yield from self._records(files, response, reject)
 
     def _separate(self, files: list[_File], error: ServerError, reject: bool) -> Iterator[Record]:
         """Records of a request that failed as a whole: of one file its error, of several each file's own request."""
@@ -157,8 +171,8 @@ class FileClient:
             for file in files:
                 yield Record(file.path, error=file.error or reason)
             return
-        for request in [self._send([file]) for file in files]:
-            yield from self._receive(request, reject)
+        for sent in [self._send([file]) for file in files]:
+            yield from self._receive(sent, reject)
 
     def _records(self, files: list[_File], response: Any, reject: bool) -> Iterator[Record]:
         columns = [] if response is None else [response.as_numpy(name) for name in OUTPUTS]
@@ -181,23 +195,6 @@ class FileClient:
             raise RiceError(f"{where}: the server has switched to a model of other labels; run the command again", 1)
         self._input = config["input"][0]["name"]
         self.labels, self.max_batch, self.version = labels, int(config["max_batch_size"]), version_of(config)
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file's bytes, or why there are none."""
-
-    path: str
-    data: bytes | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Request:
-    """Files sent together, and the response to come; None where none of them could be read."""
-
-    files: list[_File]
-    response: Future[Any] | None
 
 
 class TakesPixelsError(RiceError):
