@@ -78,7 +78,9 @@ def brightest(patches: torch.Tensor, keep: int) -> torch.Tensor:
     """
     count = patches.shape[1]
     grey = patches.float().mean(-1) * NORMALISE_STD + NORMALISE_MEAN
-    level = torch.floor(grey * 48 + 0.53).to(torch.float32 if count <= MAX_FLOAT32_PATCHES else torch.float64)
+    level = torch.floor(grey * 48 + 0.53)
+    if count > MAX_FLOAT32_PATCHES:
+        level = level.double()
     number = torch.arange(count, device=patches.device, dtype=level.dtype)
     return torch.topk(level * max(256, count) - number, keep, dim=1).indices
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rice_lib.common.errors import RiceError
 
@@ -75,32 +76,21 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-class _NewlineEnds:
-    """A text file for `csv.writer`, which quotes a carriage return only where rows end with one."""
+def csv_line(values: Iterable[object]) -> str:
+    """Format one row of CSV, which ends in a newline; any file name survives, with a carriage return in it too.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, row: str) -> None:
-        """Write one row, its `\\r\\n` made `\\n`."""
-        self._stream.write(row.removesuffix("\r\n") + "\n")
-
-
-def csv_writer(stream: TextIO) -> Any:
-    """Make a `csv.writer` of rows that end in `\\n`; any file name survives, with a carriage return in it too.
-
-    Open the stream, and that of `csv.reader`, with `newline=""`.
+    The writer quotes the characters of its own line end: with a newline for one, it would leave `\\r` bare.
     """
-    return csv.writer(_NewlineEnds(stream))
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], comment: str = "") -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]], comment: str = "") -> None:
     """Write a CSV file atomically: a first line `comment` where there is one, the header, the rows."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         stream.write(f"{comment}\n" if comment else "")
-        writer = csv_writer(stream)
-        writer.writerow(header)
-        writer.writerows(rows)
+        stream.writelines(map(csv_line, (header, *rows)))
 
 
 def read_csv(path: Path, header: Sequence[str], comment: bool = False) -> tuple[str, list[list[str]]]:

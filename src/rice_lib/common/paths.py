@@ -25,7 +25,7 @@ NOTEBOOKS = (
 
 
 def find_root(start: Path | None = None) -> Path:
-    """The checkout's root: `RICE_ROOT` if set, else the nearest folder at or above `start` (the working directory)
+    """Find the checkout's root: `RICE_ROOT` if set, else the nearest folder at or above `start` (the working directory)
     that holds `params/` and `notebooks/`.
 
     Raises:
@@ -40,6 +40,16 @@ def find_root(start: Path | None = None) -> Path:
     raise RiceError(f"{here}: not inside a checkout of the project; go there, or name it in RICE_ROOT")
 
 
+class _Place:
+    """A path of `Paths`: below the root, with the profile's name in it."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, paths: Paths, owner: object = None) -> Path:
+        return paths.root / self._place.format(profile=paths.profile)
+
+
 @dataclass(frozen=True)
 class Paths:
     """Every file of one profile's run, below `root`."""
@@ -49,113 +59,69 @@ class Paths:
 
     @classmethod
     def of(cls, profile: str) -> Paths:
-        """The paths of a profile in the checkout we are in."""
+        """Make the paths of a profile in the checkout we are in."""
         return cls(find_root(), profile)
 
     # data: written by 01 and 02
-    @property
-    def data(self) -> Path:
-        """`data/<profile>/`."""
-        return self.root / "data" / self.profile
-
-    @property
-    def images(self) -> Path:
-        """Images made, unpacked or downloaded: `<Variety>/<name>.jpg`. A `folder` source is read where it lies."""
-        return self.data / "images"
-
-    @property
-    def manifest(self) -> Path:
-        """One row an image (CSV)."""
-        return self.data / "manifest.csv"
-
-    @property
-    def labels(self) -> Path:
-        """`labels2id` and `id2labels` (JSON)."""
-        return self.data / "labels.json"
-
-    @property
-    def cache(self) -> Path:
-        """Decoded pixels: `pixels.npy`, uint8 `[rows of the manifest, 224, 224, 3]`, memory-mapped."""
-        return self.data / "cache"
+    data = _Place("data/{profile}")
+    images = _Place("data/{profile}/images")
+    """Images made, unpacked or downloaded: `<Variety>/<name>.jpg`. A `folder` source is read where it lies."""
+    manifest = _Place("data/{profile}/manifest.csv")
+    """One row an image."""
+    labels = _Place("data/{profile}/labels.json")
+    """`labels2id` and `id2labels`."""
+    cache = _Place("data/{profile}/cache")
+    """Decoded pixels: `pixels.npy`, uint8 `[rows of the manifest, 224, 224, 3]`, memory-mapped."""
 
     def split(self, scheme: str) -> Path:
-        """The split file of a scheme (CSV: path, label, split), absent where the images do not allow the scheme."""
+        """Name the split file of a scheme (path, label, split), absent where the images do not allow it."""
         return self.data / "splits" / f"{scheme}.csv"
 
     # models: written by 03, 04, 05, 07
-    @property
-    def models(self) -> Path:
-        """`models/<profile>/`."""
-        return self.root / "models" / self.profile
-
-    @property
-    def baseline(self) -> Path:
-        """The baselines: safetensors and JSON, one pair a classifier and scheme."""
-        return self.models / "baseline"
+    models = _Place("models/{profile}")
+    baseline = _Place("models/{profile}/baseline")
+    """The baselines: safetensors and JSON, one pair a classifier and scheme."""
+    training = _Place("models/{profile}/training")
+    """Trainer checkpoints of a training run under way; gone when it has finished. Not a DVC output."""
+    onnx = _Place("models/{profile}/onnx")
+    """`model.onnx` (float32) and `model_fp16.onnx`."""
+    engines = _Place("models/{profile}/engines")
+    """TensorRT plans and their manifests."""
+    repository = _Place("models/{profile}/repository")
+    """Triton's model repository as notebook 07 makes and tests it."""
+    server = _Place("models/{profile}/server")
+    """State and log of the server that notebook 07 starts."""
+    service = _Place("models/{profile}/service")
+    """What `rice serve` keeps: a repository with every version that was in service, the server's state and log."""
 
     def checkpoint(self, scheme: str) -> Path:
-        """The fine-tuned ViT: a transformers directory (`config.json`, `model.safetensors`)."""
+        """Name the folder of a fine-tuned ViT: a transformers directory (`config.json`, `model.safetensors`)."""
         return self.models / "vit" / scheme
 
-    @property
-    def training(self) -> Path:
-        """Trainer checkpoints of a training run under way; gone when it has finished. Not a DVC output."""
-        return self.models / "training"
-
-    @property
-    def onnx(self) -> Path:
-        """`model.onnx` (float32) and `model_fp16.onnx`."""
-        return self.models / "onnx"
-
-    @property
-    def engines(self) -> Path:
-        """TensorRT plans and their manifests."""
-        return self.models / "engines"
-
-    @property
-    def repository(self) -> Path:
-        """Triton's model repository as notebook 07 makes and tests it."""
-        return self.models / "repository"
-
-    @property
-    def server(self) -> Path:
-        """State and log of the server that notebook 07 starts."""
-        return self.models / "server"
-
-    @property
-    def service(self) -> Path:
-        """What `rice serve` keeps: a repository with every version that was in service, the server's state and log."""
-        return self.models / "service"
-
     # reports: written by every notebook
-    @property
-    def report(self) -> Path:
-        """`reports/<profile>/`."""
-        return self.root / "reports" / self.profile
+    report = _Place("reports/{profile}")
 
     def notebook(self, name: str) -> Path:
-        """The executed notebook."""
+        """Name the executed notebook."""
         return self.report / "notebooks" / f"{name}.ipynb"
 
     def metrics(self, name: str) -> Path:
-        """What the notebook recorded (JSON)."""
+        """Name what the notebook recorded (JSON)."""
         return self.report / "metrics" / f"{name}.json"
 
     def figure(self, notebook: str, name: str) -> Path:
-        """A figure that the report shows outside its notebook too."""
+        """Name a figure that the report shows outside its notebook too."""
         return self.report / "figures" / notebook / f"{name}.png"
 
     def predictions(self, model: str, scheme: str) -> Path:
-        """A model's predictions on the test images of a scheme (CSV: path, label, predicted, one score a variety)."""
+        """Name the file of a model's predictions on the test images of a scheme (see `models.metrics`)."""
         return self.report / "predictions" / model / f"{scheme}.csv"
 
     # shared by all profiles
-    @property
-    def mlruns(self) -> Path:
-        """MLflow's database and artifacts."""
-        return self.root / "mlruns"
+    mlruns = _Place("mlruns")
+    """MLflow's database and artifacts."""
 
     def relative(self, path: Path) -> str:
-        """A path as it is written into files: relative to the root where it lies below it, POSIX."""
+        """Write a path as it is kept in files: relative to the root where it lies below it, POSIX."""
         path = path.resolve()
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
