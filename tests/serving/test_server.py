@@ -42,7 +42,7 @@ def test_start_ready_stop_and_nothing_is_left(tmp_path, repository, state):
     assert server.is_ready()
     assert life.running(state) == server
     assert server.ready_s > 0
-    assert {item.split()[0] for item in server.leftovers()} >= {"process", "port", str(state / "state.json")}
+    assert {item.split()[0] for item in server.leftovers()} >= {"process", str(state / "state.json")}
     assert server.stop() > 0
     assert server.leftovers() == []
     assert life.running(state) is None

@@ -79,12 +79,11 @@ class RunningServer:
         return stop(Path(self.state_dir))
 
     def leftovers(self) -> list[str]:
-        """List what of this server is still there: processes, shared memory, ports and files, one text each."""
+        """List what of this server is still there: processes (which hold its ports), shared memory and files."""
         state_dir = Path(self.state_dir)
         found = [f"process {p.pid} ({p.name()})" for p in _processes(state_dir)]
-        found += map(str, _regions(state_dir))
-        found += [f"port {port}" for port in range(self.port, self.port + 3) if not _is_free(port, self.host)]
-        return found + [str(state_dir / name) for name in (STATE_FILE, BACKENDS) if (state_dir / name).exists()]
+        files = [*_regions(state_dir), *(state_dir / name for name in (STATE_FILE, BACKENDS))]
+        return found + [str(file) for file in files if file.exists()]
 
 
 def start(
