@@ -47,8 +47,14 @@ def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Rel
         scores: probabilities, float `[n, classes]`.
         bins: how many.
     """
-    confidence = scores.max(axis=1)
-    return _reliability(confidence, scores.argmax(axis=1) == labels, bins)
+    confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    per_image = np.maximum(counts, 1)
+    share = np.bincount(place, correct, minlength=bins) / per_image
+    mean = np.bincount(place, confidence, minlength=bins) / per_image
+    error = float((counts * np.abs(share - mean)).sum() / max(counts.sum(), 1))
+    return Reliability(np.linspace(0, 1, bins + 1), counts, share, mean, error)
 
 
 def expected_calibration_error(labels: np.ndarray, scores: np.ndarray, seed: int, bins: int = BINS) -> Metric:
@@ -63,22 +69,11 @@ def expected_calibration_error(labels: np.ndarray, scores: np.ndarray, seed: int
         seed: of the bootstrap.
         bins: how many.
     """
-    confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
-    value = _reliability(confidence, correct, bins).error
+    value = reliability(labels, scores, bins).error
     rng, n = np.random.default_rng(seed), len(labels)
     draws = (rng.integers(0, n, n) for _ in range(RESAMPLES))
-    errors = np.array([_reliability(confidence[rows], correct[rows], bins).error for rows in draws])
+    errors = np.array([reliability(labels[rows], scores[rows], bins).error for rows in draws])
     low, high = np.quantile(errors, [TAIL, 1 - TAIL]) - max(errors.mean() - value, 0)
     how = f"{bins} bins of equal width; bootstrap, {RESAMPLES} resamples"
     low, high = max(0.0, min(float(low), value)), max(float(high), value)
     return Metric(value, low, high, n=n, how=how, name="expected calibration error")
-
-
-def _reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> Reliability:
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    per_image = np.maximum(counts, 1)
-    share = np.bincount(place, correct, minlength=bins) / per_image
-    mean = np.bincount(place, confidence, minlength=bins) / per_image
-    error = float((counts * np.abs(share - mean)).sum() / max(counts.sum(), 1))
-    return Reliability(np.linspace(0, 1, bins + 1), counts, share, mean, error)
