@@ -61,9 +61,9 @@ class Service:
     server: life.RunningServer | None = None
     """The server that was started here; None where it runs elsewhere."""
     address: dict[Protocol, str] = field(default_factory=dict)
-    """`host:port` by protocol; empty where there is no server."""
+    """`host:port` by protocol."""
     clients: dict[Protocol, TritonPredictor] = field(default_factory=dict)
-    """Clients of the classifier; empty where there is no server."""
+    """Of the classifier, by protocol."""
 
 
 def connect(run: Run) -> Service:

@@ -61,8 +61,7 @@ class ServingEnvironment:
         """Find the environment of a checkout: `.venv-serve`, or what `RICE_SERVE_ENV` names.
 
         Raises:
-            MissingEnvironmentError: there is none, or its Python is too new for the server.
-            RiceError: it is broken; says how.
+            RiceError: it is broken; a `MissingEnvironmentError` where there is none, or its Python is too new.
         """
         shown = os.environ.get("RICE_SERVE_ENV") or DIRECTORY  # a notebook prints it: no private path
         folder = root / shown

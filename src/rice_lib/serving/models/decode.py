@@ -1,7 +1,6 @@
 """Triton model, Python backend: the bytes of image files in, pixels under the image contract out.
 
-The first step of the ensemble. It decodes by this project's `contract`, copied beside it, so that a version decodes as
-it did when it was made, and the server's environment needs numpy and Pillow alone.
+It decodes by this project's `contract`, copied beside it: a version decodes as it did when it was made.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Triton model, Python backend: logits in; variety, confidence, scores, reason and record out.
 
-The last step of the ensemble. `decision.json` beside it is the model's own, and it is applied by this project's
-`contract`, copied beside it: labels, reasons, scores and records are those of `rice infer`.
+It applies `decision.json` beside it, the model's own, by this project's `contract`, copied beside it too: labels,
+reasons, scores and records are those of `rice infer`.
 """
 
 import json

@@ -21,13 +21,7 @@ class TritonPythonModel:
     """One instance of a model: what Triton's Python backend calls."""
 
     def initialize(self, args: dict) -> None:
-        """Load `<model>/<version>/model.onnx`.
-
-        Args:
-            args: strings from the server: `model_repository` (the model's own folder), `model_version` and
-                `model_config` (JSON). The parameters `intra_op_thread_count` and `inter_op_thread_count` mean
-                what they mean to NVIDIA's backend.
-        """
+        """Load `<model>/<version>/model.onnx`; the thread counts mean what they mean to NVIDIA's backend."""
         config = json.loads(args["model_config"])
         filename = config.get("default_model_filename") or "model.onnx"
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
@@ -46,7 +40,8 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Run the requests that the dynamic batcher collected as one batch; one response each, in order."""
-        columns = [[self._tensor(request, name) for request in requests] for name in self.inputs]
+        get = pb_utils.get_input_tensor_by_name
+        columns = [[get(request, name).as_numpy() for request in requests] for name in self.inputs]
         feed = {name: _joined(column) for name, column in zip(self.inputs, columns, strict=True)}
         try:
             results = self._run(feed)
@@ -71,10 +66,6 @@ class TritonPythonModel:
             for start in range(0, rows, step)
         ]
         return [_joined(part) for part in zip(*parts, strict=True)]
-
-    @staticmethod
-    def _tensor(request: "pb_utils.InferenceRequest", name: str) -> np.ndarray:
-        return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
 
 
 def _joined(parts: "Sequence[np.ndarray]") -> np.ndarray:
