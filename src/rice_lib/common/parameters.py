@@ -100,7 +100,7 @@ class FinetuneParams(_Section):
     """For `scratch` alone."""
     foreground_patches: Positive | None = None
     """Attend to this many brightest patches only; null is the ordinary dense ViT."""
-    schemes: list[Literal["random", "session"]] = ["random"]
+    schemes: Annotated[list[Literal["random", "session"]], Field(min_length=1)] = ["random"]
     """Train one model on each of these splits; the first is the one exported and served."""
     epochs: Annotated[float, Field(gt=0)] = 6
     batch_size: Positive = 128
@@ -134,7 +134,7 @@ class ExportParams(_Section):
 class BenchmarkParams(_Section):
     """Latency and throughput."""
 
-    batch_sizes: list[Positive] = [1, 8, 32]
+    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = [1, 8, 32]
     repeats: Positive = 20
     warmup: Annotated[int, Field(ge=0)] = 3
     images: Positive = 256
