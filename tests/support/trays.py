@@ -1,23 +1,27 @@
 """Trays composed from photographs of single grains, so that every grain's place, outline and variety are known.
 
-A grain is cut from its black ground, turned, and laid with others on a ground of one colour: apart, or in twos and
-threes that touch side by side, end to end, or crossing slightly. The ground has texture and uneven light; grains cast
-soft shadows; the camera adds blur, noise and JPEG.
+A grain is cut from its black background, turned, and laid with others on a background of one colour: apart, or in twos
+and threes that touch side by side, end to end, or crossing slightly. The background has texture and uneven light; grains
+cast soft shadows; the camera adds blur, noise and JPEG.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import cv2
 import numpy as np
 
+from rice_lib.backends.predictor import Predictor
 from rice_lib.common.classes import VARIETIES
+from rice_lib.contract.features import COLUMN
 from rice_lib.data.synthetic import draw
-from rice_lib.tray.find import Grain
+from rice_lib.tray.find import Grain, contours
 
-GROUNDS = {
-    # RGB of the ground, and what the exposure makes of a grain's brightness
+BACKGROUNDS = {
+    # RGB of the background, and what the exposure makes of a grain's brightness
     "dark": ((16, 16, 18), 1.0),
     "blue": ((70, 105, 165), 1.0),
     "light": ((150, 156, 160), 1.0),
@@ -31,7 +35,7 @@ GAP = 6
 class Setting:
     """How a tray is laid and photographed."""
 
-    ground: str = "dark"
+    background: str = "dark"
     touching: float = 0.0
     """Share of the grains that lie in touching twos and threes."""
     manners: tuple[str, ...] = ("side", "end", "cross")
@@ -42,7 +46,7 @@ class Setting:
     shadow: float = 0.35
     """Darkness of the shadows, 0 to 1."""
     texture: float = 3.0
-    """Standard deviation of the ground's texture, grey levels."""
+    """Standard deviation of the background's texture, grey levels."""
     noise: float = 2.0
     """Standard deviation of the sensor's noise, grey levels."""
     quality: int = 85
@@ -60,7 +64,7 @@ class Tray:
     image: np.ndarray
     """uint8 RGB `[H, W, 3]`."""
     truth: np.ndarray
-    """int32 `[H, W]`: number of the grain that a pixel shows, from 1; 0 is ground."""
+    """int32 `[H, W]`: number of the grain that a pixel shows, from 1; 0 is background."""
     labels: list[int]
     """Class number of each grain; the first is grain number 1."""
     setting: Setting = field(default_factory=Setting)
@@ -84,12 +88,13 @@ Heap = list[tuple[Piece, int, int]]
 """Grains that lie together, each with the row and column of its box."""
 
 
-def synthetic_grains(count: int, seed: int = 83) -> list[tuple[np.ndarray, int]]:
+@cache
+def synthetic_grains(count: int, seed: int = 83) -> tuple[tuple[np.ndarray, int], ...]:
     """Generated grains of all varieties in turn: (uint8 RGB `[250, 250, 3]`, class number)."""
-    return [(draw(VARIETIES[i % 5], i // 5 + 1, 1000, seed), i % 5) for i in range(count)]
+    return tuple((draw(VARIETIES[i % 5], i // 5 + 1, 1000, seed), i % 5) for i in range(count))
 
 
-def compose(grains: list[tuple[np.ndarray, int]], setting: Setting, seed: int = 0) -> Tray:
+def compose(grains: Sequence[tuple[np.ndarray, int]], setting: Setting, seed: int = 0) -> Tray:
     """Lay grains on a tray and photograph it.
 
     Args:
@@ -248,15 +253,15 @@ def _photograph(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The picture and the truth of grains laid out: premultiplied colours, their cover, and the numbers."""
     rgb, cover, truth = layers
-    colour, exposure = GROUNDS[setting.ground]
+    colour, exposure = BACKGROUNDS[setting.background]
     height, width = cover.shape
-    ground = np.empty((height, width, 3), np.float32)
-    ground[:] = colour
+    background = np.empty((height, width, 3), np.float32)
+    background[:] = colour
     grit = setting.texture * random.standard_normal((height // 3, width // 3), np.float32)
-    ground += cv2.resize(grit, (width, height))[..., None]
+    background += cv2.resize(grit, (width, height))[..., None]
     shift = np.float32([[1, 0, 9], [0, 1, 7]])
     shadow = cv2.GaussianBlur(cv2.warpAffine(cover, shift, (width, height)), (0, 0), 8)
-    image = exposure * rgb + ground * (1 - setting.shadow * shadow)[..., None] * (1 - cover[..., None])
+    image = exposure * rgb + background * (1 - setting.shadow * shadow)[..., None] * (1 - cover[..., None])
     way = random.uniform(0, 2 * np.pi)
     x, y = np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
     image *= (1 - setting.uneven * (0.5 + x * np.cos(way) + y * np.sin(way)).clip(0, 1))[..., None]
@@ -274,7 +279,7 @@ def matches(truth: np.ndarray, found: np.ndarray, at_least: float = 0.5) -> dict
     """One-to-one matches of true grains (keys) to found ones whose intersection over union is at least 0.5.
 
     Args:
-        truth: int32 `[H, W]`, 0 is ground.
+        truth: int32 `[H, W]`, 0 is background.
         found: the same shape, numbered on its own.
         at_least: from 0.5 on, no grain can match two.
     """
@@ -296,3 +301,38 @@ def numbered(grains: list[Grain], shape: tuple[int, ...]) -> np.ndarray:
     for number, grain in enumerate(grains, start=1):
         cv2.fillPoly(numbers, [grain.outline], number)
     return numbers
+
+
+def grain_of(axes: tuple[float, float], angle: float = 20.0, centre: tuple[float, float] = (300.0, 250.0)) -> Grain:
+    """An ellipse of those full axes in an image of 600 x 500, its long one `angle` degrees counter-clockwise."""
+    solid = np.zeros((500, 600), np.uint8)
+    cv2.ellipse(solid, (centre, axes, -angle), 1, -1)
+    return Grain.of(contours(solid)[0])
+
+
+class BySize(Predictor):
+    """Classifies a grain by its area in the frame: a model that knows nothing but size, and needs no training."""
+
+    labels = VARIETIES
+    name, max_batch = "size", 64
+    # of the model's frame: Jasmine, Karacadag, Arborio, Basmati, Ipsala by growing area
+    LIMITS = (("Jasmine", 5000), ("Karacadag", 5600), ("Arborio", 6700), ("Basmati", 8500), ("Ipsala", 1e9))
+
+    def __init__(self, decision=None) -> None:
+        self.decision = decision
+        self.seen: list[np.ndarray] = []
+        self.predicted: list[str] = []
+
+    def _forward(self, pixels: np.ndarray) -> np.ndarray:
+        self.seen += list(pixels)
+        areas = (pixels.max(axis=3) > 60).sum(axis=(1, 2))
+        predicted = [next(name for name, limit in self.LIMITS if area < limit) for area in areas]
+        self.predicted += predicted
+        return np.array([[8.0 if name == own else 0.0 for name in self.labels] for own in predicted], np.float32)
+
+
+class RejectsLarge:
+    """A rejection rule that rejects what fills more than a fifth of the frame."""
+
+    def reasons(self, logits: np.ndarray, features: np.ndarray) -> list[str | None]:
+        return ["unlike the training images (its size)" if row[COLUMN["area"]] > 0.2 else None for row in features]

@@ -1,4 +1,4 @@
-"""Grains are found where they lie, apart and touching, on any plain ground, and nothing else is."""
+"""Grains are found where they lie, apart and touching, on any plain background, and nothing else is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.trays import GROUNDS, Setting, Tray, compose, matches, numbered, synthetic_grains
+from support.trays import BACKGROUNDS, Setting, Tray, compose, matches, numbered, synthetic_grains
 
 from rice_lib.contract.decode import BadImageError
 from rice_lib.tray import find as finding
-from rice_lib.tray.find import Grain, _smooth, find
-from rice_lib.tray.ground import fit_ground
+from rice_lib.tray.background import fit_background
+from rice_lib.tray.find import Grain, _smooth, contours, find
+from rice_lib.tray.frame import frame
+from rice_lib.tray.light import gains
 from rice_lib.tray.separate import separate
 
 
@@ -28,19 +30,19 @@ def tray_of(count: int, seed: int = 0, **setting) -> Tray:
     return compose(synthetic_grains(count), Setting(shape=(850, 1150), **setting), seed)
 
 
-@pytest.mark.parametrize("ground", ["dark", "blue", "light"])
+@pytest.mark.parametrize("background", ["dark", "blue", "light"])
 @pytest.mark.parametrize("touching", [0.0, 0.6])
-def test_all_grains_are_found_and_nothing_else(ground, touching):
-    tray = tray_of(20, 3, ground=ground, touching=touching)
+def test_all_grains_are_found_and_nothing_else(background, touching):
+    tray = tray_of(20, 3, background=background, touching=touching)
     found = find(tray.image)
     assert len(matches(tray.truth, numbered(found.grains, tray.truth.shape))) == len(found.grains) == 20
-    assert (found.cut, found.ground.darker) == ([], True)
+    assert (found.cut, found.background.darker) == ([], True)
 
 
-def test_white_paper_is_told_by_its_brightness():
-    tray = tray_of(15, 5, ground="paper", shadow=0.1)
+def test_white_paper_is_brighter_than_the_grains():
+    tray = tray_of(15, 5, background="paper", shadow=0.1)
     found = find(tray.image)
-    assert not found.ground.darker
+    assert not found.background.darker
     assert len(matches(tray.truth, numbered(found.grains, tray.truth.shape))) == len(found.grains) == 15
 
 
@@ -48,7 +50,7 @@ def test_white_paper_is_told_by_its_brightness():
 def test_grains_that_touch_are_cut_apart_however_they_lie(manner):
     tray = tray_of(18, 7, touching=1.0, manners=(manner,))
     found = find(tray.image)
-    # the tray is one where it matters: far fewer things stand apart
+    # the tray is one where it matters: far fewer objects stand apart
     apart = cv2.connectedComponents((tray.truth > 0).astype(np.uint8))[0] - 1
     assert apart < 11
     assert len(matches(tray.truth, numbered(found.grains, tray.truth.shape))) == 18
@@ -56,7 +58,7 @@ def test_grains_that_touch_are_cut_apart_however_they_lie(manner):
 
 
 def test_outlines_follow_the_grains():
-    tray = tray_of(12, 9, ground="light", shadow=0.5)
+    tray = tray_of(12, 9, background="light", shadow=0.5)
     found = find(tray.image)
     numbers = numbered(found.grains, tray.truth.shape)
     for true, own in matches(tray.truth, numbers).items():
@@ -117,7 +119,7 @@ def test_specks_are_no_grains():
     assert (len(found.grains), found.specks) == (6, 15)
 
 
-def test_shadows_on_a_light_ground_are_not_taken_for_grain():
+def test_shadows_on_a_light_background_are_not_taken_for_grain():
     image = np.full((600, 800, 3), 165, np.float32)
     shadow = np.zeros((600, 800), np.uint8)
     cv2.ellipse(shadow, ((430.0, 330.0), (190.0, 100.0), 0), 255, -1)
@@ -126,11 +128,11 @@ def test_shadows_on_a_light_ground_are_not_taken_for_grain():
     ellipse(image, (400.0, 300.0), (180.0, 80.0), 0, (232, 232, 230))
     found = find(image)
     (grain,) = found.grains
-    assert found.ground.darker
+    assert found.background.darker
     assert (grain.length, grain.width) == pytest.approx((180, 80), abs=4)
 
 
-def test_uneven_light_is_part_of_the_ground():
+def test_uneven_light_is_part_of_the_background():
     x = np.linspace(0.35, 1.0, 900)[None, :, None]
     image = (np.full((600, 900, 3), 150.0) * x).astype(np.uint8)
     for left in (100.0, 450.0, 800.0):
@@ -150,12 +152,11 @@ def test_grains_are_numbered_in_reading_order():
 
 def test_a_single_grain_is_never_cut():
     grains = synthetic_grains(60, seed=4)
-    whole = 0
+    uncut = 0
     for image, _ in grains:
         solid = (image.max(axis=2) > 60).astype(np.uint8)
-        contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        whole += len(separate(max(contours, key=cv2.contourArea)[:, 0])) == 1
-    assert whole == 60
+        uncut += len(separate(max(contours(solid), key=cv2.contourArea))) == 1
+    assert uncut == 60
 
 
 @settings(max_examples=30, deadline=None)
@@ -170,25 +171,26 @@ def test_two_crossing_ellipses_are_two(angle, lean, apart):
     reach = 28 + 90 * np.sin(np.radians(lean)) - 4
     other = (250 + reach * np.cos(turn + np.pi / 2), 250 + reach * np.sin(turn + np.pi / 2))
     cv2.ellipse(solid, (other, (180, 56), angle + lean), 1, -1)
-    contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    parts = separate(contours[0][:, 0])
+    parts = separate(contours(solid)[0])
     assert len(parts) == 2
     areas = sorted(cv2.contourArea(part) for part in parts)
     assert areas == pytest.approx(sorted([np.pi / 4 * 200 * 56, np.pi / 4 * 180 * 56]), rel=0.15)
 
 
-def test_every_ground_of_the_composer_is_taken_for_one():
-    for name, (colour, _) in GROUNDS.items():
-        ground = fit_ground(compose(synthetic_grains(3), Setting(ground=name, uneven=0.3, shape=(500, 700)), 1).image)
-        assert ground.spread < 6
-        assert ground.darker == (np.mean(colour) < 200)
+def test_every_background_of_the_composer_is_taken_for_one():
+    for name, (colour, _) in BACKGROUNDS.items():
+        background = fit_background(
+            compose(synthetic_grains(3), Setting(background=name, uneven=0.3, shape=(500, 700)), 1).image
+        )
+        assert background.spread < 6
+        assert background.darker == (np.mean(colour) < 200)
 
 
 @pytest.mark.parametrize(
     ("image", "why"),
     [
-        (np.full((300, 400, 3), 120, np.uint8), "nothing lies on the ground"),
-        (np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8), "no plain ground|nothing lies"),
+        (np.full((300, 400, 3), 120, np.uint8), "nothing lies on the background"),
+        (np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8), "no plain background|nothing lies"),
         (
             np.random.default_rng(0)
             .integers(0, 2, (12, 16, 1))
@@ -197,7 +199,7 @@ def test_every_ground_of_the_composer_is_taken_for_one():
             .repeat(3, 2)
             .astype(np.uint8)
             * 200,
-            "ground",
+            "background",
         ),
         (np.full((1, 1, 3), 9, np.uint8), "nothing lies"),
     ],
@@ -215,8 +217,8 @@ def test_limits(monkeypatch):
         for y in range(20, 200, 40):
             ellipse(image, (float(x), float(y)), (22.0, 12.0), 0)
     assert len(find(image).grains) == 25
-    monkeypatch.setattr(finding, "MAX_GRAINS", 24)
-    with pytest.raises(BadImageError, match="more than 24 things"):
+    monkeypatch.setattr(finding, "MAX_OBJECTS", 24)
+    with pytest.raises(BadImageError, match="more than 24 objects"):
         find(image)
     monkeypatch.setattr(finding, "MAX_PIXELS", 39999)
     with pytest.raises(BadImageError, match="too large"):
@@ -226,11 +228,11 @@ def test_limits(monkeypatch):
 def test_a_frayed_outline_is_smoothed_and_stays_where_it_was():
     random = np.random.default_rng(0)
     clean = cv2.ellipse(np.zeros((120, 200), np.uint8), (100, 60), (80, 35), 20, 0, 360, 1, -1)
-    rim = cv2.findContours(clean, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0][:, 0]
+    (rim,) = contours(clean)
     frayed = clean.copy()
     for x, y in rim[random.random(len(rim)) < 0.15]:
         cv2.circle(frayed, (int(x), int(y)), 2, 0, -1)
-    outline = max(cv2.findContours(frayed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)[:, 0]
+    outline = max(contours(frayed), key=len)
     smoothed = _smooth(outline)
     mask = cv2.fillPoly(np.zeros_like(clean), [smoothed], 1)
     assert np.sum(mask & clean) / np.sum(mask | clean) > 0.95
@@ -240,3 +242,32 @@ def test_a_frayed_outline_is_smoothed_and_stays_where_it_was():
 
     # of what the frays add to the clean outline's length, hardly anything is left
     assert length(smoothed) - length(rim) < 0.1 * (length(outline) - length(rim))
+
+
+@pytest.mark.parametrize(("height", "length"), [(3, 3400), (3, 3200), (3, 3100)])
+def test_a_long_straight_line_is_one_object(height, length):
+    image = np.full((120, length + 200, 3), 20, np.uint8)
+    image[60 : 60 + height, 100 : 100 + length] = 220
+    (line,) = find(image).grains
+    assert line.length > length
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_drawn_is_a_tray_or_no_tray(seed):
+    random = np.random.default_rng(seed)
+    for _ in range(20):
+        height, width = np.exp(random.uniform(0, 5.5, 2)).astype(int)
+        image = np.full((height, width, 3), random.integers(0, 256), np.uint8)
+        for _ in range(random.integers(0, 8)):
+            one, other = (tuple(map(int, random.integers(-5, (width + 5, height + 5)))) for _ in range(2))
+            colour = tuple(map(int, random.integers(0, 256, 3)))
+            if random.random() < 0.5:
+                cv2.line(image, one, other, colour, int(random.integers(1, 6)))
+            else:
+                cv2.ellipse(image, (one, (float(width), float(random.integers(1, 40))), 30.0), colour, -1)
+        try:
+            grains = find(image).grains
+        except BadImageError:
+            continue
+        assert all(frame(image, grain, 1.0).shape == (224, 224, 3) for grain in grains)
+        assert np.isfinite(gains(image, grains)).all()

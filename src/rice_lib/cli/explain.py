@@ -19,6 +19,7 @@ from PIL import Image
 from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
+from rice_lib.contract.decode import EXPLAINED
 from rice_lib.contract.prediction import Prediction
 from rice_lib.explain.occlusion import relevance_maps
 from rice_lib.explain.picture import overlay, poster
@@ -26,7 +27,6 @@ from rice_lib.predict.inputs import DECODERS, Source, decode_all, expand, path_o
 from rice_lib.predict.pipeline import predict_batch
 from rice_lib.predict.writers import Writer
 
-SUFFIX = ".why.png"
 STEM_BYTES = 200
 """A longer stem is cut: file systems take names of 255 bytes, and the temporary name is longer than the final one."""
 
@@ -81,14 +81,14 @@ def _free_name(path: str, used: set[str]) -> str:
         number += 1
         name = f"{stem}-{number}"
     used.add(name.casefold())
-    return name + SUFFIX
+    return name + EXPLAINED
 
 
 def _sources(arguments: argparse.Namespace, folder: Path) -> Iterator[Source]:
     """Give the inputs, without the pictures that an earlier run left in the folder."""
     for source in expand(read_names(arguments.inputs, arguments.null)):
         path = path_of(source)
-        if not (path.endswith(SUFFIX) and os.path.abspath(os.path.dirname(path)) == os.path.abspath(folder)):
+        if not (path.endswith(EXPLAINED) and os.path.abspath(os.path.dirname(path)) == os.path.abspath(folder)):
             yield source
 
 

@@ -55,6 +55,9 @@ Cameras write about 10; 500 is what libjpeg-turbo's own fuzzers stop at."""
 SUFFIXES = (".jpg", ".jpeg", ".png")
 """What is looked for in a folder. A file named outright may be any format of `rice_lib.contract.image_file.Format`."""
 
+ANNOTATED, EXPLAINED = ".annotated.png", ".why.png"
+"""How the names of the pictures end that `--grains` and `--explain` draw: they are never taken for photographs."""
+
 _PLUGINS: dict[Format, str] = {
     **{"JPEG": "Jpeg", "PNG": "Png", "GIF": "Gif", "WEBP": "WebP", "BMP": "Bmp"},
     **{"TIFF": "Tiff", "PPM": "Ppm", "JPEG2000": "Jpeg2K", "AVIF": "Avif"},
@@ -101,6 +104,12 @@ def configure_pillow() -> None:
     # once, and not around every call: `warnings.catch_warnings` changes the whole process, and decoding runs in threads
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def is_photograph(name: str) -> bool:
+    """Say whether a file of this name, found in a folder, is an input: an image, neither hidden nor drawn by us."""
+    name = name.lower()
+    return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith((ANNOTATED, EXPLAINED))
 
 
 def decode(source: bytes | str | Path, size: int = IMAGE_SIZE) -> np.ndarray:

@@ -115,13 +115,10 @@ def _ellipse(columns: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], 
     count = columns.size
     x, y = columns - columns.sum() / count, rows - rows.sum() / count
     xx, yy, xy = (float(product) / count for product in (x @ x, y @ y, x @ y))
-    turn = math.atan2(2 * xy, xx - yy) / 2
+    major, minor, turn = principal_moments(xx, yy, xy)
     cosine, sine = math.cos(turn), math.sin(turn)
     along, across = cosine * x + sine * y, cosine * y - sine * x
     along2, across2 = along * along, across * across
-    middle, spread = (xx + yy) / 2, math.hypot((xx - yy) / 2, xy)
-    # a pixel is a square, not a point: 1/12 is its own second moment
-    major, minor = middle + spread + 1 / 12, max(middle - spread, 0) + 1 / 12
     ends, sides = (float(v @ v) / count / size**2 for v, size in ((along2, major), (across2, minor)))
     skew = (float(along2 @ along) / count / major**1.5, float(across2 @ across) / count / minor**1.5)
     length, width = 4 * math.sqrt(major), 4 * math.sqrt(minor)
@@ -129,6 +126,16 @@ def _ellipse(columns: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], 
     # half an axis is two standard deviations of the pixels along it
     core = along2 * (1 / (4 * CORE * major)) + across2 * (1 / (4 * CORE * minor)) <= 1
     return (fill, math.log(length), math.log(width), ends, sides, math.hypot(*skew)), core
+
+
+def principal_moments(xx: float, yy: float, xy: float) -> tuple[float, float, float]:
+    """Compute the second moments of pixels along their long axis and across it, and that axis's angle.
+
+    An ellipse with these moments has axes of four times their square roots. The angle is in radians, from x towards y.
+    """
+    middle, spread = (xx + yy) / 2, math.hypot((xx - yy) / 2, xy)
+    # a pixel is a square, not a point: 1/12 is its own second moment
+    return middle + spread + 1 / 12, max(middle - spread, 0) + 1 / 12, math.atan2(2 * xy, xx - yy) / 2
 
 
 def _colours(places: np.ndarray, width: int, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> tuple[float, ...]:

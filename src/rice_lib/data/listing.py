@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.decode import SUFFIXES
+from rice_lib.contract.decode import is_photograph
 
 OK = "ok"
 """Status of an image that may be used; any other status is the reason why it is not."""
@@ -47,7 +47,7 @@ def is_image_name(path: str) -> bool:
     """Check that a relative path has an image's suffix, and no hidden or macOS metadata part."""
     parts = PurePosixPath(path).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return bool(parts) and not hidden and PurePosixPath(path).suffix.lower() in SUFFIXES
+    return bool(parts) and not hidden and is_photograph(parts[-1])
 
 
 def classify(path: str) -> ListedImage:

@@ -6,13 +6,14 @@ the yardstick by which generated grains are compared with real ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from rice_lib.contract.features import BACKGROUND_MAX
+from rice_lib.contract.features import BACKGROUND_MAX, principal_moments
 from rice_lib.data.manifest import usable
 
 FEATURE_NAMES = (
@@ -73,7 +74,8 @@ def _features(image: np.ndarray) -> tuple[float, ...]:
     area = moments["m00"]
     if area == 0:
         return (0.0,) * len(FEATURE_NAMES)
-    major, minor = _axes(moments)
+    second = principal_moments(*(moments[name] / area for name in ("mu20", "mu02", "mu11")))
+    major, minor = (4 * math.sqrt(moment) for moment in second[:2])
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=len)
     # the outline runs through pixel centres, so the hull's area misses half a pixel all round; + perimeter / 2 + 1
@@ -90,13 +92,3 @@ def _features(image: np.ndarray) -> tuple[float, ...]:
     return (
         area, major, minor, major / minor, area / hull_area, roundness, red, green, blue, float(spread[0, 0])
     )  # fmt: skip
-
-
-def _axes(moments: dict[str, float]) -> tuple[float, float]:
-    """Compute the axes of the ellipse with these central second moments (1/12 is a pixel's own)."""
-    xx = moments["mu20"] / moments["m00"] + 1 / 12
-    yy = moments["mu02"] / moments["m00"] + 1 / 12
-    xy = moments["mu11"] / moments["m00"]
-    spread = np.hypot((xx - yy) / 2, xy)
-    middle = (xx + yy) / 2
-    return 4 * float(np.sqrt(middle + spread)), 4 * float(np.sqrt(max(middle - spread, 1 / 12)))

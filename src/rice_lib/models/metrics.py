@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix
 from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_csv, write_csv
+from rice_lib.common.interval import wilson
 from rice_lib.common.tracking import Metric
 from rice_lib.contract.prediction import predict
 
@@ -46,14 +47,6 @@ class McNemar:
     only_a_wrong: int
     only_b_wrong: int
     p_value: float
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """Compute Wilson's 95 % score interval of a share of `k` in `n` (Wilson 1927, JASA 22:209); (0, 1) of none."""
-    if n == 0:
-        return 0.0, 1.0
-    interval = stats.binomtest(int(k), int(n)).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:

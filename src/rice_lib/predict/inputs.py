@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rice_lib.contract.decode import SUFFIXES, decode_with_notes
+from rice_lib.contract.decode import SUFFIXES, decode_with_notes, is_photograph
 from rice_lib.contract.features import extract_features
 from rice_lib.contract.image_file import BadImageError
 
@@ -82,8 +82,8 @@ def read_names(inputs: Iterable[str], null: bool) -> Iterator[bytes | str]:
 def expand(names: Iterable[bytes | str]) -> Iterator[Source]:
     """Find the files behind names, lazily: a file is itself, a folder is every image below it, sorted by name.
 
-    In folders, links to folders are not followed (they may lead in a circle), and hidden files, other suffixes than
-    `SUFFIXES` and what is no regular file are skipped. Only the names of the folder at hand, and of the folders
+    In folders, links to folders are not followed (they may lead in a circle), and what `is_photograph` leaves out
+    and what is no regular file are skipped. Only the names of the folder at hand, and of the folders
     beside those on the way to it, are held.
     """
     for name in names:
@@ -99,16 +99,12 @@ def path_of(source: Source) -> str:
     return source if isinstance(source, str) else source.path
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
-
-
 def _walk(folder: str) -> Iterator[Source]:
     unreadable: list[OSError] = []
     found = False
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(filter(_is_image, files)):
+        for name in sorted(filter(is_photograph, files)):
             path = os.path.join(place, name)
             if os.path.isfile(path):
                 found = True

@@ -41,7 +41,7 @@ class Writer:
         # as wide as the scores of other rows, so that all paths begin in one column
         self._scores_width = min(top_k, len(labels)) * (self._width + 10) - 2
         self._line = {"table": self._row, "jsonl": json_line, "csv": self._csv}[form]
-        self._header = _csv_line(csv_columns(labels)) if form == "csv" else ""
+        self._header = csv_line(csv_columns(labels)) if form == "csv" else ""
 
     def begin(self) -> None:
         """Write what stands before the first record: the header of CSV."""
@@ -54,7 +54,7 @@ class Writer:
 
     def _row(self, record: Mapping[str, Any]) -> str:
         notes = f"  ({'; '.join(record['notes'])})" if "notes" in record else ""
-        path = _printable(record["path"]) + notes
+        path = printable(record["path"]) + notes
         for label, why in (("error", "error"), (UNKNOWN, "reason")):
             if why in record:
                 return f"{label:{self._scores_width}}  {path}: {record[why]}\n"
@@ -62,7 +62,7 @@ class Writer:
         return f"{scores}  {path}\n"
 
     def _csv(self, record: Mapping[str, Any]) -> str:
-        return _csv_line(flatten(record, self._labels).values())
+        return csv_line(flatten(record, self._labels).values())
 
 
 def flatten(record: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
@@ -84,15 +84,16 @@ def json_line(record: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
-def _csv_line(values: Iterable[object]) -> str:
+def csv_line(values: Iterable[object]) -> str:
+    """Write values as one line of CSV."""
     line = io.StringIO()
     # the writer quotes the characters of its own line end: with "\n" for one, it would leave a name's "\r" bare
     csv.writer(line, lineterminator="\r\n").writerow(values)
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _printable(path: str) -> str:
-    """A name on one line of a terminal: control characters as escapes, so that none can move the cursor."""
+def printable(path: str) -> str:
+    """Give a name on one line of a terminal: control characters as escapes, so that none can move the cursor."""
     return (
         path
         if path.isprintable()

@@ -1,6 +1,6 @@
-"""Many grains in one photograph: found, told one by one, counted.
+"""Many grains in one photograph: found, classified one by one, counted.
 
-`ground` and `find` take a tray apart into grains, `separate` cuts those that touch, `frame` lays each on black at the
-scale of the training images, `scale` says what that scale is, `count` and `output` make the answer, `picture` draws
-it, `command` runs all of it for `infer --grains`.
+`analyse` runs all of it: `background` and `find` take a tray apart into grains, `separate` cuts those that touch,
+`scale` says how large they are for the model, `light` how bright, `frame` lays each on black, `classify` predicts them,
+`record` counts. `writers` and `picture` show the record; the command is `rice infer --grains` (`rice_lib.cli.tray`).
 """

@@ -1,27 +1,30 @@
 """From a photograph of a tray to its grains: outlines, places and sizes.
 
-What stands out from the ground (`rice_lib.tray.ground`) is cut into single grains (`rice_lib.tray.separate`). Specks
-are passed over; what the picture's border cuts is counted, not measured: its size is unknown.
+What stands out from the background (`rice_lib.tray.background`) is separated into single grains
+(`rice_lib.tray.separate`). Specks are left out; what the picture's border cuts is counted apart, for its size is
+unknown.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from rice_lib.contract.decode import BadImageError
-from rice_lib.tray.ground import LEAST_CONTRAST, NOISES, Ground, fit_ground
+from rice_lib.contract.features import principal_moments
+from rice_lib.contract.image_file import BadImageError
+from rice_lib.tray.background import Background, fit_background
 from rice_lib.tray.separate import separate
 
 MAX_PIXELS = 64 * 1024 * 1024
-"""A larger photograph is refused: it would take gigabytes of memory, and no grain needs it."""
+"""Pixels of the largest photograph: another would take gigabytes of memory, and no grain needs it."""
 
-MAX_GRAINS = 5000
-"""More things than this are no tray of grains, but a texture."""
+MAX_OBJECTS = 5000
+"""More objects than this are no tray of grains, but a texture."""
 
-LEAST_AREA = 60.0
+MIN_AREA = 60.0
 """Pixels: a smaller grain has no shape that a model could see."""
 
 SPECK = 0.12
@@ -30,18 +33,20 @@ SPECK = 0.12
 FRAY = 0.03
 """Frays of an outline finer than this are smoothed away; of the square root of the grain's area."""
 
-_STEPS = (0.35, 0.42, 0.5, 0.58, 0.66, 0.74)
-"""Shares of a thing's contrast at which its outline is looked for."""
+_LEVELS = (0.35, 0.42, 0.5, 0.58, 0.66, 0.74)
+"""Shares of an object's contrast at which its outline is looked for."""
+
+_SQUARE = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
 class Grain:
-    """One thing on a tray; lengths in pixels of the photograph."""
+    """One object on a tray; lengths in pixels of the photograph."""
 
     outline: np.ndarray
     """int32 `[n, 2]` (x, y), closed."""
     centre: tuple[float, float]
-    """(x, y), the first pixel's middle being 0."""
+    """(x, y); (0, 0) is the centre of the first pixel."""
     length: float
     """Major axis of the ellipse with the same second moments."""
     width: float
@@ -53,18 +58,17 @@ class Grain:
 
     @classmethod
     def of(cls, outline: np.ndarray) -> Grain:
-        """The grain inside an outline."""
+        """Measure the grain inside an outline."""
         mask, (left, top) = mask_of(outline)
         moments = cv2.moments(mask, binaryImage=True)
         area = moments["m00"]
-        xx, yy, xy = (moments[k] / area + own for k, own in (("mu20", 1 / 12), ("mu02", 1 / 12), ("mu11", 0.0)))
-        middle, swing = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+        major, minor, angle = principal_moments(*(moments[name] / area for name in ("mu20", "mu02", "mu11")))
         return cls(
             outline=outline,
             centre=(moments["m10"] / area + left, moments["m01"] / area + top),
-            length=4 * float(np.sqrt(middle + swing)),
-            width=4 * float(np.sqrt(max(middle - swing, 1 / 12))),
-            angle=float(-np.degrees(0.5 * np.arctan2(2 * xy, xx - yy)) % 180),
+            length=4 * math.sqrt(major),
+            width=4 * math.sqrt(minor),
+            angle=-math.degrees(angle) % 180,
             area=area,
         )
 
@@ -78,12 +82,12 @@ class Found:
     cut: list[np.ndarray]
     """Outlines of what the picture's border cuts."""
     specks: int
-    """Things too small to be grains."""
-    ground: Ground
+    """Objects too small to be grains."""
+    background: Background
 
 
 def mask_of(outline: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """An outline's inside as uint8 0 and 1, and the place (x, y) of the mask's first pixel."""
+    """Fill an outline: a uint8 mask of 0 and 1, and the place (x, y) of its first pixel."""
     x, y, w, h = cv2.boundingRect(outline)
     mask = np.zeros((h, w), np.uint8)
     cv2.fillPoly(mask, [outline - (x, y)], 1)
@@ -97,92 +101,98 @@ def find(image: np.ndarray) -> Found:
         image: uint8 RGB `[H, W, 3]`.
 
     Raises:
-        BadImageError: too large, no plain ground, nothing on it, or no end of things.
+        BadImageError: too large, no plain background, nothing on it, or more than `MAX_OBJECTS`.
     """
     height, width = image.shape[:2]
     if height * width > MAX_PIXELS:
         raise BadImageError(f"the photograph is too large ({width} x {height} pixels): make it smaller")
-    ground = fit_ground(image)
-    difference = cv2.GaussianBlur(ground.difference(image), (0, 0), 0.8)
-    outlines = [part for whole in _outlines(difference, ground.spread) for part in separate(whole)]
-    whole = [outline for outline in outlines if not _at_border(outline, height, width)]
-    areas = np.array([cv2.contourArea(outline) for outline in whole])
-    least = max(LEAST_AREA, SPECK * _typical(areas))
-    grains = [Grain.of(_smooth(outline)) for outline, area in zip(whole, areas, strict=True) if area >= least]
-    cut = [outline for outline in outlines if _at_border(outline, height, width)]
+    background = fit_background(image)
+    difference = cv2.GaussianBlur(background.difference(image), (0, 0), 0.8)
+    inside: list[np.ndarray] = []
+    cut: list[np.ndarray] = []
+    for outline in (part for own in _outlines(difference, background.min_contrast) for part in separate(own)):
+        low, high = outline.min(axis=0), outline.max(axis=0)
+        at_border = (low <= 1).any() or high[0] >= width - 2 or high[1] >= height - 2
+        (cut if at_border else inside).append(outline)
+    areas = np.array([cv2.contourArea(outline) for outline in inside])
+    min_area = max(MIN_AREA, SPECK * _typical(areas))
+    grains = [Grain.of(_smooth(outline)) for outline, area in zip(inside, areas, strict=True) if area >= min_area]
     if not grains:
-        raise BadImageError("no grains on the ground" + (", but for what the border cuts" if cut else ""))
+        raise BadImageError("no grains on the background" + (", but for what the border cuts" if cut else ""))
     return Found(
         grains=_reading_order(grains),
-        cut=[outline for outline in cut if cv2.contourArea(outline) >= least],
-        specks=len(whole) - len(grains),
-        ground=ground,
+        cut=[outline for outline in cut if cv2.contourArea(outline) >= min_area],
+        specks=len(inside) - len(grains),
+        background=background,
     )
 
 
-def _outlines(difference: np.ndarray, spread: float) -> list[np.ndarray]:
-    """Outlines of all that stands out, each where the picture is steepest."""
-    least = max(LEAST_CONTRAST, NOISES * spread)
-    standing = difference[difference > least]
+def _outlines(difference: np.ndarray, min_contrast: float) -> list[np.ndarray]:
+    """Outline every object, where the picture is steepest."""
+    standing = difference[difference > min_contrast]
     if not len(standing):
-        raise BadImageError("nothing lies on the ground")
-    # Otsu among what stands out would part bright grains from dull ones: among all, it parts grains from ground
+        raise BadImageError("nothing lies on the background")
+    # Otsu among what stands out would part bright grains from dull ones: among all, it parts grains from background
     contrast = float(np.median(standing))
-    solid = (difference > max(least, _STEPS[0] * contrast)).astype(np.uint8)
-    solid = np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
+    solid = (difference > max(min_contrast, _LEVELS[0] * contrast)).astype(np.uint8)
+    solid = np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, _SQUARE), np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=4)
-    big = [n for n in range(1, count) if stats[n, cv2.CC_STAT_AREA] >= LEAST_AREA / 2]
-    if len(big) > MAX_GRAINS:
-        raise BadImageError(f"more than {MAX_GRAINS} things on the ground: photograph fewer grains at once")
+    large = [number for number in range(1, count) if stats[number, cv2.CC_STAT_AREA] >= MIN_AREA / 2]
+    if len(large) > MAX_OBJECTS:
+        raise BadImageError(f"more than {MAX_OBJECTS} objects on the background: photograph fewer grains at once")
     result = []
-    for number in big:
+    for number in large:
         x, y, w, h = stats[number, : cv2.CC_STAT_AREA]
         box = (slice(y, y + h), slice(x, x + w))
-        result += [o + np.array([x, y], np.int32) for o in _steepest(difference[box], labels[box] == number, contrast)]
+        result += [
+            outline + np.array([x, y], np.int32) for outline in _steepest(difference[box], labels[box] == number)
+        ]
     return result
 
 
-def _steepest(difference: np.ndarray, own: np.ndarray, contrast: float) -> list[np.ndarray]:
-    """Outlines of one thing at the level where its rim is steepest: a soft shadow beside it is left outside."""
+def _steepest(difference: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+    """Outline one object at the level where its rim is steepest: a soft shadow beside it is left outside."""
     inner = float(np.quantile(difference[own], 0.75))
     steep = np.hypot(cv2.Sobel(difference, cv2.CV_32F, 1, 0), cv2.Sobel(difference, cv2.CV_32F, 0, 1))
     best, chosen = -1.0, own.astype(np.uint8)
-    for share in _STEPS:
-        solid = (own & (difference > share * inner)).astype(np.uint8)
-        rim = solid - cv2.erode(solid, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    for level in _LEVELS:
+        solid = (own & (difference > level * inner)).astype(np.uint8)
+        rim = solid - cv2.erode(solid, _SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=1)
         if rim.any() and (mean := float(steep[rim > 0].mean())) > best:
             best, chosen = mean, solid
-    opened = cv2.morphologyEx(np.pad(chosen, 2), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    contours, _ = cv2.findContours(opened, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return [c[:, 0] - 2 for c in contours if cv2.contourArea(c) >= LEAST_AREA / 2]
+    opened = cv2.morphologyEx(np.pad(chosen, 2), cv2.MORPH_OPEN, _SQUARE)
+    return [outline - 2 for outline in contours(opened) if cv2.contourArea(outline) >= MIN_AREA / 2]
 
 
 def _smooth(outline: np.ndarray) -> np.ndarray:
-    """The outline without its frays: where a grain is hardly brighter than the ground, noise eats into its rim."""
+    """Smooth an outline: where a grain is hardly brighter than the background, noise eats into its rim.
+
+    A line too thin for its length to survive the smoothing (a card's edge) keeps its outline.
+    """
     mask, (left, top) = mask_of(outline)
     sigma = FRAY * float(np.sqrt(mask.sum()))
     margin = int(3 * sigma) + 1
     soft = cv2.GaussianBlur(np.pad(mask, margin).astype(np.float32), (0, 0), sigma)
-    contours, _ = cv2.findContours((soft > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    largest = max(contours, key=cv2.contourArea)
-    return largest[:, 0] + np.array([left - margin, top - margin], np.int32)
+    smoothed = max(contours((soft > 0.5).astype(np.uint8)), key=cv2.contourArea, default=None)
+    return outline if smoothed is None else smoothed + np.array([left - margin, top - margin], np.int32)
 
 
-def _at_border(outline: np.ndarray, height: int, width: int) -> bool:
-    low, high = outline.min(axis=0), outline.max(axis=0)
-    return bool((low <= 1).any() or high[0] >= width - 2 or high[1] >= height - 2)
+def contours(mask: np.ndarray) -> list[np.ndarray]:
+    """Trace the outer outlines of a uint8 mask, int32 `[n, 2]` (x, y) each, every pixel of them."""
+    found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return [np.asarray(outline[:, 0], np.int32) for outline in found]
 
 
 def _typical(areas: np.ndarray) -> float:
-    """Median area by the things' lengths: neither a coin nor many specks move it far."""
+    """Median area weighted by the objects' lengths: neither a coin nor many specks move it far."""
     if not len(areas):
         return 0.0
-    order = np.argsort(areas)
-    weight = np.cumsum(np.sqrt(areas[order]))
-    return float(areas[order][np.searchsorted(weight, weight[-1] / 2)])
+    areas = np.sort(areas)
+    weight = np.cumsum(np.sqrt(areas))
+    return float(areas[np.searchsorted(weight, weight[-1] / 2)])
 
 
 def _reading_order(grains: list[Grain]) -> list[Grain]:
-    """Row by row, a row being as high as a grain is long."""
+    """Sort row by row, a row being as high as a grain is long."""
     row = float(np.median([grain.length for grain in grains]))
     return sorted(grains, key=lambda grain: (int(grain.centre[1] // row), grain.centre[0]))

@@ -1,8 +1,8 @@
-"""A grain of a tray as the model knows grains: alone, upright as it lay, on black, at the training images' scale.
+"""A grain of a tray as the model knows grains: alone, as it lay, on black, at the training images' scale.
 
-The training images are 250 x 250 files of one grain, cut out hard on nearly black, which `preprocess.to_square` brings
-to the model's 224. A grain of a tray is brought to the scale of those files, laid in the middle of a black square of
-250 pixels, and takes the same last step.
+The training images are 250 x 250 files of one grain, cut out sharply on nearly black, which `to_square` brings to the
+model's 224. A grain of a tray is brought to the scale of those files, put in the centre of a black square of 250
+pixels, and takes the same last step.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SIDE = 250
 """Side in pixels of the training images' files."""
 
 RIM = 1.5
-"""Pixels of a file inside the outline where a grain's colour is mixed with the ground's (the camera's blur): they take
+"""Pixels of a file inside the outline where the camera's blur mixes a grain's colour with the background's: they take
 the colour of the nearest pixel further in."""
 
 
 def frame(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> np.ndarray:
-    """One grain in the model's frame.
+    """Show one grain in the model's frame.
 
     Args:
         image: the tray, uint8 RGB `[H, W, 3]`.
@@ -32,27 +32,25 @@ def frame(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> 
         gain: what its brightness is multiplied by (`rice_lib.tray.light`).
 
     Returns:
-        uint8 RGB `[224, 224, 3]`. A thing longer than the frame is made smaller until it fits.
+        uint8 RGB `[224, 224, 3]`. An object longer than the frame is reduced until it fits.
     """
     mask, (left, top) = mask_of(grain.outline)
     height, width = mask.shape
     factor = min(factor, (SIDE - 2) / max(height, width))
-    colours = _pure(image[top : top + height, left : left + width], mask, RIM / factor)
+    colours = _without_rim(image[top : top + height, left : left + width], mask, RIM / factor)
     colours = cv2.convertScaleAbs(colours, alpha=gain)
     if factor != 1:
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-        colours = cv2.resize(colours, size, interpolation=how)
+        width, height = size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        colours = cv2.resize(colours, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
         mask = (cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.uint8)
-        width, height = size
     square = np.zeros((SIDE, SIDE, 3), np.uint8)
     row, column = (SIDE - height) // 2, (SIDE - width) // 2
     square[row : row + height, column : column + width] = colours * mask[..., None]
     return np.asarray(to_square(Image.fromarray(square), IMAGE_SIZE))
 
 
-def _pure(colours: np.ndarray, mask: np.ndarray, rim: float) -> np.ndarray:
-    """The pixels with those outside the grain and on its rim replaced by the nearest ones inside."""
+def _without_rim(colours: np.ndarray, mask: np.ndarray, rim: float) -> np.ndarray:
+    """Replace the pixels outside the grain and on its rim by the nearest ones inside."""
     depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     inside = depth > min(rim, 0.5 * float(depth.max()))
     _, nearest = cv2.distanceTransformWithLabels(

@@ -1,4 +1,4 @@
-"""The light on a tray, read off the grains themselves, and taken back to that of the training images.
+"""The light on a tray, read off the grains themselves, and corrected towards that of the training images.
 
 A photograph of white paper is exposed for the paper, and grains on it come out dull; a lamp at one side makes half of
 a tray darker than the other. The varieties differ in brightness too (means of 205 to 237 grey levels), so the light is
@@ -17,23 +17,28 @@ from rice_lib.tray.find import Grain, mask_of
 BRIGHTNESS = (203.0, 236.0)
 """Grey levels of the dullest and the brightest variety: means over the training grains of Karacadag and Ipsala."""
 
-PLANE_FROM = 20
+MIN_FOR_PLANE = 20
 """Fewer grains than this say what the light is, but not how it falls off: chance mixes bright and dull varieties."""
 
 
 def gains(image: np.ndarray, grains: Sequence[Grain]) -> np.ndarray:
-    """What each grain's pixels are to be multiplied by: float64 `[len(grains)]`.
+    """Compute what each grain's pixels are to be multiplied by, float64 `[len(grains)]`.
 
     Args:
         image: the tray, uint8 RGB `[H, W, 3]`.
         grains: those found on it; at least one.
     """
     levels = np.log([_brightness(image, grain) for grain in grains])
-    places = np.array([grain.centre for grain in grains]) / max(image.shape[:2])
     light = np.full(len(grains), np.median(levels))
-    if len(grains) >= PLANE_FROM:
+    if len(grains) >= MIN_FOR_PLANE:
+        places = np.array([grain.centre for grain in grains]) / max(image.shape[:2])
         terms = np.column_stack([np.ones(len(grains)), places - places.mean(axis=0)])
-        light = terms @ _robust(terms, levels)
+        # least absolute deviations by iterated least squares: a stone or a coin does not tilt the plane
+        weight = np.ones(len(grains))
+        for _ in range(10):
+            root = np.sqrt(weight)
+            light = terms @ np.linalg.lstsq(terms * root[:, None], levels * root, rcond=None)[0]
+            weight = 1 / np.maximum(np.abs(levels - light), 0.02)
     return np.exp(np.clip(light, *np.log(BRIGHTNESS)) - light)
 
 
@@ -42,13 +47,3 @@ def _brightness(image: np.ndarray, grain: Grain) -> float:
     mask, (x, y) = mask_of(grain.outline)
     mean = cv2.mean(image[y : y + mask.shape[0], x : x + mask.shape[1]], mask)
     return max(1.0, sum(mean[:3]) / 3)
-
-
-def _robust(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Least absolute deviations by iterated least squares: a stone or a coin does not tilt the plane."""
-    weight = np.ones(len(values))
-    for _ in range(10):
-        root = np.sqrt(weight)
-        coefficients = np.linalg.lstsq(terms * root[:, None], values * root, rcond=None)[0]
-        weight = 1 / np.maximum(np.abs(values - terms @ coefficients), 0.02)
-    return coefficients

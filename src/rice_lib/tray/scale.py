@@ -2,13 +2,13 @@
 
 Why the scale must be known: the varieties differ in size more than in anything else. Karacadag at 1.3 times its size
 looks like Arborio, Arborio at 1.4 times like Ipsala, Jasmine at 1.3 times like Basmati, so a photograph from another
-distance is told wrongly, and confidently. Without a word about it a tray is taken to have the training images' scale,
-and a warning says when its grains fit no variety at it.
+distance is misclassified, and confidently. Where no scale is given, a tray is taken to have that of the training
+images, and a warning says when its grains fit no variety at it.
 
 Why millimetres give two scales: the training set was photographed at two. Its paper names neither. But the two
 sessions of Jasmine, one variety, differ by the same factor in length (1.36) and in width (1.34), and no one scale fits
 the published sizes of the five varieties: at Arborio's, Ipsala would be 4.3 mm wide and Basmati 9.6 mm long. A grain of
-known size is therefore shown to the model at both scales, and a variety is told at a scale of its own alone.
+known size is therefore shown to the model at both scales, and a variety is predicted only at a scale of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rice_lib.contract.decode import BadImageError
+from rice_lib.contract.image_file import BadImageError
 from rice_lib.tray.find import Grain
 
 NEAR_MM = 0.0365
@@ -35,28 +35,20 @@ The same source: Arborio, 6.3 x 3.3 mm and 137 x 70.2 px, gives 0.0459 and 0.047
 and 0.0472; the geometric mean of the four is 0.0479. Uncertain by about 10 %: other samples, and those measured were
 brown, not milled."""
 
-NEAR = ("Basmati", "Ipsala", "Jasmine")
-FAR = ("Arborio", "Jasmine", "Karacadag")
+NEAR = {"Basmati": (203.5, 47.4), "Ipsala": (196.6, 91.9), "Jasmine": (198.2, 62.5)}
+FAR = {"Arborio": (137.2, 70.2), "Jasmine": (145.3, 46.6), "Karacadag": (114.2, 71.9)}
+"""Varieties photographed at each scale, with their major and minor axis in pixels of a training file: medians of 300
+training grains a variety (means of the two sessions of Jasmine)."""
 
-AXES = {
-    "Arborio": ((137.2, 70.2),),
-    "Basmati": ((203.5, 47.4),),
-    "Ipsala": ((196.6, 91.9),),
-    "Jasmine": ((145.3, 46.6), (198.2, 62.5)),
-    "Karacadag": ((114.2, 71.9),),
-}
-"""Major and minor axis in pixels of a training file, one pair a session: medians of 300 training grains a variety
-(means of the two sessions of Jasmine)."""
-
-FITS = 0.12
-"""A grain within so much of a variety's axes (root mean square of the two logarithms) fits it: two standard deviations
-of the training grains' axes, which spread by 5 to 8 %."""
+FIT = 0.12
+"""A grain within this of a variety's axes (root mean square of the two logarithms) fits it: two standard deviations of
+the training grains' axes, which spread by 5 to 8 %."""
 
 ROUND = 0.9
-"""Width over length, and area over that of the ellipse, of a round object at least."""
+"""Smallest width over length, and area over that of the ellipse, of a round object."""
 
-LARGER = 1.5
-"""A reference object has this many times the area of the typical grain at least."""
+REFERENCE_AREA = 1.5
+"""A reference object has at least this many times the area of the typical grain."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,9 @@ class View:
     factor: float
     """Pixels of a training file to one of the tray."""
     varieties: tuple[str, ...] | None
-    """Those photographed at this scale, which alone are told at it; None: all."""
+    """Those photographed at this scale, the only ones predicted at it; None: all."""
+    axes: tuple[tuple[float, float], ...] = ()
+    """Major and minor axes of the varieties, in pixels of a training file."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +72,24 @@ class Scale:
     """Of the tray, where it is known."""
 
 
-TRAINING = Scale((View(1.0, None),))
+TRAINING = Scale((View(1.0, None, (*FAR.values(), *NEAR.values())),))
 """One pixel of the tray is one of a training file."""
 
 
 def known(mm_per_pixel: float) -> Scale:
-    """The scale of a tray whose pixels have a known size in millimetres."""
-    return Scale((View(mm_per_pixel / FAR_MM, FAR), View(mm_per_pixel / NEAR_MM, NEAR)), mm_per_pixel)
+    """Give the scale of a tray whose pixels have a known size in millimetres."""
+    sessions = ((FAR_MM, FAR), (NEAR_MM, NEAR))
+    return Scale(tuple(View(mm_per_pixel / mm, tuple(s), tuple(s.values())) for mm, s in sessions), mm_per_pixel)
 
 
 def find_reference(grains: Sequence[Grain]) -> Grain:
-    """The largest round object among the things on a tray.
+    """Find the largest round object on a tray.
 
     Raises:
         BadImageError: there is none.
     """
-    typical = float(np.median([grain.area for grain in grains]))
-    candidates = [grain for grain in grains if _is_round(grain) and grain.area >= LARGER * typical]
+    min_area = REFERENCE_AREA * float(np.median([grain.area for grain in grains]))
+    candidates = [grain for grain in grains if _is_round(grain) and grain.area >= min_area]
     if not candidates:
         raise BadImageError(
             "no round reference object: lay a coin or a disc, larger than the grains and touching none, into the "
@@ -104,31 +99,23 @@ def find_reference(grains: Sequence[Grain]) -> Grain:
 
 
 def by_reference(reference: Grain, diameter_mm: float) -> Scale:
-    """The scale of a tray on which a round object of known diameter lies."""
+    """Give the scale of a tray on which a round object of known diameter lies."""
     return known(diameter_mm / float(np.sqrt(4 * reference.area / np.pi)))
 
 
 def misfit(grains: Sequence[Grain], scale: Scale) -> float | None:
-    """How many times too large the grains are for the scale; None where at least half fit a variety."""
+    """Estimate how many times too large the grains are for the scale; None where at least half fit a variety."""
     sizes = np.log([(grain.length, grain.width) for grain in grains])
-    axes = np.log([axes / view.factor for view in scale.views for axes in _axes(view)])
+    axes = np.log([np.array(pair) / view.factor for view in scale.views for pair in view.axes])
 
     def distances(times: float) -> np.ndarray:
         apart = sizes[:, None, :] - axes - np.log(times)
         return np.sqrt((apart**2).mean(axis=2)).min(axis=1)
 
-    if np.median(distances(1.0)) <= FITS:
+    if np.median(distances(1.0)) <= FIT:
         return None
     tried = np.geomspace(0.1, 10, 231)
     return float(tried[np.argmin([np.minimum(distances(times), 0.5).mean() for times in tried])])
-
-
-def _axes(view: View) -> list[np.ndarray]:
-    """Axes of the varieties that are told at a view; its factor picks the session where a variety has two."""
-    if view.varieties is None:
-        return [np.array(pair) for pairs in AXES.values() for pair in pairs]
-    last = view.varieties == NEAR
-    return [np.array(AXES[name][-1 if last else 0]) for name in view.varieties]
 
 
 def _is_round(grain: Grain) -> bool:

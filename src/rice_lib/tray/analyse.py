@@ -1,0 +1,66 @@
+"""One photograph of a tray, from its pixels to its record."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rice_lib.backends.predictor import Predictor
+from rice_lib.contract.image_file import BadImageError
+from rice_lib.tray import scale as scales
+from rice_lib.tray.classify import classify
+from rice_lib.tray.find import find
+from rice_lib.tray.light import gains
+from rice_lib.tray.record import TrayRecord, count
+
+
+def analyse(
+    predictor: Predictor,
+    path: str,
+    image: np.ndarray,
+    *,
+    mm_per_pixel: float | None = None,
+    reference_mm: float | None = None,
+    reject: bool = True,
+    batch_size: int = 32,
+) -> TrayRecord:
+    """Find, classify and count the grains of a tray.
+
+    Args:
+        predictor: the model.
+        path: named in the record.
+        image: the tray, uint8 RGB `[H, W, 3]`.
+        mm_per_pixel: its scale, where it is known.
+        reference_mm: diameter of a round object that lies among the grains, which gives the scale.
+        reject: whether the model's rejection rule is applied.
+        batch_size: grains of one call to the model.
+
+    Raises:
+        BadImageError: not a tray of grains, or no reference object on it.
+        RiceError: the engine failed.
+    """
+    found, notes = find(image), []
+    if not found.background.darker:
+        notes.append(
+            "the background is brighter than the grains, whose shadows blur their outlines: about one in ten is "
+            "misclassified; lay them on a dark or coloured card"
+        )
+    grains, scale = found.grains, scales.TRAINING
+    if mm_per_pixel is not None:
+        scale = scales.known(mm_per_pixel)
+    elif reference_mm is not None:
+        reference = scales.find_reference(grains)
+        scale = scales.by_reference(reference, reference_mm)
+        grains = [grain for grain in grains if grain is not reference]
+        if not grains:
+            raise BadImageError("no grains beside the reference object")
+    times = scales.misfit(grains, scale)
+    if times is not None:
+        notes.append(
+            f"the grains fit no variety at this scale (they are about {times:.1f} times the size); give the tray's "
+            "--mm-per-pixel, or lay a coin beside them and give its --reference-mm"
+        )
+    predictions = classify(
+        predictor, image, grains, gains(image, grains), scale.views, reject=reject, batch_size=batch_size
+    )
+    counts = count(predictions, predictor.labels, len(found.cut))
+    return TrayRecord(path, grains, predictions, counts, found.cut, scale.mm_per_pixel, tuple(notes))

@@ -1,0 +1,111 @@
+"""The record of one tray: its grains with the prediction of each, and counts and shares of the varieties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rice_lib.common.interval import wilson
+from rice_lib.contract.prediction import UNKNOWN, Prediction
+from rice_lib.contract.record import Record
+from rice_lib.tray.find import Grain
+
+
+@dataclass(frozen=True)
+class Share:
+    """One variety on a tray: its share of the classified grains, with its 95 % interval."""
+
+    variety: str
+    count: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What lies on a tray, in numbers."""
+
+    shares: tuple[Share, ...]
+    """One a variety, in the model's order."""
+    classified: int
+    """Grains that are of a known variety: what the shares are of."""
+    unknown: int
+    """Objects that are no grain of a known variety."""
+    cut: int
+    """Objects that the picture's border cuts: neither classified nor counted."""
+
+    def __str__(self) -> str:
+        """One line: how many grains, and what was left out."""
+        parts = [f"{self.classified} grain{'s' * (self.classified != 1)} classified"]
+        parts += [f"{self.unknown} unknown"] * bool(self.unknown) + [f"{self.cut} cut by the border"] * bool(self.cut)
+        return ", ".join(parts)
+
+
+def count(predictions: Sequence[Prediction], labels: Sequence[str], cut: int) -> Counts:
+    """Count the varieties; the intervals are those of a random sample of grains, not of the model's errors."""
+    found = {name: sum(prediction.label == name for prediction in predictions) for name in (*labels, UNKNOWN)}
+    known = len(predictions) - found[UNKNOWN]
+    shares = (Share(name, found[name], found[name] / max(known, 1), *wilson(found[name], known)) for name in labels)
+    return Counts(tuple(shares), known, found[UNKNOWN], cut)
+
+
+@dataclass(frozen=True)
+class TrayRecord:
+    """One tray: its grains and their counts, or the error where it could not be read."""
+
+    path: str
+    grains: Sequence[Grain] = ()
+    predictions: Sequence[Prediction] = ()
+    """One a grain."""
+    counts: Counts | None = None
+    cut: Sequence[np.ndarray] = ()
+    """Outlines of what the picture's border cuts."""
+    mm_per_pixel: float | None = None
+    """Where the scale is known."""
+    notes: tuple[str, ...] = ()
+    """Warnings about the photograph."""
+    error: str | None = None
+
+    def grain_dicts(self, top_k: int) -> list[dict[str, Any]]:
+        """Give each grain as it is written, with its `top_k` highest scores.
+
+        Lengths are in pixels and, where the scale is known, in millimetres, the angle is in degrees.
+        """
+        records = []
+        for number, (grain, prediction) in enumerate(zip(self.grains, self.predictions, strict=True), 1):
+            sizes = {"length": grain.length, "width": grain.width}
+            scale = self.mm_per_pixel
+            record: dict[str, Any] = {
+                "path": self.path,
+                "grain": number,
+                "x": round(grain.centre[0], 1),
+                "y": round(grain.centre[1], 1),
+                **{f"{name}_px": round(size, 1) for name, size in sizes.items()},
+                **({f"{name}_mm": round(size * scale, 3) for name, size in sizes.items()} if scale else {}),
+                "angle": round(grain.angle, 1),
+            }
+            records.append(record | Record(self.path, prediction).as_dict(top_k))
+        return records
+
+    def summary(self) -> dict[str, Any]:
+        """Give the counts as they are written."""
+        assert self.counts is not None
+        return {
+            "found": self.counts.classified + self.counts.unknown,
+            "told": self.counts.classified,  # the key of version 0.1
+            "unknown": self.counts.unknown,
+            "cut": self.counts.cut,
+            "mm_per_pixel": self.mm_per_pixel,
+            "varieties": {
+                own.variety: {
+                    "count": own.count,
+                    "share": round(own.share, 4),
+                    "interval": [round(own.low, 4), round(own.high, 4)],
+                }
+                for own in self.counts.shares
+            },
+        }

@@ -1,0 +1,59 @@
+"""A tray's record as text: a table for people, a row a grain for programs.
+
+JSON lines hold one object a grain, which has `grain`, and after those of a tray one that has `summary`: `jq
+'select(.grain)'` and `jq 'select(.summary)'` part them. CSV holds the grains alone. A tray that cannot be read is one
+record with `path` and `error`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rice_lib.predict.writers import csv_line, json_line, printable
+from rice_lib.tray.record import TrayRecord
+
+_SIZES = ("x", "y", "length_px", "width_px", "length_mm", "width_mm", "angle")
+
+
+class TrayWriter:
+    """Writes tray records as text of one form: `table`, `jsonl` or `csv`."""
+
+    def __init__(self, form: str, labels: Sequence[str], top_k: int | None) -> None:
+        """Write with scores of the `top_k` likeliest varieties, all by default; a table has none."""
+        self._top_k = top_k or len(labels)
+        self._columns = ["path", "grain", *_SIZES, "label", "confidence", *labels, "reason", "error"]
+        self.text = {"table": _table, "jsonl": self._jsonl, "csv": self._csv}[form]
+        """From a record to its text."""
+        self.header = csv_line(self._columns) if form == "csv" else ""
+        """What stands before the first record."""
+
+    def _jsonl(self, record: TrayRecord) -> str:
+        if record.counts is None:
+            return json_line({"path": record.path, "error": record.error})
+        rows = [*record.grain_dicts(self._top_k), {"path": record.path, "summary": record.summary()}]
+        return "".join(map(json_line, rows))
+
+    def _csv(self, record: TrayRecord) -> str:
+        rows = [row | row["scores"] for row in record.grain_dicts(self._top_k)]
+        if record.counts is None:
+            rows = [{"path": record.path, "error": record.error}]
+        return "".join(csv_line(row.get(name) for name in self._columns) for row in rows)
+
+
+def _table(record: TrayRecord) -> str:
+    path = printable(record.path)
+    if record.counts is None:
+        return f"{path}: error: {record.error}\n"
+    width = max(len(own.variety) for own in record.counts.shares)
+    lines = [f"{path}: {record.counts}", f"  {'variety':{width}}  grains    share   95 % interval"]
+    lines += [
+        f"  {own.variety:{width}}  {own.count:6}  {own.share:7.1%}   {own.low:.1%} to {own.high:.1%}"
+        for own in record.counts.shares
+    ]
+    rejected: defaultdict[str, list[str]] = defaultdict(list)
+    for number, prediction in enumerate(record.predictions, start=1):
+        if prediction.reason is not None:
+            rejected[prediction.reason].append(str(number))
+    lines += [f"  unknown: {reason}: {', '.join(numbers)}" for reason, numbers in rejected.items()]
+    return "\n".join(lines) + "\n"
