@@ -1,8 +1,8 @@
 """Trays composed from photographs of single grains, so that every grain's place, outline and variety are known.
 
 A grain is cut from its black background, turned, and laid with others on a background of one colour: apart, or in twos
-and threes that touch side by side, end to end, or crossing slightly. The background has texture and uneven light; grains
-cast soft shadows; the camera adds blur, noise and JPEG.
+and threes that touch side by side, end to end, or crossing slightly. The background has texture and uneven light;
+grains cast soft shadows; the camera adds blur, noise and JPEG.
 """
 
 from __future__ import annotations

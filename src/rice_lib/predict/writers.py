@@ -6,13 +6,13 @@ written as they would have been the first time.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rice_lib.common.files import csv_writer
 from rice_lib.contract.prediction import UNKNOWN
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
@@ -87,9 +87,8 @@ def json_line(record: Mapping[str, Any]) -> str:
 def csv_line(values: Iterable[object]) -> str:
     """Write values as one line of CSV."""
     line = io.StringIO()
-    # the writer quotes the characters of its own line end: with "\n" for one, it would leave a name's "\r" bare
-    csv.writer(line, lineterminator="\r\n").writerow(values)
-    return line.getvalue().removesuffix("\r\n") + "\n"
+    csv_writer(line).writerow(values)
+    return line.getvalue()
 
 
 def printable(path: str) -> str:

@@ -14,8 +14,8 @@ from rice_lib.tray.scale import View
 NO_VARIETY = "unlike the training images (no variety at this size)"
 
 MIN_SCORE = 0.5
-"""Where millimetres are known, a grain is unknown if no variety scores this at a scale of its own: the model's likeliest
-may be a variety that was never photographed at that scale."""
+"""Where millimetres are known, a grain is unknown if no variety scores this at a scale of its own: the model's first
+choice may be a variety that was never photographed at that scale."""
 
 
 def classify(
