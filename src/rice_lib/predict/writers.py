@@ -6,13 +6,12 @@ written as they would have been the first time.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from rice_lib.common.files import csv_writer
+from rice_lib.common.files import csv_line
 from rice_lib.contract.prediction import UNKNOWN
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
@@ -82,13 +81,6 @@ def json_line(record: Mapping[str, Any]) -> str:
         # bytes of a name that are no UTF-8 stay recoverable: as \\udcXX escapes, which Python's json reads back
         text = json.dumps(record)
     return text + "\n"
-
-
-def csv_line(values: Iterable[object]) -> str:
-    """Write values as one line of CSV."""
-    line = io.StringIO()
-    csv_writer(line).writerow(values)
-    return line.getvalue()
 
 
 def printable(path: str) -> str:
