@@ -44,11 +44,13 @@ def test_a_column_may_have_a_format_of_its_own():
 
 
 def test_numbers_are_right_aligned_text_is_not_and_there_is_no_index():
-    table = pd.DataFrame({"name": ["a", "b"], "n": [1, 2], "m ± s": ["1.0 ± 0.1", "12 ± 3"]}, index=[7, 8])
+    table = pd.DataFrame(
+        {"name": ["a", "b"], "n": [1, 2], "m ± s": ["1.0 ± 0.1", "12 ± 3"], "k": ["1 of 40", "—"]}, index=[7, 8]
+    )
     head, rule, first, _ = tables.markdown(table).splitlines()
-    assert head == "| name | n | m ± s |"
-    assert [part.strip().endswith(":") for part in rule.strip("|").split("|")] == [False, True, True]
-    assert first == "| a | 1 | 1.0 ± 0.1 |"
+    assert head == "| name | n | m ± s | k |"
+    assert [part.strip().endswith(":") for part in rule.strip("|").split("|")] == [False, True, True, True]
+    assert first == "| a | 1 | 1.0 ± 0.1 | 1 of 40 |"
 
 
 @pytest.mark.parametrize("text", ["a|b", "<script>", "_x_ *y* `z`", "[a](b)", "two\nlines", "$1 ~ 2^3 @me", "C:\\x"])

@@ -102,8 +102,9 @@ def headline(results: Results) -> str:
         if metric.of.keys() == {"model", "split"} and metric.name in SCORES:
             model, split = str(metric.of["model"]), str(metric.of["split"])
             row = {"model": MODELS.get(model, model), "split": split, **dict.fromkeys(SCORES)}
-            row = rows.setdefault((model, split), {**row, "of images": None, "measured in": _page(notebook)})
-            row |= {metric.name: metric, "of images": metric.n or row["of images"]}
+            row = rows.setdefault((model, split), {**row, "measured in": _page(notebook)})
+            count = metric.name == "misclassified" and metric.value is not None
+            row[metric.name] = f"{metric.value:,.0f} of {metric.n:,}" if count else metric
     models = list(dict.fromkeys(model for model, _ in rows))
     ordered = sorted(rows, key=lambda row: models.index(row[0]))
     return _table([rows[row] for row in ordered], "No notebook has recorded a score yet.")

@@ -24,7 +24,7 @@ NONE = "—"
 """Where there is nothing to show."""
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-_NUMERIC = re.compile(rf"([-+]|\\< )?\d[^a-zA-Z]*$|{NONE}$")
+_NUMERIC = re.compile(rf"([-+]|\\< )?\d[^a-zA-Z]*( of [\d,]+)?$|{NONE}$")
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>#|$~^@])")
 
 Format = str | Callable[[Any], str]
