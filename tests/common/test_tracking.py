@@ -76,3 +76,12 @@ def test_the_folder_of_figures_is_there_without_figures(first):
     run, _ = first
     record(run, "07_triton_smoke", {"serve/ready_s": 1})
     assert run.paths.figure("07_triton_smoke", "any").parent.is_dir()
+
+
+def test_a_database_elsewhere_makes_no_folder_here(tmp_path):
+    run = run_in(tmp_path / "root")
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    there = run.params.model_copy(update={"tracking": run.params.tracking.model_copy(update={"uri": uri})})
+    with mlflow_session(Run(there, run.paths), "01_eda"):
+        assert (tmp_path / "elsewhere.db").is_file()
+    assert not run.paths.mlruns.exists()

@@ -94,7 +94,8 @@ def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[s
     import mlflow
 
     uri, experiment = run.params.tracking.uri, run.params.tracking.experiment
-    run.paths.mlruns.mkdir(parents=True, exist_ok=True)
+    if uri is None:
+        run.paths.mlruns.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri or f"sqlite:///{run.paths.mlruns / 'mlflow.db'}")
     if mlflow.get_experiment_by_name(experiment) is None:
         location = None if uri else (run.paths.mlruns / "artifacts").as_uri()
