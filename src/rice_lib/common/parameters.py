@@ -51,9 +51,9 @@ class SplitParams(_Section):
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.2
     """Of what the test split leaves."""
-    session_after: Positive = 12000
-    """The `session` scheme tests on images numbered above this. Jasmine's second session begins at about 11,700: 12,000
-    leaves some of it in training, as a few labelled images of a new session would be; 11,600 holds all of it out."""
+    session_after: Positive = 11600
+    """The `session` scheme tests on images numbered above this. Jasmine's second capture session begins at about number
+    11,700: 11,600 holds it out whole, 12,000 leaves some of it in training."""
 
 
 class BaselineParams(_Section):
@@ -81,14 +81,34 @@ class ArchitectureParams(_Section):
 
 
 class AugmentationParams(_Section):
-    """Random changes to training images that leave the variety as it is; drawn for each image and epoch."""
+    """Random changes to training images that leave the variety as it is; each drawn anew per image and epoch.
+
+    Sizes `s` of `scale`, `stretch`, `gamma` and `channel_gain` mean a factor that is log-uniform between 1 / (1 + s)
+    and 1 + s. At 0 (`flip`: false, `jpeg_quality`: null) an ingredient is off.
+    """
 
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 180.0
     flip: bool = True
-    scale: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.05
+    stretch: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Of one direction against the one across it, any direction: the area stays."""
     shift: Annotated[float, Field(ge=0, lt=0.5)] = 0.03
     """Of the image's side."""
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Gain of all channels: uniform between 1 - b and 1 + b."""
+    channel_gain: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Gain of each channel by itself: another white balance."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.0
+    greyscale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the images that lose their colour."""
+    background: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Highest level of the background, as a share of white."""
+    blur: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Largest standard deviation in pixels, of half of the images."""
+    noise: Annotated[float, Field(ge=0, le=64)] = 0.0
+    """Largest standard deviation in grey levels, of half of the images."""
+    jpeg_quality: Annotated[int, Field(ge=10, le=95)] | None = None
+    """Lowest quality at which half of the images are compressed once more."""
 
 
 class FinetuneParams(_Section):
