@@ -5,6 +5,9 @@ embeds and attends to the K brightest patches only. Each keeps its own position 
 of the dense model, and either form loads the other's. The choice is made inside the graph (TopK and Gather), so it
 travels with an export. That form also skips what nobody reads: its last layer computes the class token only.
 
+With `aligned_frame` the model first lays the grain into a small canonical frame (`backends.align`), which removes
+scale, place, direction and colour, and attends to every patch of that frame. Its weights file, too, is the dense one.
+
 `PixelClassifier` puts the normalisation in front: bytes in, logits out. It is what is evaluated, exported and served.
 """
 
@@ -21,9 +24,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, ViTLayer, eager_attention_forward
 from transformers.utils import logging
 
+from rice_lib.backends.align import GrainAlignment
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
-from rice_lib.contract.decode import NORMALISE_MEAN, NORMALISE_STD
+from rice_lib.contract.decode import IMAGE_SIZE, NORMALISE_MEAN, NORMALISE_STD
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -32,9 +36,11 @@ MAX_FLOAT32_PATCHES = 2**24 // (255 * 48 + 1)
 
 
 class RiceViTConfig(ViTConfig):
-    """`ViTConfig` with one key more; still `model_type: vit`, so plain transformers loads the dense weights."""
+    """`ViTConfig` with two keys more; still `model_type: vit`, so plain transformers loads the dense weights."""
 
     foreground_patches: int | None = None
+    aligned_frame: list[int] | None = None
+    """Height and width in pixels."""
 
 
 class ForegroundEmbeddings(ViTEmbeddings):
@@ -64,6 +70,36 @@ class ForegroundEmbeddings(ViTEmbeddings):
         down, across = self.patch_embeddings.projection.kernel_size
         grid = pixel_values.reshape(count, channels, height // down, down, width // across, across)
         return grid.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, channels * down * across)
+
+
+class AlignedEmbeddings(ViTEmbeddings):
+    """Patch and position embeddings of the grain's aligned frame, behind the class token.
+
+    The frame's patches have the position embeddings of the patches in the middle of the dense model's square.
+    """
+
+    places: torch.Tensor
+
+    def __init__(self, config: RiceViTConfig) -> None:
+        super().__init__(config)
+        assert config.aligned_frame is not None
+        height, width = config.aligned_frame
+        self.alignment = GrainAlignment(IMAGE_SIZE, height, width)
+        patch = self.patch_embeddings.projection.kernel_size[0]
+        side, rows, columns = (length // patch for length in (IMAGE_SIZE, height, width))
+        corner = (side - rows) // 2 * side + (side - columns) // 2
+        places = 1 + corner + side * torch.arange(rows)[:, None] + torch.arange(columns)
+        self.register_buffer("places", places.flatten(), persistent=False)
+
+    def forward(  # type: ignore[override]  # the model passes the dense form's options; none applies here
+        self, pixel_values: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Float `[N, 3, H, W]` to `[N, 1 + patches of the frame, hidden_size]`."""
+        frame = self.alignment(pixel_values) - 1
+        tokens = self.patch_embeddings.projection(frame).flatten(2).transpose(1, 2)
+        tokens = tokens + self.position_embeddings[:, self.places]
+        first = self.cls_token + self.position_embeddings[:, :1]
+        return self.dropout(torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1))
 
 
 def brightest(patches: torch.Tensor, keep: int) -> torch.Tensor:
@@ -121,14 +157,15 @@ class ClassTokenLayer(ViTLayer):
 
 
 class RiceViTForImageClassification(ViTForImageClassification):
-    """`ViTForImageClassification` that honours `foreground_patches`."""
+    """`ViTForImageClassification` that honours `foreground_patches` and `aligned_frame`."""
 
     config_class = RiceViTConfig
 
     def __init__(self, config: RiceViTConfig) -> None:
         super().__init__(config)
-        if config.foreground_patches is not None:
-            self.vit.embeddings = ForegroundEmbeddings(config)
+        if config.foreground_patches is not None or config.aligned_frame is not None:
+            form = ForegroundEmbeddings if config.aligned_frame is None else AlignedEmbeddings
+            self.vit.embeddings = form(config)
             self.vit.layers[-1] = ClassTokenLayer(config)
             self.post_init()
 
@@ -190,6 +227,28 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     """Read what made a checkpoint, as notebook 04 wrote it beside the weights; empty where nothing was written."""
     file = directory / PROVENANCE_FILE
     return read_json(file) if file.is_file() else {}
+
+
+def attended(images: np.ndarray, config: RiceViTConfig) -> np.ndarray:
+    """Show what a model attends to: its aligned frames in the middle of black, or the images with the rest dimmed.
+
+    Args:
+        images: uint8 `[N, H, W, 3]`.
+        config: the model's.
+
+    Returns:
+        uint8 `[N, H, W, 3]`.
+    """
+    if config.aligned_frame is None:
+        assert isinstance(config.patch_size, int)
+        return dim_unattended(images, config.foreground_patches, config.patch_size)
+    height, width = config.aligned_frame
+    frames = GrainAlignment(IMAGE_SIZE, height, width)(normalise(torch.from_numpy(images)))
+    pixels = (frames * NORMALISE_STD).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+    canvas = np.zeros_like(images)
+    canvas[:, top : top + height, left : left + width] = pixels
+    return canvas
 
 
 def dim_unattended(images: np.ndarray, keep: int | None, patch_size: int, share: float = 0.45) -> np.ndarray:

@@ -120,6 +120,9 @@ class FinetuneParams(_Section):
     """For `scratch` alone."""
     foreground_patches: Positive | None = None
     """Attend to this many brightest patches only; null is the ordinary dense ViT."""
+    aligned_frame: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    """Height and width in pixels of the frame that the grain is first laid into, level and at a fixed area and mean
+    colour (`backends.align`); multiples of the patch size. Null leaves the image as it is."""
     schemes: Annotated[list[Literal["random", "session"]], Field(min_length=1)] = ["random"]
     """Train one model on each of these splits; the first is the one exported and served."""
     epochs: Annotated[float, Field(gt=0)] = 6

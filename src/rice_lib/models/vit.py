@@ -25,7 +25,12 @@ def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForIma
         "id2label": names,
         "label2id": {name: number for number, name in names.items()},
         "foreground_patches": params.foreground_patches,
+        "aligned_frame": params.aligned_frame,
     }
+    if params.aligned_frame is not None and params.foreground_patches is not None:
+        raise RiceError(
+            "finetune.aligned_frame: the frame is attended to whole; set finetune.foreground_patches to null"
+        )
     if params.model == "scratch":
         return _from_scratch(params, changes)
     if params.architecture is not None:
