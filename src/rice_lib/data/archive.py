@@ -1,8 +1,7 @@
-"""Unpacking a zip of images from an unknown source: checked before a byte is written, and resumable.
+"""Unpack a zip of images from an unknown source: checked before a byte is written, and resumable.
 
-Nothing of an archive is unpacked where one entry would land outside the target, is a link, is encrypted, comes twice,
-or unpacks to absurdly much. Each file is written under a temporary name and renamed, so an interrupted run resumes
-with what is missing: a file of the right size and CRC-32 is not written again.
+Nothing is unpacked where one entry would land outside the target, is a link, is encrypted, comes twice, or unpacks to
+absurdly much. An interrupted run resumes: a file of the right size and CRC-32 is not written again.
 """
 
 from __future__ import annotations
@@ -26,14 +25,12 @@ from rice_lib.data.listing import is_image_name, variety_of
 
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_TOTAL_BYTES = 16 * 1024**3
-MAX_RATIO = 100
-"""JPEGs hardly shrink in a zip; deflate reaches 1,032 on a bomb."""
+MAX_RATIO = 100  # JPEGs hardly shrink in a zip; deflate reaches 1,032 on a bomb
 MAX_ENTRIES = 1_000_000
 
 _PLAIN = (0, stat.S_IFREG, stat.S_IFDIR)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-_RATIO_FROM = 1024**2
-"""Ratios of smaller files are not checked: a little file of one colour may shrink that much."""
+_RATIO_FROM = 1024**2  # a smaller file of one colour may shrink that much
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,7 @@ class ArchiveImages:
 
 
 def inspect(file: Path) -> ArchiveImages:
-    """Check an archive's directory, without unpacking anything.
-
-    Raises:
-        RiceError: missing, not a zip, damaged, unsafe (the line names the entry and what is wrong), or no images.
-    """
+    """Check an archive's directory; raises `RiceError` where it is missing, damaged, unsafe, or holds no images."""
     with _open(file) as archive:
         infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
@@ -71,10 +64,7 @@ def inspect(file: Path) -> ArchiveImages:
 
 
 def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
-    """Unpack the images at `places` below `target`, but for those that are there already.
-
-    Returns:
-        How many were written.
+    """Unpack the images at `places` below `target` that are not there yet; returns how many were written.
 
     Raises:
         RiceError: the archive is damaged, or there is no room; the files written before are complete.
@@ -83,7 +73,7 @@ def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
     with _open(images.file) as archive:
         for place in tqdm(list(places), desc="unpack", unit="file", delay=2, mininterval=1, leave=False):
             info, file = images.entries[place], target / place
-            if _is_complete(file, info):
+            if file.is_file() and file.stat().st_size == info.file_size and zlib.crc32(file.read_bytes()) == info.CRC:
                 continue
             try:
                 with atomic_path(file) as temporary:
@@ -113,8 +103,7 @@ def _open(file: Path) -> Iterator[zipfile.ZipFile]:
 
 def _fault(info: zipfile.ZipInfo) -> str | None:
     """Say what makes an entry unfit to be unpacked; None for nothing."""
-    # zipfile cuts names at a NUL; orig_filename still has it
-    name = info.orig_filename
+    name = info.orig_filename  # zipfile cuts filename at a NUL
     parts = PurePosixPath(name).parts
     ratio = info.file_size // max(info.compress_size, 1)
     faults = {
@@ -148,10 +137,3 @@ def _placed(file: Path, images: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipI
         seen.add(place.casefold())
         entries[place] = info
     return entries
-
-
-def _is_complete(file: Path, info: zipfile.ZipInfo) -> bool:
-    try:
-        return file.stat().st_size == info.file_size and zlib.crc32(file.read_bytes()) == info.CRC
-    except OSError:
-        return False

@@ -1,7 +1,6 @@
-"""The one pass over the image files: each is read and decoded once, by a pool of processes.
+"""Read and decode each image file once, in a pool of processes; pixels go straight into the memory-mapped cache.
 
-What a file holds (bytes, sha256, size, perceptual hash) comes back to the parent; its pixels go straight into the
-memory-mapped cache. Imports little, because every worker process imports it again.
+Imports little, because every worker process imports it again.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ from rice_lib.data.duplicates import HASH_LENGTH, perceptual_hash, thumbnail
 from rice_lib.data.listing import OK
 
 CHUNK = 64
-POOL_FROM = 3000
-"""Fewer images than this are done sooner than worker processes start."""
+POOL_FROM = 3000  # fewer images are done sooner than worker processes start
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,7 +39,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class DecodedFile:
-    """What one file holds; `status` is `ok` or the reason why it is no image. Sizes in bytes and pixels."""
+    """What one file holds, as columns of the manifest, and its perceptual hash (NaN where it is no image)."""
 
     bytes: int
     sha256: str
@@ -58,8 +56,7 @@ def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[
         RiceError: no room on the disk, or a worker process was killed.
     """
     _reserve(cache, len(files))
-    rows = list(enumerate(map(str, files)))
-    return over_chunks(partial(_decode_chunk, cache=str(cache)), rows, workers, "decode")
+    return over_chunks(partial(_decode_chunk, cache=cache), list(enumerate(files)), workers, "decode")
 
 
 def over_chunks(
@@ -67,11 +64,7 @@ def over_chunks(
 ) -> list[R]:
     """Apply a function to all items, `CHUNK` at a time, in processes where there are many; shows progress.
 
-    Args:
-        function: a chunk of items to one result an item; it can be pickled.
-        items: one an image.
-        workers: processes; None uses every core.
-        title: of the progress bar.
+    The function takes a chunk, returns one result an item, and can be pickled; `workers` of None uses every core.
 
     Raises:
         RiceError: a worker process was killed.
@@ -79,10 +72,8 @@ def over_chunks(
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     workers = min(workers or cores(), len(chunks)) if len(items) >= POOL_FROM else 1
     results: list[R] = []
-    with ExitStack() as stack:
-        progress = stack.enter_context(
-            tqdm(total=len(items), desc=title, unit="image", delay=2, mininterval=1, leave=False)
-        )
+    bar = tqdm(total=len(items), desc=title, unit="image", delay=2, mininterval=1, leave=False)
+    with bar as progress, ExitStack() as stack:
         run: Callable[..., Iterable[Iterable[R]]] = map
         if workers > 1:
             # spawn: a notebook's process has threads, and forking a process with threads can hang
@@ -93,9 +84,8 @@ def over_chunks(
                 results += part
                 progress.update(len(results) - progress.n)
         except BrokenProcessPool:
-            raise RiceError(
-                f"{title}: a worker process was killed (out of memory?); try fewer with data.workers", status=1
-            ) from None
+            message = f"{title}: a worker process was killed (out of memory?); try fewer with data.workers"
+            raise RiceError(message, status=1) from None
     return results
 
 
@@ -104,44 +94,39 @@ def _set_up_worker() -> None:
     configure_pillow()
 
 
-def _decode_chunk(files: Sequence[tuple[int, str]], cache: str) -> list[DecodedFile]:
+def _decode_chunk(files: Sequence[tuple[int, Path]], cache: Path) -> list[DecodedFile]:
     pixels = np.load(cache, mmap_mode="r+")
     return [_decode_one(file, pixels[row]) for row, file in files]
 
 
-def _decode_one(path: str, target: np.ndarray) -> DecodedFile:
+def _decode_one(path: Path, target: np.ndarray) -> DecodedFile:
     """Read one file and put its pixels into `target` (uint8 `[224, 224, 3]`)."""
-    no_hash = np.full(HASH_LENGTH, np.nan, dtype=np.float32)
+    data = None
     try:
         file, length = open_file(path)
         with file:
             data = read_open(file, length)
-    except BadImageError as error:
-        return DecodedFile(0, "", 0, 0, f"corrupt: {error}", no_hash)
-    digest = hashlib.sha256(data).hexdigest()
-    try:
         image = open_image(data)
     except BadImageError as error:
-        kind = "corrupt" if data else "empty"
-        return DecodedFile(len(data), digest, 0, 0, f"{kind}: {error}", no_hash)
+        status = f"{'empty' if data == b'' else 'corrupt'}: {error}"
+        digest = "" if data is None else hashlib.sha256(data).hexdigest()
+        return DecodedFile(len(data or b""), digest, 0, 0, status, np.full(HASH_LENGTH, np.nan, np.float32))
     pixels = np.asarray(to_square(image, IMAGE_SIZE))
     target[:] = pixels
     status = OK if pixels.max() > BACKGROUND_MAX else f"empty: no pixel brighter than {BACKGROUND_MAX} of 255"
-    return DecodedFile(len(data), digest, image.width, image.height, status, perceptual_hash(thumbnail(pixels)))
+    digest, found = hashlib.sha256(data).hexdigest(), perceptual_hash(thumbnail(pixels))
+    return DecodedFile(len(data), digest, image.width, image.height, status, found)
 
 
 def _reserve(cache: Path, images: int) -> None:
     """Make the cache file at its full size; a memory map that meets a full disk later would kill the process."""
-    shape = (images, IMAGE_SIZE, IMAGE_SIZE, 3)
-    np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape).flush()
+    pixels = np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=(images, IMAGE_SIZE, IMAGE_SIZE, 3))
     try:
         with cache.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, cache.stat().st_size)
     except AttributeError:  # not on macOS
         return
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            return
-        gigabytes = images * IMAGE_SIZE * IMAGE_SIZE * 3 / 1e9
-        message = f"{cache.parent}: no room for {gigabytes:.1f} GB of decoded pixels; free some, or set data.per_class"
-        raise RiceError(message, status=1) from None
+        if error.errno == errno.ENOSPC:
+            need = f"no room for {pixels.nbytes / 1e9:.1f} GB of decoded pixels"
+            raise RiceError(f"{cache.parent}: {need}; free some, or set data.per_class", status=1) from None

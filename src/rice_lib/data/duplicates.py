@@ -1,12 +1,10 @@
-"""Which images are the same photograph: byte for byte, or rotated, mirrored or saved again.
+"""Find images that are the same photograph: byte for byte, or rotated, mirrored or saved again.
 
 Two images are near duplicates when, in one of the eight rotations and flips, their 32 x 32 thumbnails differ by less
-than `RMSE_LIMIT`. Comparing all pairs of 75,000 is too much, so a perceptual hash picks the candidates: the low 8 x 8
-DCT coefficients of the grey thumbnail (as in pHash), made the same for all eight orientations. A flip only changes
-signs of coefficients, and a transposition swaps (u, v) with (v, u); so absolute values, with each such pair put in
-order, do not depend on the orientation. The coefficients are kept as numbers, not cut down to bits: an orthonormal
-transform, absolute values and ordering never make a distance longer, so images within the limit always have hashes
-within the radius that is searched. No pair is missed, and each candidate is then compared pixel by pixel.
+than `RMSE_LIMIT`. A perceptual hash picks the candidates: the low 8 x 8 DCT coefficients of the grey thumbnail (as in
+pHash). A flip only changes signs of coefficients, and a transposition swaps (u, v) with (v, u); so absolute values,
+with each such pair put in order, do not depend on the orientation. An orthonormal transform, absolute values and
+ordering never make a distance longer: images within the limit always have hashes within the radius that is searched.
 """
 
 from __future__ import annotations
@@ -22,11 +20,9 @@ RMSE_LIMIT = 3.0
 
 _LOW = 8
 HASH_LENGTH = _LOW * _LOW
-_BASIS = cv2.dct(np.eye(THUMBNAIL_SIZE, dtype=np.float32), flags=cv2.DCT_ROWS).T[:_LOW]
-"""float32 `[8, 32]`: the lowest rows of the orthonormal DCT."""
+_BASIS = cv2.dct(np.eye(THUMBNAIL_SIZE, dtype=np.float32), flags=cv2.DCT_ROWS).T[:_LOW]  # float32 [8, 32]
 _UPPER = np.triu_indices(_LOW, k=1)
-_RADIUS = 1.001 * RMSE_LIMIT * np.sqrt(3 * THUMBNAIL_SIZE**2)
-"""With room for float32's rounding of the hashes: candidates are verified exactly."""
+_RADIUS = 1.001 * RMSE_LIMIT * np.sqrt(3 * THUMBNAIL_SIZE**2)  # with room for float32's rounding of the hashes
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:

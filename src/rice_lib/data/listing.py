@@ -1,4 +1,4 @@
-"""What a file's place and name say: its variety, its number, and whether the two contradict each other.
+"""Read from a file's place and name: its variety, its number, and whether the two contradict each other.
 
 The layout is that of the public set: `<Variety>/<name>.jpg`, names such as `Arborio (1).jpg` or `basmati (2).jpg`.
 """
@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
@@ -26,11 +26,7 @@ _NUMBER = re.compile(r"\((\d{1,9})\)$")
 
 @dataclass(frozen=True)
 class ListedImage:
-    """An image file by its place and name alone.
-
-    `path` is relative to the folder of variety folders (POSIX), `label` the variety whose folder it lies in (empty for
-    none), `number` the integer in brackets that ends its name, `status` `ok` or what is wrong.
-    """
+    """An image file by its place and name alone; the fields are columns of the manifest."""
 
     path: str
     label: str
@@ -45,9 +41,8 @@ def variety_of(folder: str) -> str:
 
 def is_image_name(path: str) -> bool:
     """Check that a relative path has an image's suffix, and no hidden or macOS metadata part."""
-    parts = PurePosixPath(path).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return bool(parts) and not hidden and is_photograph(parts[-1])
+    place = PurePosixPath(path)
+    return is_photograph(place.name) and not _is_hidden(place)
 
 
 def classify(path: str) -> ListedImage:
@@ -55,7 +50,6 @@ def classify(path: str) -> ListedImage:
     place = PurePosixPath(path)
     label = variety_of(place.parts[0]) if len(place.parts) == 2 else ""
     found = _NUMBER.search(place.stem)
-    number = int(found[1]) if found else None
     named = next((name for key, name in _BY_NAME.items() if place.stem.casefold().startswith(key)), "")
     if (written := path.encode("utf-8", "backslashreplace").decode()) != path:
         # neither the manifest nor a split file could hold the name
@@ -66,13 +60,13 @@ def classify(path: str) -> ListedImage:
         status = f"mislabelled: the name says {named}, the folder {label}"
     else:
         status = OK
-    return ListedImage(path, label, number, status)
+    return ListedImage(path, label, int(found[1]) if found else None, status)
 
 
 def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> list[ListedImage]:
     """Draw at most `per_class` images of each variety by the hash of seed and path; those of none are all kept.
 
-    The draw depends on the seed and each path only, so a smaller `per_class` takes a subset of a larger one.
+    So a smaller `per_class` takes a subset of a larger one.
     """
     images = list(images)
     if per_class is None:
@@ -105,20 +99,16 @@ def find_variety_root(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise RiceError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
-    level = [folder]
-    for _ in range(3):
-        roots = [place for place in level if any(variety_of(child.name) for child in _folders(place))]
+    for level in ("*", "*/*", "*/*/*"):
+        found = (place for place in folder.glob(level) if variety_of(place.name) and place.is_dir())
+        roots = {place.parent for place in found if not _is_hidden(place.relative_to(folder))}
         if len(roots) == 1:
-            return roots[0]
+            return roots.pop()
         if roots:
-            names = ", ".join(sorted(str(place) for place in roots))
+            names = ", ".join(sorted(map(str, roots)))
             raise RiceError(f"{folder}: several folders of varieties ({names}); name the one you mean")
-        level = [child for place in level for child in _folders(place)]
     raise RiceError(f"{folder}: no folder named after a variety ({', '.join(VARIETIES)}) in it")
 
 
-def _folders(place: Path) -> list[Path]:
-    try:
-        return [Path(e.path) for e in os.scandir(place) if e.is_dir() and not e.name.startswith((".", "__MACOSX"))]
-    except PermissionError:
-        return []
+def _is_hidden(place: PurePath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in place.parts)

@@ -1,7 +1,4 @@
-"""The images of a split as arrays, from the memory-mapped cache: decoded once when the manifest was built.
-
-The full set is 11 GB on disk; the system keeps in memory what fits.
-"""
+"""Open the images of a split as arrays, from the memory-mapped cache: each was decoded once, for the manifest."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class Examples:
         return len(self.rows)
 
     def batch(self, indices: np.ndarray | slice) -> np.ndarray:
-        """Read the images at `indices` (integers in 0..n-1, or a slice) into a fresh uint8 array `[b, 224, 224, 3]`."""
+        """Read the images at `indices` (0 to n - 1, or a slice) into a fresh uint8 array `[b, 224, 224, 3]`."""
         return np.asarray(self.pixels[self.rows[indices]])
 
     def batches(self, size: int, title: str | None = None) -> Iterator[np.ndarray]:
@@ -49,8 +46,7 @@ class Examples:
                 bar.update(len(pixels))
 
     def take(self, indices: np.ndarray) -> Examples:
-        """Choose the examples at `indices`, in that order; no pixel is read."""
-        indices = np.asarray(indices, dtype=np.int64)
+        """Choose the examples at `indices` (int `[b]`), in that order; no pixel is read."""
         return Examples(self.pixels, self.rows[indices], self.labels[indices], [self.paths[i] for i in indices])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The manifest: one row an image, with everything later stages need to know about it but its pixels.
+"""Build and read the manifest: one row an image, with all that later stages need to know of it but its pixels.
 
 `build` fetches the images, decodes each once, and writes the manifest (CSV), `labels.json` and the pixel cache. Images
 that cannot be used stay in the manifest, with the reason as their status, and are in no split.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -32,10 +33,7 @@ _AGAIN = "run notebook 01_eda (make report) again"
 
 
 def build(run: Run) -> pd.DataFrame:
-    """Fetch and decode the images of a run; write its manifest, labels and pixel cache.
-
-    Returns:
-        The manifest, `COLUMNS`, one row an image, in the cache's order.
+    """Fetch and decode the images of a run; write its manifest, labels and pixel cache; return the manifest.
 
     Raises:
         RiceError: the source cannot be had or holds no image, or there is no room for the cache.
@@ -45,7 +43,7 @@ def build(run: Run) -> pd.DataFrame:
     images = thin(list_images(root), params.data.per_class, params.seed)
     if not images:
         raise RiceError(f"{root}: no images in it")
-    # the old cache goes first: it belongs to the manifest that is about to be replaced, and the disk may not hold two
+    # the old cache goes first: the disk may not hold two
     shutil.rmtree(paths.cache, ignore_errors=True)
     with atomic_path(paths.cache / "pixels.npy") as cache:
         decoded = decode_all([root / image.path for image in images], cache, params.data.workers)
@@ -58,40 +56,29 @@ def build(run: Run) -> pd.DataFrame:
 
 
 def read(paths: Paths) -> pd.DataFrame:
-    """Read the manifest that `build` wrote.
-
-    Raises:
-        RiceError: there is none, or it is not one.
-    """
+    """Read the manifest that `build` wrote; raises `RiceError` where there is none, or another file."""
     _check_there(paths)
     try:
         table = pd.DataFrame(read_csv(paths.manifest, COLUMNS)[1], columns=list(COLUMNS), dtype=str)
-        numbers = [int(number) if number else pd.NA for number in table["number"]]
-        return table.assign(number=pd.array(numbers, dtype="Int64")).astype(
-            dict.fromkeys(("bytes", "width", "height", "group"), "int64")
-        )
+        numbers = pd.array([int(number) if number else pd.NA for number in table["number"]], dtype="Int64")
+        sizes = dict.fromkeys(("bytes", "width", "height", "group"), "int64")
+        return table.assign(number=numbers).astype(sizes)
     except ValueError as error:
         raise RiceError(f"{paths.manifest}: not a manifest ({' '.join(str(error).split())}); {_AGAIN}") from None
 
 
 def restore(run: Run) -> bool:
-    """Decode the manifest's images again where the pixel cache is missing, damaged or another manifest's.
+    """Decode the images again where the pixel cache, which DVC does not store, is missing or not the manifest's.
 
-    DVC stores the images, but not the 11 GB that the full set is decoded to.
-
-    Returns:
-        Whether there was anything to do.
+    Returns whether there was anything to do.
 
     Raises:
         RiceError: no manifest, or an image that is not the one in the manifest any more.
     """
     paths, params = run.paths, run.params
     table = read(paths)
-    try:
+    with suppress(RiceError):
         open_cache(paths)
-    except RiceError:
-        pass
-    else:
         return False
     root = sources.locate(params.data, paths)
     with atomic_path(paths.cache / "pixels.npy") as cache:
@@ -107,19 +94,19 @@ def open_cache(paths: Paths) -> np.ndarray:
     """Open the pixels of the manifest's images, row by row: uint8 `[n, 224, 224, 3]`, memory-mapped, read-only.
 
     Raises:
-        RiceError: no cache, or one that belongs to another manifest.
+        RiceError: no cache, a damaged one, or one that belongs to another manifest.
     """
     try:
         about = read_json(paths.cache / "cache.json")
         pixels = np.load(paths.cache / "pixels.npy", mmap_mode="r")
+        if pixels.shape != (about["images"], IMAGE_SIZE, IMAGE_SIZE, 3) or pixels.dtype != np.uint8:
+            raise ValueError("another shape or type")
     except FileNotFoundError:
         raise RiceError(f"{paths.cache}: no pixel cache; run notebook 01_eda (make report) first") from None
-    except ValueError:
+    except (ValueError, KeyError):
         raise RiceError(f"{paths.cache}: the pixel cache is damaged; {_AGAIN}") from None
     if about.get("manifest") != manifest_hash(paths):
         raise RiceError(f"{paths.cache}: the pixel cache belongs to another manifest; {_AGAIN}")
-    if pixels.shape != (about.get("images"), IMAGE_SIZE, IMAGE_SIZE, 3) or pixels.dtype != np.uint8:
-        raise RiceError(f"{paths.cache}: the pixel cache is damaged; {_AGAIN}")
     return pixels
 
 
@@ -129,11 +116,7 @@ def usable(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Count by variety (rows; `no variety` for images outside the variety folders) and in all.
-
-    Columns: images, usable ones, mean size of a file (KB), groups of byte-identical files, and groups that are the same
-    photograph but not the same bytes.
-    """
+    """Count images and groups of duplicates (`duplicate_groups`) by variety, and in all."""
     names = table["label"].where(table["label"] != "", "no variety")
     exact, near = duplicate_groups(table)
     columns = {
@@ -182,15 +165,10 @@ def _table(images: Sequence[ListedImage], decoded: Sequence[DecodedFile], pixels
         group=group_duplicates(files["sha256"].tolist(), hashes, pixels),
         status=listed["status"].where(listed["status"] != OK, files["status"]),
         **files.drop(columns="status"),
-    )
-    return _mark_contradictions(table[list(COLUMNS)])
-
-
-def _mark_contradictions(table: pd.DataFrame) -> pd.DataFrame:
-    """Mark a photograph that is filed under two varieties: nobody knows which is right, so neither is used."""
+    )[list(COLUMNS)]
+    # a photograph that is filed under two varieties: nobody knows which is right, so neither is used
     good = usable(table)
-    varieties = good.groupby("group")["label"].agg(lambda labels: sorted(set(labels)))
-    for group, names in varieties[varieties.map(len) > 1].items():
-        rows = good.index[good["group"] == group]
-        table.loc[rows, "status"] = f"mislabelled: the same photograph lies under {' and '.join(names)}"
+    for _, rows in good[good.groupby("group")["label"].transform("nunique") > 1].groupby("group"):
+        names = " and ".join(sorted(set(rows["label"])))
+        table.loc[rows.index, "status"] = f"mislabelled: the same photograph lies under {names}"
     return table

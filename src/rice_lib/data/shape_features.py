@@ -1,7 +1,6 @@
-"""Ten plain features of a grain: its size, outline and colour.
+"""Compute ten plain features of a grain: its size, outline and colour.
 
-They show how well the varieties can be classified without learnt features: the floor that a network has to beat, and
-the yardstick by which generated grains are compared with real ones.
+They show how well the varieties can be classified without learnt features, and how like real grains generated ones are.
 """
 
 from __future__ import annotations
@@ -36,21 +35,14 @@ def shape_features(pixels: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
     Returns:
         float32 `[n, 10]`, columns as `FEATURE_NAMES`; zeros for an image with nothing in it.
     """
-    rows = [_features(image) for image in pixels]
-    return np.array(rows, dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
+    return np.array([_features(image) for image in pixels], dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
 
 
 def measure(table: pd.DataFrame, pixels: np.ndarray, per_class: int, seed: int) -> pd.DataFrame:
     """Compute the features of at most `per_class` usable images of each variety, drawn by `seed`.
 
-    Args:
-        table: the manifest.
-        pixels: its cache, uint8 `[rows of the manifest, 224, 224, 3]`.
-        per_class: images of each variety.
-        seed: of the draw.
-
-    Returns:
-        path, label, number and the ten features, in the manifest's order.
+    Takes the manifest and its cache (uint8 `[rows of the manifest, 224, 224, 3]`); returns path, label, number and the
+    ten features, in the manifest's order.
     """
     good = usable(table)
     drawn = good.sample(frac=1, random_state=seed).groupby("label").head(per_class).sort_index()
@@ -78,8 +70,7 @@ def _features(image: np.ndarray) -> tuple[float, ...]:
     major, minor = (4 * math.sqrt(moment) for moment in second[:2])
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=len)
-    # the outline runs through pixel centres, so the hull's area misses half a pixel all round; + perimeter / 2 + 1
-    # (Pick's theorem) makes it comparable with a count of pixels
+    # the outline runs through pixel centres; + perimeter / 2 + 1 (Pick's theorem) makes the area a count of pixels
     hull = cv2.convexHull(outline)
     hull_area = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
     perimeter = max(cv2.arcLength(outline, True), 1.0)
@@ -89,6 +80,4 @@ def _features(image: np.ndarray) -> tuple[float, ...]:
     red, green, blue, _ = cv2.mean(image, inside)
     _, spread = cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), mask=inside)
     roundness = 4 * np.pi * area / perimeter**2
-    return (
-        area, major, minor, major / minor, area / hull_area, roundness, red, green, blue, float(spread[0, 0])
-    )  # fmt: skip
+    return area, major, minor, major / minor, area / hull_area, roundness, red, green, blue, float(spread[0, 0])

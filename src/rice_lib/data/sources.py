@@ -1,4 +1,4 @@
-"""Where the images come from. Four sources, one interface: `fetch` returns a folder that holds `<Variety>/...`.
+"""Fetch the images. Four sources, one interface: `fetch` returns a folder that holds `<Variety>/...`.
 
 Images that are made, unpacked or downloaded lie below `paths.images`, with a record of what they are; a `folder` is
 read where it lies. A source that cannot be had is an error: none ever stands in for another.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +30,17 @@ _RECORD = ".source.json"
 
 
 def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
-    """Make sure that the images are here.
+    """Make sure that the images are here; returns the folder that holds the variety folders.
 
-    Args:
-        params: the source, and `per_class` to take of each variety (not applied to a `folder`, which may hold more).
-        paths: the profile's paths; all but a folder end up below `paths.images`.
-        seed: for generated images, and for the draw where `per_class` takes some of many.
-
-    Returns:
-        The folder that holds the variety folders.
+    All but a `folder` end up below `paths.images`; `per_class` is not applied to a `folder`, which may hold more.
 
     Raises:
         RiceError: the source cannot be had: one line that says what to do.
     """
     if params.source == "folder":
         return find_variety_root(_named_path(params, paths))
-    return {"synthetic": _generate, "zip": _unpack, "kaggle": _download}[params.source](params, paths, seed)
+    {"synthetic": _generate, "zip": _unpack, "kaggle": _download}[params.source](params, paths, seed)
+    return paths.images
 
 
 def locate(params: DataParams, paths: Paths) -> Path:
@@ -62,61 +59,53 @@ def describe(params: DataParams, paths: Paths) -> str:
             "These are generated images, drawn by this project from measured shapes and colours; "
             "none of them is a photograph, and figures from them say nothing about real rice."
         )
+    name = f"Kaggle's {params.kaggle_dataset}"
     if params.source == "folder":
         name = f"the folder {_named_path(params, paths)}"
     elif params.source == "zip":
         name = f"the archive {_record(paths).get('archive')}"
-    else:
-        name = f"Kaggle's {params.kaggle_dataset}"
     some = f", of which {params.per_class:,} a variety were drawn" if params.per_class else ""
     return f"These are the images of {name}{some} (data.source: {params.source})."
 
 
-def _generate(params: DataParams, paths: Paths, seed: int) -> Path:
+def _generate(params: DataParams, paths: Paths, seed: int) -> None:
     if params.per_class is None:
         raise RiceError("data.per_class: say how many images of each variety to generate")
-    about = {"source": "synthetic", "per_class": params.per_class, "seed": seed, "version": synthetic.VERSION}
-    _begin(paths, about)
-    synthetic.write_images(paths.images, params.per_class, seed, params.workers)
-    return _finish(paths, about)
+    with _recorded(paths, params, seed, version=synthetic.VERSION):
+        synthetic.write_images(paths.images, params.per_class, seed, params.workers)
 
 
-def _unpack(params: DataParams, paths: Paths, seed: int) -> Path:
-    if _path_or_none(params) is None and _is_complete(paths, "zip", params, seed):
+def _unpack(params: DataParams, paths: Paths, seed: int) -> None:
+    if _path_or_none(params) is None and _is_complete(paths, params, seed):
         print(f"{PATH_VARIABLE} and data.path name no zip; using what was unpacked before", file=sys.stderr)
-        return paths.images
+        return
     images = archive.inspect(_named_path(params, paths))
     chosen = thin(map(classify, images.entries), params.per_class, seed)
-    about = {"source": "zip", "per_class": params.per_class, "seed": seed}
-    about |= {"archive": images.file.name, "digest": images.digest}
-    _begin(paths, about)
-    archive.extract(images, [image.path for image in chosen], paths.images)
-    return _finish(paths, about)
+    with _recorded(paths, params, seed, archive=images.file.name, digest=images.digest):
+        archive.extract(images, [image.path for image in chosen], paths.images)
 
 
-def _download(params: DataParams, paths: Paths, seed: int) -> Path:
-    if _is_complete(paths, "kaggle", params, seed):
-        return paths.images
+def _download(params: DataParams, paths: Paths, seed: int) -> None:
+    if _is_complete(paths, params, seed, dataset=params.kaggle_dataset):
+        return
     root = find_variety_root(_kaggle_folder(params.kaggle_dataset))
-    about = {"source": "kaggle", "per_class": params.per_class, "seed": seed, "dataset": params.kaggle_dataset}
-    _begin(paths, about)
-    chosen = thin(list_images(root), params.per_class, seed)
-    for image in tqdm(chosen, desc="copy", unit="file", delay=2, mininterval=1, leave=False):
-        source, target = root / image.path, paths.images / image.path
-        if not target.is_file() or target.stat().st_size != source.stat().st_size:
-            with atomic_path(target) as temporary:
-                shutil.copyfile(source, temporary)
-    return _finish(paths, about)
+    with _recorded(paths, params, seed, dataset=params.kaggle_dataset):
+        chosen = thin(list_images(root), params.per_class, seed)
+        for image in tqdm(chosen, desc="copy", unit="file", delay=2, mininterval=1, leave=False):
+            source, target = root / image.path, paths.images / image.path
+            if not target.is_file() or target.stat().st_size != source.stat().st_size:
+                with atomic_path(target) as temporary:
+                    shutil.copyfile(source, temporary)
 
 
 def _kaggle_folder(dataset: str) -> Path:
-    """Download (or find in kagglehub's own cache); resumed and checksummed by kagglehub. Public: no credentials."""
+    """Download, or find in kagglehub's own cache; kagglehub resumes and checks. Public: no credentials."""
     import kagglehub
 
     try:
         return Path(kagglehub.dataset_download(dataset))
     except Exception as error:  # kagglehub lets through whatever its HTTP client, zip reader or disk raises
-        # requests' account of a failed connection is a paragraph of its own machinery
+        # requests describes a failed connection in a paragraph
         lines = [] if "Connect" in type(error).__name__ else str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
         hint = "check the network, or download the zip by hand and set data.source to zip and data.path to it"
@@ -142,18 +131,16 @@ def _record(paths: Paths) -> dict[str, Any]:
         return {}
 
 
-def _is_complete(paths: Paths, source: str, params: DataParams, seed: int) -> bool:
-    record = _record(paths)
-    wanted = {"source": source, "per_class": params.per_class, "complete": True}
-    if source == "kaggle":
-        wanted["dataset"] = params.kaggle_dataset
-    if params.per_class is not None:
-        wanted["seed"] = seed
-    return wanted.items() <= record.items()
+def _is_complete(paths: Paths, params: DataParams, seed: int, **about: str) -> bool:
+    drawn = {} if params.per_class is None else {"seed": seed}
+    wanted = {"source": params.source, "per_class": params.per_class, "complete": True, **drawn, **about}
+    return wanted.items() <= _record(paths).items()
 
 
-def _begin(paths: Paths, about: dict[str, Any]) -> None:
+@contextmanager
+def _recorded(paths: Paths, params: DataParams, seed: int, **about: object) -> Iterator[None]:
     """Keep what an interrupted run of the same configuration left, remove what others did; never a stranger's files."""
+    about = {"source": params.source, "per_class": params.per_class, "seed": seed, **about}
     record = _record(paths)
     if {**record, "complete": None} != {**about, "complete": None} and paths.images.exists():
         if not record and any(paths.images.iterdir()):
@@ -162,8 +149,5 @@ def _begin(paths: Paths, about: dict[str, Any]) -> None:
     for stale in paths.images.rglob(".*.tmp*"):
         stale.unlink()
     write_json(paths.images / _RECORD, {**about, "complete": False})
-
-
-def _finish(paths: Paths, about: dict[str, Any]) -> Path:
+    yield
     write_json(paths.images / _RECORD, {**about, "complete": True})
-    return paths.images

@@ -1,4 +1,4 @@
-"""Which images train, validate and test.
+"""Divide the images into training, validation and test.
 
 `random`: each variety's images in random order, a fifth to test, a fifth of the rest to validation, duplicates always
 together. `session`: the images numbered above `split.session_after` test, which holds out a capture session that
@@ -20,18 +20,15 @@ from rice_lib.data import manifest as manifests
 
 PARTS = ("train", "validation", "test")
 SCHEMES = ("random", "session")
-
 COLUMNS = ("path", "label", "split")
-
 _MANIFEST = "# manifest "
 
 
 def make(run: Run) -> dict[str, pd.DataFrame]:
     """Divide the manifest's usable images by every scheme that they allow, and write the split files.
 
-    Returns:
-        Scheme to table (path, label, split; the manifest's order). `session` is absent, and its file removed, where
-        `session_obstacle` has something to say.
+    Returns scheme to table (path, label, split; the manifest's order). `session` is absent, and its file removed, where
+    `session_obstacle` names an obstacle.
 
     Raises:
         RiceError: no manifest, or too few images of a variety.
@@ -42,8 +39,8 @@ def make(run: Run) -> dict[str, pd.DataFrame]:
         splits["session"] = session_split(table, run.params.split, run.params.seed)
     else:
         run.paths.split("session").unlink(missing_ok=True)
+    comment = _MANIFEST + manifests.manifest_hash(run.paths)
     for scheme, frame in splits.items():
-        comment = _MANIFEST + manifests.manifest_hash(run.paths)
         write_csv(run.paths.split(scheme), COLUMNS, frame.itertuples(index=False), comment)
     return splits
 
@@ -81,17 +78,17 @@ def session_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.Dat
     """Divide a manifest by the `session` scheme: numbers above `session_after` test, with all their duplicates.
 
     Raises:
-        RiceError: the images do not allow it.
+        RiceError: `session_obstacle`.
     """
     if obstacle := session_obstacle(table, params):
         raise RiceError(f"no session split: {obstacle}")
     images = _usable(table)
-    parts = np.where(_late(images, params), "test", "")
+    parts = np.where(_late(images, params), "test", "").astype(object)
     return _draw_validation(images, parts, params, seed)
 
 
 def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
-    """Say in a clause why the images do not allow the `session` scheme; None where they do."""
+    """Say in a clause why the images do not allow the `session` scheme; return None where they do."""
     images = manifests.usable(table)
     if unnumbered := int(images["number"].isna().sum()):
         return f"{unnumbered:,} of {len(images):,} images bear no number in their names"
@@ -106,7 +103,7 @@ def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
 
 
 def torn_groups(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
-    """Find duplicate groups that a split tears: columns group, images, and the number of images in each part."""
+    """Find duplicate groups that a split tears: columns group, images, and the images in each part."""
     parts = split.merge(table[["path", "group"]], on="path", validate="one_to_one")
     counts = parts.groupby(["group", "split"]).size().unstack(fill_value=0).reindex(columns=list(PARTS), fill_value=0)
     torn = counts[(counts > 0).sum(axis=1) > 1]
@@ -143,9 +140,8 @@ def _late(images: pd.DataFrame, params: SplitParams) -> np.ndarray:
 
 
 def _draw_validation(images: pd.DataFrame, parts: np.ndarray, params: SplitParams, seed: int) -> pd.DataFrame:
-    """Divide the images that are not in `parts` yet into validation and training; gives the split."""
+    """Divide the images that are not in `parts` yet into validation and training; returns the split."""
     left = parts == ""
-    parts = parts.astype(object)
     parts[left] = _draw(images[left], params.validation_fraction, "validation", seed + 1, spare=1)
     parts[parts == ""] = "train"
     return images[["path", "label"]].assign(split=parts).reset_index(drop=True)
@@ -154,7 +150,7 @@ def _draw_validation(images: pd.DataFrame, parts: np.ndarray, params: SplitParam
 def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: int) -> np.ndarray:
     """Give `part` to that fraction of each variety's images (rounded), an empty name to the others.
 
-    One group at least is drawn, and `spare` groups at least are left for the parts that come after.
+    Draws groups in random order while they fit, at least one (else the smallest), and leaves `spare` at least.
     """
     drawn = np.full(len(images), "", dtype=object)
     labels, groups = images["label"].to_numpy(), images["group"].to_numpy()
@@ -162,16 +158,11 @@ def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: in
         rows = np.flatnonzero(labels == variety)
         names, sizes = np.unique(groups[rows], return_counts=True)
         order = np.random.default_rng([seed, LABEL_TO_ID[variety]]).permutation(len(names))
-        taken = order[_fill(sizes[order], round(fraction * len(rows)), len(names) - spare)]
+        room, taken = round(fraction * len(rows)), list[int]()
+        for group in order:
+            if sizes[group] <= room and len(taken) < len(names) - spare:
+                taken.append(group)
+                room -= sizes[group]
+        taken = taken or [order[np.argmin(sizes[order])]]
         drawn[rows[np.isin(groups[rows], names[taken])]] = part
     return drawn
-
-
-def _fill(sizes: np.ndarray, room: int, most: int) -> list[int]:
-    """Choose the first groups, `most` at most, that fit into `room` images; the smallest if none fits."""
-    taken: list[int] = []
-    for place, size in enumerate(sizes):
-        if size <= room and len(taken) < most:
-            taken.append(place)
-            room -= size
-    return taken or [int(np.argmin(sizes))]

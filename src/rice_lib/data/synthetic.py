@@ -1,14 +1,13 @@
-"""Generated grains: images of the five varieties without a photograph, for a first run and for tests.
+"""Generate grains: images of the five varieties without a photograph, for a first run and for tests.
 
 Each grain is drawn from distributions measured on 10,000 images of the public set (the axes, colours and spread of
-`shape_features`, scaled to the files' 250 pixels; its two capture sessions of Jasmine apart): an outline with the bite
-that the lost germ leaves, chalk, streaks, now and then a yellow patch or a broken end; any orientation, a little off
-the centre, on a dark noisy background, saved as JPEG of the originals' quality. An image depends on the seed, its
-variety and its number only, so any number of processes makes the same files.
+`shape_features`, scaled to the files' 250 pixels; its two capture sessions of Jasmine apart). An image depends on the
+seed, its variety and its number only, so any number of processes makes the same files.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,17 +26,11 @@ VERSION = 1
 SIDE = 250
 SECOND_SESSION = 0.78
 """Jasmine numbered above this share of its images is of the second capture session, as in the public set."""
-
 COPY_EVERY = 50
 """Every 50th Ipsala is a byte-for-byte copy of one shortly before it: the public set has 297 such pairs in 15,000."""
-
 BROKEN_SHARE = 0.02
-JPEG_QUALITY = 75
-"""By the quantisation tables of the public set's files, which are 4:2:0 as well."""
-
-_EDGE = 1.0
-"""Pixels by which JPEG's blur of the edge makes a drawn axis measure longer than it is."""
-
+JPEG_QUALITY = 75  # by the quantisation tables of the public set's files, which are 4:2:0 as well
+_EDGE = 1.0  # pixels by which JPEG's blur of the edge makes a drawn axis measure longer than it is
 _TEXTURE = (32, 64)
 _ANGLES = np.linspace(0, 2 * np.pi, 120, endpoint=False)
 
@@ -53,16 +46,11 @@ class Look:
     colour_sd: tuple[float, float, float]
     correlation_rg: float
     correlation_gb: float
-    spread: tuple[float, float]
-    """Standard deviation of luma inside a grain."""
-    chalk: float
-    """Weight of the chalky core in the texture, against 1 for all else."""
-    bluntness: float
-    """Exponent of the superellipse: 2 is an ellipse, more has blunter ends."""
-    offset: float
-    """Mean distance of the grain's middle from the image's."""
-    germ: float
-    """Share of grains with a yellow patch."""
+    spread: tuple[float, float]  # standard deviation of luma inside a grain
+    chalk: float  # weight of the chalky core in the texture, against 1 for all else
+    bluntness: float  # exponent of the superellipse: 2 is an ellipse, more has blunter ends
+    offset: float  # mean distance of the grain's middle from the image's
+    germ: float  # share of grains with a yellow patch
 
 
 LOOKS = {
@@ -89,7 +77,7 @@ LOOKS = {
 
 def write_images(folder: Path, per_class: int, seed: int, workers: int | None = None) -> None:
     """Write `<Variety>/<Variety> (<number>).jpg`, numbers 1 to `per_class`, where they are not there already."""
-    wanted = [(variety, number) for variety in VARIETIES for number in range(1, per_class + 1)]
+    wanted = itertools.product(VARIETIES, range(1, per_class + 1))
     missing = [(v, n) for v, n in wanted if not (folder / v / f"{v} ({n}).jpg").is_file()]
     write = partial(_write_chunk, folder=folder, per_class=per_class, seed=seed)
     over_chunks(write, missing, workers, "generate")
@@ -115,32 +103,29 @@ def original(variety: str, number: int, per_class: int) -> int:
 
 def jpeg(variety: str, number: int, per_class: int, seed: int) -> bytes:
     """Draw one image and encode its file."""
-    image = draw(variety, number, per_class, seed)
-    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+    image = cv2.cvtColor(draw(variety, number, per_class, seed), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def draw(variety: str, number: int, per_class: int, seed: int) -> np.ndarray:
-    """Draw one grain: uint8 RGB `[250, 250, 3]`.
-
-    Args:
-        variety: one of the five.
-        number: 1 to `per_class`.
-        per_class: how many of the variety are made; determines which Jasmine are of the second session.
-        seed: the profile's.
-    """
+    """Draw one grain, number 1 to `per_class` of a variety: uint8 RGB `[250, 250, 3]`."""
     number = original(variety, number, per_class)
     late = variety == "Jasmine" and number > SECOND_SESSION * per_class
     look = LOOKS["Jasmine, second session" if late else variety]
     random = np.random.default_rng([seed, LABEL_TO_ID[variety], number])
     outline = _outline(look, random)
-    major, minor = _axes(look, random)
+    one, other = random.normal(size=2)
+    along = look.axes_correlation * one + np.sqrt(1 - look.axes_correlation**2) * other
+    size = np.array([look.major[0] + look.major[1] * one, look.minor[0] + look.minor[1] * along]) - _EDGE
     angle = random.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     # from the grain's own coordinates, in which its half axes are 1, to the image's
-    axes = turn @ np.diag([major / 2, minor / 2])
+    axes = turn @ np.diag(size / 2)
     points = outline @ axes.T
-    middle = _middle(points, random.normal(0, look.offset / np.sqrt(np.pi / 2), 2))
+    # off the image's middle, but never so far that the grain is cut
+    low, high = 2 - points.min(axis=0), SIDE - 3 - points.max(axis=0)
+    place = (SIDE - 1) / 2 + random.normal(0, look.offset / np.sqrt(np.pi / 2), 2)
+    middle = np.where(low < high, np.clip(place, low, high), (low + high) / 2)
     return _paint(look, points + middle, axes, middle, random)
 
 
@@ -178,23 +163,8 @@ def _whiten(points: np.ndarray) -> np.ndarray:
     return points @ turn.T * (0.5 / np.sqrt(variance))
 
 
-def _axes(look: Look, random: np.random.Generator) -> tuple[float, float]:
-    one, other = random.normal(size=2)
-    along = look.axes_correlation * one + np.sqrt(1 - look.axes_correlation**2) * other
-    major = look.major[0] + look.major[1] * one - _EDGE
-    return major, look.minor[0] + look.minor[1] * along - _EDGE
-
-
-def _middle(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Place the grain's middle: off the image's by `offset`, but never so far that the grain is cut."""
-    low, high = 2 - points.min(axis=0), SIDE - 3 - points.max(axis=0)
-    place = (SIDE - 1) / 2 + offset
-    return np.where(low < high, np.clip(place, low, high), (low + high) / 2)
-
-
 def _cover(points: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice], np.ndarray]:
-    """Find what an outline covers: float32 shares of the pixels around it, their rows and columns in the image, and the
-    position (x, y) of the first of them."""
+    """Find float32 shares of the pixels that an outline covers, their rows and columns, and the first one's (x, y)."""
     low = np.maximum(np.floor(points.min(axis=0)).astype(int) - 2, 0)
     high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 3, SIDE)
     width, height = high - low
@@ -214,11 +184,20 @@ def _paint(
     image = np.repeat(random.integers(0, 4, (SIDE, SIDE, 1), dtype=np.uint8), 3, axis=2)
     share, place, low = _cover(points)
     middle = middle - low
-    texture = _warp(_texture(look, random), axes, middle, share.shape)
+    # lay the texture over the grain's own -1.1 to 1.1
+    scale = np.diag([2.2 / (side - 1) for side in reversed(_TEXTURE)])
+    matrix = np.column_stack([axes @ scale, middle - axes @ [1.1, 1.1]])
+    texture = cv2.warpAffine(
+        _texture(look, random), matrix, share.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     mean, sd = cv2.meanStdDev(texture, mask=(share > 0.99).astype(np.uint8))
     spread = max(2.0, random.normal(*look.spread))
     luma = (texture - mean[0, 0]) * (spread / max(sd[0, 0], 1e-3))
-    grain = luma[:, :, None] + _colour(look, random)
+    # the mean R, G, B: normal, neighbours correlated as measured
+    red, green, blue = random.normal(size=3)
+    green = look.correlation_rg * red + np.sqrt(1 - look.correlation_rg**2) * green
+    blue = look.correlation_gb * green + np.sqrt(1 - look.correlation_gb**2) * blue
+    grain = luma[:, :, None] + look.colour + look.colour_sd * np.array([red, green, blue])
     if random.random() < look.germ:
         grain += _germ(axes, middle, share.shape, random)
     image[place] += (np.clip(grain, 0, 250) * share[:, :, None]).astype(np.uint8)
@@ -238,23 +217,6 @@ def _texture(look: Look, random: np.random.Generator) -> np.ndarray:
     texture = 0.6 * clouds + 0.5 * streaks + 0.25 * grit - 0.8 * rim
     texture += 2.5 * look.chalk * random.uniform(0.2, 1.2) * core
     return texture.astype(np.float32)
-
-
-def _warp(texture: np.ndarray, axes: np.ndarray, middle: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Lay a texture over the grain's own -1.1 to 1.1 into an image of that shape."""
-    height, width = texture.shape
-    scale = np.diag([2.2 / (width - 1), 2.2 / (height - 1)])
-    matrix = np.column_stack([axes @ scale, middle - axes @ [1.1, 1.1]])
-    size = (shape[1], shape[0])
-    return cv2.warpAffine(texture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _colour(look: Look, random: np.random.Generator) -> np.ndarray:
-    """Draw a grain's mean R, G, B: normal, neighbours correlated as measured."""
-    red, green, blue = random.normal(size=3)
-    green = look.correlation_rg * red + np.sqrt(1 - look.correlation_rg**2) * green
-    blue = look.correlation_gb * green + np.sqrt(1 - look.correlation_gb**2) * blue
-    return np.array(look.colour) + np.array(look.colour_sd) * np.array([red, green, blue])
 
 
 def _germ(axes: np.ndarray, middle: np.ndarray, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
