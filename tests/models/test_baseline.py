@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file
 from sklearn.datasets import load_sample_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -80,31 +80,15 @@ def test_scores_are_scikit_learns(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     np.testing.assert_allclose(classifier.scores(features), expected, atol=1e-9)
 
 
-def test_saved_and_loaded_it_predicts_the_same(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    features, labels = blobs
-    classifier = baseline.fit(features, labels, 1.0, {"kind": "shape", "scheme": "random"})
+def test_it_is_saved_as_arrays_and_what_they_mean(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    classifier = baseline.fit(*blobs, 1.0, {"kind": "shape", "scheme": "random"})
     files = classifier.save(tmp_path / "baseline", "shape_random")
-    loaded = baseline.LinearClassifier.load(tmp_path / "baseline", "shape_random")
-    np.testing.assert_array_equal(loaded.scores(features), classifier.scores(features))
-    assert loaded.labels == VARIETIES
-    assert loaded.about == {"kind": "shape", "scheme": "random"}
+    arrays, about = load_file(files[0]), json.loads(files[1].read_text())
+    for name in about["arrays"]:
+        np.testing.assert_array_equal(arrays[name], getattr(classifier, name))
+    assert sorted(arrays) == sorted(about["arrays"])
+    assert (about["labels"], about["kind"], about["scheme"]) == (list(VARIETIES), "shape", "random")
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["shape_random.json", "shape_random.safetensors"]
-    assert json.loads(files[1].read_text())["labels"] == list(VARIETIES)
-
-
-def test_a_damaged_baseline_is_one_line(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    with pytest.raises(RiceError, match="no such baseline"):
-        baseline.LinearClassifier.load(tmp_path, "b")
-    file, about = baseline.fit(*blobs, 1.0, {}).save(tmp_path, "b")
-    about.write_text('{"labels": ["rye"]}')
-    with pytest.raises(RiceError, match="weights for 1 labels"):
-        baseline.LinearClassifier.load(tmp_path, "b")
-    save_file({"mean": np.zeros(3)}, file)
-    with pytest.raises(RiceError, match="not a baseline"):
-        baseline.LinearClassifier.load(tmp_path, "b")
-    file.write_bytes(b"nonsense")
-    with pytest.raises(RiceError, match="not a baseline"):
-        baseline.LinearClassifier.load(tmp_path, "b")
 
 
 def test_no_convergence_names_the_parameter(blobs: tuple[np.ndarray, np.ndarray], monkeypatch) -> None:

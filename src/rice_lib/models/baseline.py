@@ -1,20 +1,18 @@
-"""Baselines: logistic regression on ten plain features of a grain, and on a frozen CNN's features.
+"""Train baselines: logistic regression on ten plain features of a grain, and on a frozen CNN's features.
 
-They are trained on every split scheme that the images allow, tested on its complete test split, and kept as safetensors
-(the numbers) beside JSON (what they mean). Nothing is pickled.
+They are kept as safetensors (the numbers) beside JSON (what they mean). Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -22,13 +20,12 @@ from sklearn.preprocessing import StandardScaler
 
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, read_json, write_json
+from rice_lib.common.files import atomic_path, write_json
 from rice_lib.common.run import Run
 from rice_lib.common.tracking import provenance
 from rice_lib.data.loading import Examples, open_examples
 
-ITERATIONS = 3000
-"""Of the solver (L-BFGS), which converges in a few hundred."""
+ITERATIONS = 3000  # of the solver (L-BFGS), which converges in a few hundred
 
 
 @dataclass(frozen=True)
@@ -57,18 +54,13 @@ class Features:
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """scikit-learn's standard scaler and multinomial logistic regression as plain arrays."""
+    """scikit-learn's standard scaler and multinomial logistic regression as plain float64 arrays, see `_ARRAYS`."""
 
     mean: np.ndarray
-    """float64 `[d]`: subtracted from the features."""
     scale: np.ndarray
-    """float64 `[d]`: divides them."""
     weights: np.ndarray
-    """float64 `[classes, d]`."""
     bias: np.ndarray
-    """float64 `[classes]`."""
-    labels: tuple[str, ...] = VARIETIES
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any]
     """Kind, scheme, settings and provenance: what the JSON says beside the labels."""
 
     def scores(self, features: np.ndarray) -> np.ndarray:
@@ -80,38 +72,14 @@ class LinearClassifier:
         arrays, about = folder / f"{name}.safetensors", folder / f"{name}.json"
         with atomic_path(arrays) as temporary:
             save_file({key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}, temporary)
-        write_json(about, {"labels": list(self.labels), "arrays": _ARRAYS, **self.about})
+        write_json(about, {"labels": VARIETIES, "arrays": _ARRAYS, **self.about})
         return [arrays, about]
-
-    @classmethod
-    def load(cls, folder: Path, name: str) -> LinearClassifier:
-        """Read what `save` wrote.
-
-        Raises:
-            RiceError: a file is missing or damaged.
-        """
-        file = folder / f"{name}.safetensors"
-        again = "run notebook 03_baseline again"
-        try:
-            arrays, about = load_file(file), read_json(folder / f"{name}.json")
-            labels = tuple(about.pop("labels"))
-            about.pop("arrays", None)
-            classifier = cls(**{key: arrays[key] for key in _ARRAYS}, labels=labels, about=about)
-        except FileNotFoundError:
-            raise RiceError(f"{file}: no such baseline; notebook 03_baseline writes it") from None
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise RiceError(f"{file}: not a baseline of this project ({error}); {again}") from None
-        if classifier.weights.shape != (len(labels), len(classifier.mean)):
-            raise RiceError(f"{file}: {classifier.weights.shape} weights for {len(labels)} labels; {again}")
-        return classifier
 
 
 @dataclass(frozen=True)
 class TestedBaseline:
     """A trained baseline and its probabilities, float64 `[n, 5]`, on the test images of its scheme."""
 
-    kind: str
-    scheme: str
     classifier: LinearClassifier
     test: Examples
     scores: np.ndarray
@@ -133,7 +101,7 @@ def open_task(run: Run, scheme: str) -> Task:
     """
     train = thin(open_examples(run.paths, scheme, "train"), run.params.baseline.max_train_images, run.params.seed)
     for number, name in enumerate(VARIETIES):
-        if not (train.labels == number).any():
+        if number not in train.labels:
             raise RiceError(f"split {scheme}: no training image of {name}; the baseline needs every variety")
     return Task(scheme, train, open_examples(run.paths, scheme, "test"))
 
@@ -153,13 +121,9 @@ def thin(examples: Examples, limit: int | None, seed: int) -> Examples:
 def extract(
     tasks: Sequence[Task], compute: Callable[[np.ndarray], np.ndarray], batch_size: int, title: str
 ) -> Features:
-    """Compute the features of every image of the tasks once, whichever schemes it is in; shows progress.
+    """Compute the features of every image of the tasks (of one manifest) once; shows progress.
 
-    Args:
-        tasks: at least one, all of one manifest.
-        compute: uint8 `[n, 224, 224, 3]` to float32 `[n, d]`.
-        batch_size: images a call.
-        title: of the progress bar.
+    `compute` takes uint8 `[n, 224, 224, 3]`, at most `batch_size` images, to float32 `[n, d]`.
     """
     rows = np.unique(np.concatenate([part.rows for task in tasks for part in (task.train, task.test)]))
     images = Examples(tasks[0].test.pixels, rows, np.zeros_like(rows), [])
@@ -175,7 +139,7 @@ def fit(
         features: float `[n, d]`.
         labels: class numbers, int `[n]`; every variety occurs.
         regularisation_c: inverse of the L2 penalty's strength.
-        about: kept with the classifier, see `LinearClassifier.about`.
+        about: kept with the classifier.
 
     Raises:
         RiceError: the solver did not converge.
@@ -188,22 +152,13 @@ def fit(
         try:
             regression.fit(standard, labels)
         except ConvergenceWarning:
-            raise RiceError(
-                f"baseline.regularisation_c: logistic regression did not converge in {ITERATIONS} steps at "
-                f"{regularisation_c:g}; try a smaller one"
-            ) from None
-    return LinearClassifier(scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, VARIETIES, about)
+            fault = f"logistic regression did not converge in {ITERATIONS} steps at {regularisation_c:g}"
+            raise RiceError(f"baseline.regularisation_c: {fault}; try a smaller one") from None
+    return LinearClassifier(scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, about)
 
 
 def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> TestedBaseline:
-    """Train on a task, save into `paths.baseline` as `<kind>_<scheme>`, and score the test images.
-
-    Args:
-        run: whose parameters and paths.
-        task: from `open_task`.
-        kind: `shape` or `cnn`; a name only.
-        features: of every image of the task.
-    """
+    """Train on a task, save into `paths.baseline` as `<kind>_<scheme>`, and score the test images."""
     about = {
         "kind": kind,
         "scheme": task.scheme,
@@ -213,4 +168,4 @@ def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> TestedB
     }
     classifier = fit(features.of(task.train), task.train.labels, run.params.baseline.regularisation_c, about)
     classifier.save(run.paths.baseline, f"{kind}_{task.scheme}")
-    return TestedBaseline(kind, task.scheme, classifier, task.test, classifier.scores(features.of(task.test)))
+    return TestedBaseline(classifier, task.test, classifier.scores(features.of(task.test)))

@@ -1,7 +1,4 @@
-"""Calibration: a model's `Decision` (temperature and rejection rule), fitted on its training and validation images.
-
-The test images have no part in it.
-"""
+"""Calibrate a model: fit its `Decision` (temperature and rejection rule) on its training and validation images."""
 
 from __future__ import annotations
 
@@ -87,12 +84,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_clusters(appearance: np.ndarray, seed: int) -> list[Cluster]:
-    """Fit the clusters of one variety.
-
-    Args:
-        appearance: `APPEARANCE` features of its images, `[n, L]`.
-        seed: of the mixture's start.
-    """
+    """Fit the clusters of one variety from the `APPEARANCE` features of its images, `[n, L]`."""
     from sklearn.covariance import ledoit_wolf
     from sklearn.mixture import GaussianMixture
 
@@ -151,12 +143,7 @@ def fit_rejection_rule(
 def calibrate(predictor: Predictor, training: Examples, validation: Examples, batch_size: int, seed: int) -> Decision:
     """Calibrate a model; shows progress.
 
-    Args:
-        predictor: the model.
-        training: its training images, of which at most `TRAINING_IMAGES` are used.
-        validation: its validation images.
-        batch_size: images of one call to the model.
-        seed: of the choice of training images and of the clusters.
+    At most `TRAINING_IMAGES` of the training images are used; the seed is that of their choice and of the clusters.
 
     Raises:
         RiceError: the model's labels are not the varieties, or one of them has no training image.
@@ -200,23 +187,16 @@ def _shifted_too(
 
 
 def write_decision(model: Path, decision: Decision) -> Path:
-    """Write a decision into a model (atomically); returns the file written.
-
-    Args:
-        model: a checkpoint directory (`decision.json` in it), or an ONNX file (its metadata; nothing else of it
-            changes).
-        decision: what to carry.
+    """Write a decision into a checkpoint directory (`decision.json`) or an ONNX file's metadata; returns the file.
 
     Raises:
-        RiceError: neither of the two.
+        RiceError: the model is neither of the two.
     """
     if model.is_dir():
         write_text(model / FILE, decision.to_json() + "\n")
         return model / FILE
     if model.suffix != ".onnx" or not model.is_file():
-        raise RiceError(
-            f"{model}: no checkpoint directory and no .onnx file (a plan takes its decision from the .onnx)"
-        )
+        raise RiceError(f"{model}: no checkpoint directory and no .onnx file (a plan's decision comes from the .onnx)")
     import onnx
     from google.protobuf.message import DecodeError
 

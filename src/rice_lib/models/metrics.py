@@ -1,7 +1,6 @@
-"""How good a model is, with the error bars that its number of test images allows.
+"""Measure how good a model is, with the error bars that its number of test images allows.
 
-The statistics are what the notebooks record; a predictions file lets two models be compared on the same images
-afterwards.
+A predictions file lets two models be compared on the same images afterwards.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
     from rice_lib.backends.predictor import Predictor
     from rice_lib.data.loading import Examples
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-"""Bootstrap resamples; the ends of a 95 % interval then rest on 50 resamples each."""
+RESAMPLES = 2000  # of the bootstrap: each end of a 95 % interval rests on 50
+COLUMNS = ("path", "label", "predicted", *VARIETIES)
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
         seed: of the bootstrap.
 
     Returns:
-        `accuracy`, `macro_f1`, `errors`, and `f1/<Variety>`, `recall/<Variety>` for each variety; None, with the
-        reason, where a variety has no image (for F1: and no prediction).
+        `accuracy`, `macro_f1`, `errors`, and `f1/<Variety>`, `recall/<Variety>`: of value None, with the reason, where
+        a variety has no image (for F1: and no prediction).
 
     Raises:
         ValueError: the arrays are empty or differ in length.
@@ -84,14 +82,14 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
         "errors": Metric(n - correct, n=n, unit="images", name="misclassified"),
     }
     for number, name in enumerate(VARIETIES):
-        true_positives = int(counts[number, number])
-        of_class, as_class = int(counts[number].sum()), int(counts[:, number].sum())
+        hits, of_class, as_class = (
+            int(k) for k in (counts[number, number], counts[number].sum(), counts[:, number].sum())
+        )
         recall = Metric(None, n=0, how=f"no image of {name} in the split")
         if of_class:
-            interval = wilson(true_positives, of_class)
-            recall = Metric(true_positives / of_class, *interval, n=of_class, how="Wilson")
+            recall = Metric(hits / of_class, *wilson(hits, of_class), n=of_class, how="Wilson")
         of = {"variety": name}
-        metrics[f"f1/{name}"] = replace(_f1(true_positives, of_class, as_class), name="F1", of=of)
+        metrics[f"f1/{name}"] = replace(_f1(hits, of_class, as_class), name="F1", of=of)
         metrics[f"recall/{name}"] = replace(recall, name="recall", of=of)
     return metrics
 
@@ -99,10 +97,7 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
 def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
     """Compare two models by McNemar's exact test on the same images (McNemar 1947, Psychometrika 12:153).
 
-    Args:
-        labels: true class numbers, int `[n]`.
-        a: one model's predicted class numbers, int `[n]`.
-        b: the other's.
+    Takes the true class numbers, and those predicted by each model, int `[n]`.
     """
     a_wrong, b_wrong = a != labels, b != labels
     only_a, only_b = int((a_wrong & ~b_wrong).sum()), int((b_wrong & ~a_wrong).sum())
@@ -111,11 +106,7 @@ def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
 
 
 def compare(a: Predictions, b: Predictions) -> McNemar:
-    """Compare two predictions files by `mcnemar`.
-
-    Raises:
-        RiceError: they are not about the same images.
-    """
+    """Compare two predictions files by `mcnemar`; raises `RiceError` where they are not about the same images."""
     place = {path: row for row, path in enumerate(b.paths)}
     if len(place) != len(a.paths) or any(path not in place for path in a.paths):
         raise RiceError("the two predictions files are about different images: McNemar's test needs the same ones")
@@ -139,8 +130,7 @@ def _macro_f1(counts: np.ndarray, seed: int) -> Metric:
     # resampling n images with replacement is one draw of the n-image multinomial over the matrix's cells
     rng = np.random.default_rng(seed)
     cells = rng.multinomial(n, counts.ravel() / n, size=RESAMPLES).reshape(-1, *counts.shape)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(_mean_f1(cells), [tail, 1 - tail])
+    low, high = np.quantile(_mean_f1(cells), [0.025, 0.975])
     return Metric(value, float(low), float(high), n=n, how=f"bootstrap, {RESAMPLES} resamples")
 
 
@@ -149,9 +139,6 @@ def _mean_f1(counts: np.ndarray) -> np.ndarray:
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(axis=-1) + counts.sum(axis=-2)
     return (2 * hits / np.maximum(total, 1)).sum(axis=-1) / (total > 0).sum(axis=-1)
-
-
-COLUMNS = ("path", "label", "predicted", *VARIETIES)
 
 
 def write_predictions(path: Path, examples: Examples, scores: np.ndarray) -> Predictions:
@@ -180,11 +167,7 @@ def write_predictions(path: Path, examples: Examples, scores: np.ndarray) -> Pre
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read a predictions file.
-
-    Raises:
-        RiceError: the file is missing, or is not a predictions file.
-    """
+    """Read a predictions file; raises `RiceError` where it is missing or another file."""
     try:
         _, rows = read_csv(path, COLUMNS)
         return Predictions(
@@ -204,8 +187,7 @@ class Evaluation:
     """What a model predicts of labelled images."""
 
     scores: np.ndarray
-    """Probabilities, float64 `[n, 5]`, columns in the order of `VARIETIES`: calibrated where the model carries a
-    decision."""
+    """Probabilities, float64 `[n, 5]` (columns `VARIETIES`): calibrated where the model carries a decision."""
     reasons: list[str | None] | None
     """Why an image is rejected, None where it is not; None for all where the model has no rejection rule."""
 
@@ -218,28 +200,17 @@ class Evaluation:
 
 
 def label_columns(predictor: Predictor) -> np.ndarray:
-    """Find the place of each of `VARIETIES` among the model's logits.
-
-    Raises:
-        RiceError: the model's labels are not the five varieties.
-    """
+    """Find the place of each of `VARIETIES` among the model's logits; raises `RiceError` for other labels."""
     if sorted(predictor.labels) != sorted(VARIETIES):
         raise RiceError(f"{predictor.name}: predicts {', '.join(predictor.labels)}, not {', '.join(VARIETIES)}")
     return np.array([predictor.labels.index(name) for name in VARIETIES])
 
 
 def evaluate(predictor: Predictor, examples: Examples, batch_size: int) -> Evaluation:
-    """Predict labelled images; shows progress.
-
-    Raises:
-        RiceError: the model's labels are not the five varieties.
-    """
+    """Predict labelled images; shows progress. Raises `RiceError` where the model's labels are not the varieties."""
     label_columns(predictor)
-    predictions = [
-        prediction
-        for pixels in examples.batches(batch_size, predictor.name)
-        for prediction in predict(predictor, pixels)
-    ]
+    batches = examples.batches(batch_size, predictor.name)
+    predictions = [prediction for pixels in batches for prediction in predict(predictor, pixels)]
     scores = np.array([[prediction.scores[name] for name in VARIETIES] for prediction in predictions])
     has_rule = predictor.decision is not None and predictor.decision.rejection is not None
     return Evaluation(scores, [prediction.reason for prediction in predictions] if has_rule else None)

@@ -19,18 +19,14 @@ def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForIma
     Raises:
         RiceError: the weights cannot be had, are not a ViT's, or `architecture` does not belong to them.
     """
-    names = dict(enumerate(labels))
     changes: dict[str, Any] = {
-        "num_labels": len(names),
-        "id2label": names,
-        "label2id": {name: number for number, name in names.items()},
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: number for number, name in enumerate(labels)},
         "foreground_patches": params.foreground_patches,
         "aligned_frame": params.aligned_frame,
     }
     if params.aligned_frame is not None and params.foreground_patches is not None:
-        raise RiceError(
-            "finetune.aligned_frame: the frame is attended to whole; set finetune.foreground_patches to null"
-        )
+        raise RiceError("finetune.aligned_frame: the complete frame is attended to; set foreground_patches to null")
     if params.model == "scratch":
         return _from_scratch(params, changes)
     if params.architecture is not None:
@@ -41,10 +37,8 @@ def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForIma
             raise RiceError(f"finetune.model={params.model}: not a ViT for {IMAGE_SIZE} px images")
         return RiceViTForImageClassification.from_pretrained(params.model, config=config, ignore_mismatched_sizes=True)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RiceError(
-            f"finetune.model={params.model}: cannot be loaded ({first}); name a local directory, or `scratch`"
-        ) from None
+        fault = f"finetune.model={params.model}: cannot be loaded ({str(error).strip().splitlines()[0]})"
+        raise RiceError(f"{fault}; name a local directory, or `scratch`") from None
 
 
 def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTForImageClassification:
@@ -52,20 +46,18 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
     if shape is None:
         raise RiceError("finetune.architecture: needed where finetune.model is scratch")
     if shape.hidden_size % shape.heads or shape.hidden_size % 4 or IMAGE_SIZE % shape.patch_size:
-        raise RiceError(
-            f"finetune.architecture: hidden_size must divide by heads and by 4, and {IMAGE_SIZE} by patch_size"
-        )
-    model = RiceViTForImageClassification(
-        RiceViTConfig(
-            hidden_size=shape.hidden_size,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            intermediate_size=shape.mlp_ratio * shape.hidden_size,
-            patch_size=shape.patch_size,
-            image_size=IMAGE_SIZE,
-            **changes,
-        )
+        fault = f"hidden_size must divide by heads and by 4, and {IMAGE_SIZE} by patch_size"
+        raise RiceError(f"finetune.architecture: {fault}")
+    config = RiceViTConfig(
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.mlp_ratio * shape.hidden_size,
+        patch_size=shape.patch_size,
+        image_size=IMAGE_SIZE,
+        **changes,
     )
+    model = RiceViTForImageClassification(config)
     with torch.no_grad():
         side = IMAGE_SIZE // shape.patch_size
         model.vit.embeddings.position_embeddings[0, 1:] = 0.2 * sine_cosine_positions(side, shape.hidden_size)
