@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rice_lib.backends.predictor import Predictor
-from rice_lib.backends.triton import import_tritonclient
+from rice_lib.backends.triton import import_tritonclient, make_input
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE, decode
 from rice_lib.contract.record import Record
@@ -182,12 +182,9 @@ def _raw(name: str, shape: Sequence[int], form: str, data: bytes) -> Body:
 
 
 def _grpc(rows: np.ndarray | Sequence[bytes]) -> Any:
-    library = import_tritonclient("grpc")
     pixels = isinstance(rows, np.ndarray)
     array = rows if isinstance(rows, np.ndarray) else np.array(rows, np.object_)[:, None]
-    tensor = library.InferInput(INPUT if pixels else FILE, list(array.shape), "UINT8" if pixels else "BYTES")
-    tensor.set_data_from_numpy(array)
-    return tensor
+    return make_input(import_tritonclient("grpc"), INPUT if pixels else FILE, array)
 
 
 def _large_image() -> bytes:

@@ -151,7 +151,7 @@ def test_a_profile_that_is_not_there_is_one_line_and_status_2(checkout):
 def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, capsys):
     calls, _ = docker
     ready = iter([False, True, True])
-    monkeypatch.setattr("rice_lib.serving.compose.is_ready", lambda *_: next(ready))
+    monkeypatch.setattr("rice_lib.serving.server.is_ready", lambda *_: next(ready))
     assert main(["up", *PROFILE, "--port", "9000"]) == 0
     ((command, env),) = words(calls)
     assert command == ["compose", "--file", "serving/compose.yaml", "up", "--detach", "--build"]
@@ -171,7 +171,7 @@ def test_on_a_machine_with_a_gpu_the_container_takes_the_engine_of_the_version(
 ):
     calls, _ = docker
     (calls.parent / "bin" / "nvidia-smi").symlink_to(calls.parent / "bin" / "docker")
-    monkeypatch.setattr("rice_lib.serving.compose.is_ready", lambda *_: True)
+    monkeypatch.setattr("rice_lib.serving.server.is_ready", lambda *_: True)
     (checkout / "rice.plan").write_bytes(b"a plan")
     assert main(["build", *PROFILE, "--engine", engine, "--plan", str(checkout / "rice.plan")]) == 0
     assert main(["up", *PROFILE]) == 0

@@ -20,13 +20,14 @@ from rice_lib.backends.triton_connection import (
     ServerError,
     VersionGoneError,
     import_tritonclient,
+    make_input,
     version_of,
 )
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import KEY
 from rice_lib.contract.decode import IMAGE_SIZE
 
-__all__ = ["Protocol", "TritonPredictor", "answer_to", "import_tritonclient"]
+__all__ = ["Protocol", "TritonPredictor", "answer_to", "import_tritonclient", "make_input"]
 
 
 class TritonPredictor(Predictor):

@@ -116,10 +116,7 @@ class Connection:
         Returns:
             tritonclient's `InferResult`; or it raises `VersionGoneError` or `ServerError`.
         """
-        from tritonclient.utils import np_to_triton_dtype
-
-        sent = self._library.InferInput(tensor, list(values.shape), np_to_triton_dtype(values.dtype))
-        sent.set_data_from_numpy(values)
+        sent = make_input(self._library, tensor, values)
         wanted = [self._library.InferRequestedOutput(name) for name in outputs]
 
         def attempt() -> Any:
@@ -276,6 +273,15 @@ def parse_url(url: str) -> tuple[Protocol, str, str]:
 def version_of(config: Mapping[str, Any]) -> str:
     """Read which version answers from a model's configuration; empty where it does not say."""
     return config.get("parameters", {}).get("version", {}).get("string_value", "")
+
+
+def make_input(library: ModuleType, name: str, values: np.ndarray) -> Any:
+    """Make the `InferInput` of a tensor for `tritonclient.http` or `tritonclient.grpc`; objects are `bytes`."""
+    from tritonclient.utils import np_to_triton_dtype
+
+    tensor = library.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+    tensor.set_data_from_numpy(values)
+    return tensor
 
 
 def import_tritonclient(protocol: str) -> ModuleType:

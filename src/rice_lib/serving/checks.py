@@ -30,7 +30,7 @@ from rice_lib.contract.record import Record
 from rice_lib.serving import server as life
 from rice_lib.serving.control import Control
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
-from rice_lib.serving.load import HEADER_LENGTH, Clients, body
+from rice_lib.serving.load import HEADER_LENGTH, body, send_requests
 from rice_lib.serving.release import random_images
 from rice_lib.serving.repository import Repository, drawn_grain
 
@@ -69,17 +69,16 @@ class Service:
 def connect(run: Run) -> Service:
     """Start a server on the profile's repository, or connect to the one at `serve.url`."""
     serve, paths, server = run.params.serve, run.paths, None
-    name, limit = serve.model_name, serve.ready_timeout_s
-    if serve.url is not None:
-        address = endpoints(serve.url)
-    else:
+    if (url := serve.url) is None:
         try:
             environment = ServingEnvironment.find(paths.root)
         except MissingEnvironmentError as missing:
             return Service(str(missing))
-        server = life.start(environment, paths.repository, name, paths.server, ready_timeout_s=limit)
-        address = {"http": server.http, "grpc": server.grpc}
-    clients = {protocol: TritonPredictor(where, name, protocol) for protocol, where in address.items()}
+        limit = serve.ready_timeout_s
+        server = life.start(environment, paths.repository, serve.model_name, paths.server, ready_timeout_s=limit)
+        url = server.http
+    address = endpoints(url)
+    clients = {protocol: TritonPredictor(where, serve.model_name, protocol) for protocol, where in address.items()}
     return Service(None, server, address, clients)
 
 
@@ -106,10 +105,15 @@ def parity(
     return pd.DataFrame(rows, columns=["images a request", "protocol", "largest difference", "same prediction"])
 
 
-def files(address: str, model: str, reference: Predictor) -> pd.DataFrame:
-    """Send files of many forms to an ensemble, and compare the records with those that `rice infer` would print."""
+def files(address: str, model: str, reference: Predictor, grain: bytes | None = None) -> pd.DataFrame:
+    """Send a grain in many forms to an ensemble, and compare the records with those that `rice infer` would print.
+
+    `grain` is the bytes of an image file; None draws one.
+    """
+    grain = grain or drawn_grain()
+    damaged = {"Truncated JPEG": grain[: len(grain) // 2], "Text": b"not a grain\n" * 9, "HTML": b"<!DOCTYPE html><p>"}
     rows = []
-    for form, data in {**grain_forms(), **damaged_forms()}.items():
+    for form, data in {**grain_forms(grain), **damaged}.items():
         status, record = send_file(address, model, data)
         expected = classify_here(reference, data)
         difference = _difference(record, expected)
@@ -117,8 +121,7 @@ def files(address: str, model: str, reference: Predictor) -> pd.DataFrame:
             raise CheckFailedError(f"{form}: the server says {record}, rice infer {expected}")
         why = record.get("error") or record.get("reason", "")
         rows.append((form, status, record.get("label", ""), record.get("confidence"), why, difference))
-    columns = ["file", "HTTP status", "prediction", "confidence", "reason", "difference"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["file", "HTTP status", "prediction", "confidence", "reason", "difference"])
 
 
 def malformed(address: Mapping[Protocol, str], model: str, limit: int) -> pd.DataFrame:
@@ -156,11 +159,11 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
 
     bodies = body(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)), body([drawn_grain()])
     requests = list(zip(repository.names.public, bodies, strict=True))
-    with Control(server.grpc) as control, Clients(server.http, requests, SWITCH_CLIENTS, count) as clients:
+    with Control(server.grpc) as control, send_requests(server.http, requests, SWITCH_CLIENTS, count) as counts:
         for version in (made.version, first.version):
             repository.switch(version, control)
     repository.discard(made.version)
-    if lost := clients.counts.failures:
+    if lost := counts.failures:
         raise CheckFailedError(f"{len(lost)} requests were lost while versions were switched: {lost[0]}")
     rows = [(model, version, count) for (model, version), count in sorted(answered.items())]
     return pd.DataFrame(rows, columns=["model", "version", "requests answered"])
@@ -168,10 +171,8 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
 
 def endpoints(url: str) -> dict[Protocol, str]:
     """Make addresses of HTTP and gRPC, the next port up, of `host:port`; raises `RiceError` for another form."""
-    host, _, port = url.rpartition(":")
-    if not host or not port.isdecimal() or "/" in url:
-        raise RiceError(f"serve.url {url!r}: write it as host:port of the server's HTTP endpoint, without a scheme")
-    return {"http": url, "grpc": f"{host}:{int(port) + 1}"}
+    host, port = life.parse_address(url, "serve.url")
+    return {"http": url, "grpc": f"{host}:{port + 1}"}
 
 
 def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any]]:
@@ -202,9 +203,9 @@ def classify_here(model: Predictor, data: bytes) -> dict[str, Any]:
     return record
 
 
-def grain_forms() -> dict[str, bytes]:
-    """Save a drawn grain in the forms that photographs come in: name to the file's bytes."""
-    image = Image.open(io.BytesIO(drawn_grain()))
+def grain_forms(grain: bytes) -> dict[str, bytes]:
+    """Save the image of a file in the forms that photographs come in: name to the file's bytes."""
+    image = Image.open(io.BytesIO(grain))
     turned = Image.Exif()
     turned[0x0112] = 6
     frames = [image.convert("P"), ImageOps.mirror(image).convert("P")]
@@ -223,26 +224,17 @@ def grain_forms() -> dict[str, bytes]:
         "WebP": (image, "WEBP", {}),
         "White paper": (Image.new("RGB", (250, 250), "white"), "PNG", {}),
     }
-    saved = {}
+    saved = {name: io.BytesIO() for name in forms}
     for name, (picture, kind, options) in forms.items():
-        file = io.BytesIO()
-        picture.save(file, kind, **options)
-        saved[name] = file.getvalue()
-    return saved
-
-
-def damaged_forms() -> dict[str, bytes]:
-    """Make files that are no images."""
-    grain = drawn_grain()
-    return {"Truncated JPEG": grain[: len(grain) // 2], "Text": b"not a grain\n" * 9, "HTML": b"<!DOCTYPE html><p>"}
+        picture.save(saved[name], kind, **options)
+    return {name: file.getvalue() for name, file in saved.items()}
 
 
 def _difference(record: dict[str, Any], expected: dict[str, Any]) -> float:
     """Find the largest difference of a score; infinite where anything else differs."""
-    numbers, rest = [], []
-    for one in (record, expected):
-        numbers.append({**one.get("scores", {}), "confidence": one.get("confidence") or 0.0})
-        rest.append({k: v for k, v in one.items() if k not in ("scores", "confidence")} | {"keys": set(numbers[-1])})
-    if rest[0] != rest[1]:
+    pair = (record, expected)
+    ours, theirs = ({**one.get("scores", {}), "confidence": one.get("confidence") or 0.0} for one in pair)
+    rest = [{key: value for key, value in one.items() if key not in ("scores", "confidence")} for one in pair]
+    if rest[0] != rest[1] or ours.keys() != theirs.keys():
         return float("inf")
-    return max(abs(value - numbers[1][name]) for name, value in numbers[0].items())
+    return max(abs(value - theirs[name]) for name, value in ours.items())

@@ -1,20 +1,23 @@
 """The server in NVIDIA's container, by `docker compose`, where an engine can run one.
 
 It runs `serving/compose.yaml`, with `serving/compose.gpu.yaml` over it on a machine with a GPU: the same repository,
-the same ports, the same address.
+the same ports, the same address. A file beside the repository keeps what a container was started with, until `down`.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from rice_lib.common.errors import RiceError
-from rice_lib.serving.server import is_ready
+from rice_lib.common.files import read_json, write_json
+from rice_lib.serving.server import Endpoint
 
+STATE_FILE = "container.json"
 PROBE_SECONDS = 20
 COMMAND_SECONDS = 3600
 """Limit of one command: the first `up` fetches the image, some 15 GB."""
@@ -31,7 +34,7 @@ def has_engine() -> bool:
 
 
 @dataclass(frozen=True)
-class Container:
+class Container(Endpoint):
     """A container that serves one repository."""
 
     root: Path
@@ -43,20 +46,36 @@ class Container:
     engine: str | None
     """`gpu` or `tensorrt`: which configuration of the models (`RICE_ENGINE`). None: no GPU."""
 
-    def up(self, ready_timeout_s: float) -> float:
-        """Build the image, start the container and wait until its models are ready; returns the seconds it took."""
-        began = time.monotonic()
-        self._run("up", "--detach", "--build")
-        while not is_ready(self.host, self.port, self.model):
-            if time.monotonic() - began > ready_timeout_s:
+    @classmethod
+    def find(cls, root: Path, repository: Path, model: str) -> Container | None:
+        """Find the container that serves a repository; None where none was started."""
+        try:
+            return cls(root, repository, model, **read_json(repository.with_name(STATE_FILE)))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def up(self, ready_timeout_s: float) -> Self:
+        """Build the image, start the container and wait until its models are ready; returns itself.
+
+        Raises:
+            RiceError: it did not start, or was not ready in time. Nothing is left.
+        """
+        # written first, so that what is started can be stopped
+        write_json(self._state, {"host": self.host, "port": self.port, "engine": self.engine})
+        try:
+            self._run("up", "--detach", "--build")
+            self.wait(ready_timeout_s, "rice serve logs")
+            return self
+        except BaseException:
+            with suppress(RiceError):
                 self.down()
-                raise RiceError(f"the container was not ready within {ready_timeout_s:g} s; see: rice serve logs", 1)
-            time.sleep(0.5)
-        return time.monotonic() - began
+            self._state.unlink(missing_ok=True)
+            raise
 
     def down(self) -> None:
         """Stop and remove the container."""
         self._run("down", "--timeout", "40")
+        self._state.unlink(missing_ok=True)
 
     def logs(self, lines: int, follow: bool) -> None:
         """Print the container's log."""
@@ -65,13 +84,15 @@ class Container:
     def variables(self) -> dict[str, str]:
         """Make the environment variables that the compose files read."""
         service = self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix()
-        ports = {"": self.port, "_GRPC": self.port + 1, "_METRICS": self.port + 2}
-        return {
-            "RICE_SERVICE": service, "RICE_MODEL": self.model, "RICE_HOST": self.host,
-            "RICE_UID": str(os.getuid()), "RICE_GID": str(os.getgid()),
-            **{f"RICE{protocol}_PORT": str(port) for protocol, port in ports.items()},
-            **({"RICE_ENGINE": self.engine} if self.engine else {}),
+        variables = {
+            "SERVICE": service, "MODEL": self.model, "HOST": self.host, "UID": os.getuid(), "GID": os.getgid(),
+            "PORT": self.port, "GRPC_PORT": self.port + 1, "METRICS_PORT": self.port + 2, "ENGINE": self.engine,
         }  # fmt: skip
+        return {f"RICE_{name}": str(value) for name, value in variables.items() if value is not None}
+
+    @property
+    def _state(self) -> Path:
+        return self.repository.with_name(STATE_FILE)
 
     def _run(self, *words: str, quiet: bool = True) -> None:
         files = ["serving/compose.yaml", *(["serving/compose.gpu.yaml"] if self.engine else [])]

@@ -20,7 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rice_lib.common.errors import RiceError
+from google.protobuf import json_format, text_format
+
+from rice_lib.backends.triton import import_tritonclient
 from rice_lib.contract.decision import KEY, Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.contract.features import FEATURES
@@ -58,13 +60,12 @@ class Names:
         return self.classifier, self.ensemble
 
 
-def _text(name: str) -> dict[str, Any]:
-    return {"name": name, "data_type": "TYPE_STRING", "dims": [1]}
+def _tensor(name: str, kind: str, *dims: int) -> dict[str, Any]:
+    return {"name": name, "data_type": f"TYPE_{kind}", "dims": [*dims] or [1]}
 
 
-_PIXELS = {"name": INPUT, "data_type": "TYPE_UINT8", "dims": [IMAGE_SIZE, IMAGE_SIZE, 3]}
-_FEATURES = {"name": "features", "data_type": "TYPE_FP32", "dims": [len(FEATURES)]}
-_NOTES, _ERROR = _text("notes"), _text("error")
+_PIXELS = _tensor(INPUT, "UINT8", IMAGE_SIZE, IMAGE_SIZE, 3)
+_BESIDE_PIXELS = [_tensor("features", "FP32", len(FEATURES)), _tensor("notes", "STRING"), _tensor("error", "STRING")]
 
 
 def classifier_config(
@@ -75,31 +76,32 @@ def classifier_config(
     `max_batch` limits the images of one request, and of one batch that the server merges. On a CPU, `instances` have
     one thread each, so that none waits for another.
     """
-    config = _common(name, max_batch) | {
+    config = _model(name, max_batch, instances) | {
         "input": [_PIXELS],
-        "output": [_logits(labels) | {"label_filename": LABELS_FILE}],
-        "instance_group": [{"count": 1, "kind": "KIND_GPU"}],
+        "output": [_tensor(OUTPUT, "FP32", len(labels)) | {"label_filename": LABELS_FILE}],
         "model_warmup": [_warmup(images, _PIXELS, random_data=True) for images in sorted({1, max_batch})],
     }
-    if engine == "tensorrt":
-        return config | {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
-    config |= {"backend": "onnxruntime", "default_model_filename": "model.onnx"}
     if engine == "onnxruntime":
-        config["instance_group"] = [{"count": instances, "kind": "KIND_CPU"}]
         # ONNX Runtime's own threads spin: two instances with a thread each are faster than one with two
         config["parameters"] = _parameters(intra_op_thread_count="1")
-    return config
+    else:
+        config["instance_group"] = [{"count": 1, "kind": "KIND_GPU"}]
+    if engine == "tensorrt":
+        return config | {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
+    return config | {"backend": "onnxruntime", "default_model_filename": "model.onnx"}
 
 
 def decode_config(name: str, max_batch: int, instances: int) -> dict[str, Any]:
     """Configure `models/decode.py`: input `file` BYTES `[1]`; outputs `images`, `features`, `notes`, `error`."""
-    config = _python(name, max_batch, instances) | {
-        "input": [_text(FILE)],
-        "output": [_PIXELS, _FEATURES, _NOTES, _ERROR],
-        "model_warmup": [_warmup(1, _text(FILE), input_data_file=WARMUP_FILE)],
+    file = _tensor(FILE, "STRING")
+    config = _model(name, max_batch, instances) | {
+        "backend": "python",
+        "input": [file],
+        "output": [_PIXELS, *_BESIDE_PIXELS],
+        "model_warmup": [_warmup(1, file, input_data_file=WARMUP_FILE)],
     }
     # one request at a time: a malformed one would fail those it is merged with before any code of ours sees them
-    config["dynamic_batching"] = config["dynamic_batching"] | {"preferred_batch_size": [1]}
+    config["dynamic_batching"]["preferred_batch_size"] = [1]
     return config
 
 
@@ -110,15 +112,12 @@ def postprocess_config(name: str, labels: Sequence[str], max_batch: int) -> dict
     0 where the image is rejected or cannot be read, as a tensor has no null), `scores` float32 `[classes]`, `reason`,
     and `record`, the JSON that `rice infer` prints.
     """
-    return _python(name, max_batch, 1) | {
-        "input": [_logits(labels), _FEATURES, _NOTES, _ERROR],
-        "output": [
-            _text("variety"),
-            {"name": "confidence", "data_type": "TYPE_FP32", "dims": [1]},
-            {"name": "scores", "data_type": "TYPE_FP32", "dims": [len(labels)], "label_filename": LABELS_FILE},
-            _text("reason"),
-            _text("record"),
-        ],
+    scores = _tensor("scores", "FP32", len(labels)) | {"label_filename": LABELS_FILE}
+    texts = {name: _tensor(name, "STRING") for name in ("variety", "reason", "record")}
+    return _model(name, max_batch, 1) | {
+        "backend": "python",
+        "input": [_tensor(OUTPUT, "FP32", len(labels)), *_BESIDE_PIXELS],
+        "output": [texts["variety"], _tensor("confidence", "FP32"), scores, texts["reason"], texts["record"]],
     }
 
 
@@ -134,6 +133,14 @@ def ensemble_config(
     parameters = {"labels": json.dumps(list(labels)), "version": str(version)}
     if decision is not None:
         parameters[KEY] = decision.to_json()
+
+    def names(tensors: Sequence[Config]) -> dict[str, str]:
+        return {tensor["name"]: tensor["name"] for tensor in tensors}
+
+    scheduled = [
+        {"model_name": s["name"], "model_version": -1, "input_map": names(s["input"]), "output_map": names(s["output"])}
+        for s in steps
+    ]
     return {
         "name": name,
         "platform": "ensemble",
@@ -141,63 +148,31 @@ def ensemble_config(
         "version_policy": {"specific": {"versions": [version]}},
         "input": steps[0]["input"],
         "output": [*steps[-1]["output"], *texts],
-        "ensemble_scheduling": {
-            "step": [
-                {
-                    "model_name": step["name"],
-                    "model_version": -1,
-                    "input_map": {tensor["name"]: tensor["name"] for tensor in step["input"]},
-                    "output_map": {tensor["name"]: tensor["name"] for tensor in step["output"]},
-                }
-                for step in steps
-            ]
-        },
+        "ensemble_scheduling": {"step": scheduled},
         "parameters": _parameters(**parameters),
     }
 
 
 def format_config(config: Config) -> str:
     """Write a configuration as the text of a `config.pbtxt`; raises `RiceError` where tritonclient is missing."""
-    message = _message()
-    from google.protobuf import json_format, text_format
-
-    json_format.ParseDict(config, message)
-    return str(text_format.MessageToString(message, use_short_repeated_primitives=True))
+    message = json_format.ParseDict(config, import_tritonclient("grpc").model_config_pb2.ModelConfig())
+    return text_format.MessageToString(message, use_short_repeated_primitives=True)
 
 
 def parse_config(text: str) -> dict[str, Any]:
-    """Read the text of a `config.pbtxt`; raises `ValueError` where it is damaged."""
-    message = _message()
-    from google.protobuf import json_format, text_format
-
-    try:
-        text_format.Parse(text, message)
-    except text_format.ParseError as error:
-        raise ValueError(str(error)) from None
+    """Read the text of a `config.pbtxt`; raises `text_format.ParseError` where it is damaged."""
+    message = text_format.Parse(text, import_tritonclient("grpc").model_config_pb2.ModelConfig())
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
-def _message() -> Any:
-    try:
-        from tritonclient.grpc import model_config_pb2
-    except ImportError:
-        raise RiceError("tritonclient is not installed: pip install 'rice-lib[serve]'") from None
-    return model_config_pb2.ModelConfig()
-
-
-def _common(name: str, max_batch: int) -> dict[str, Any]:
-    # no delay: requests that wait while a batch is computed are merged, and a lone one is never held up
-    batching = {"default_queue_policy": {"max_queue_size": MAX_QUEUE}}
-    return {"name": name, "max_batch_size": max_batch, "dynamic_batching": batching}
-
-
-def _python(name: str, max_batch: int, instances: int) -> dict[str, Any]:
-    group = {"count": instances, "kind": "KIND_CPU"}
-    return _common(name, max_batch) | {"backend": "python", "instance_group": [group]}
-
-
-def _logits(labels: Sequence[str]) -> dict[str, Any]:
-    return {"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [len(labels)]}
+def _model(name: str, max_batch: int, instances: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "max_batch_size": max_batch,
+        # no delay: requests that wait while a batch is computed are merged, and a lone one is never held up
+        "dynamic_batching": {"default_queue_policy": {"max_queue_size": MAX_QUEUE}},
+        "instance_group": [{"count": instances, "kind": "KIND_CPU"}],
+    }
 
 
 def _warmup(images: int, tensor: Config, **data: Any) -> dict[str, Any]:

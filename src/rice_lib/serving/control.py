@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rice_lib.backends.triton import import_tritonclient
+from rice_lib.backends.triton import import_tritonclient, make_input
 from rice_lib.common.errors import RiceError
 
 LOAD_SECONDS = 600.0
@@ -22,8 +22,7 @@ class Control:
     def __init__(self, address: str) -> None:
         """Connect to `host:port` of the server's gRPC endpoint."""
         self._library = import_tritonclient("grpc")
-        self._address = address
-        self._client = self._library.InferenceServerClient(address)
+        self._client, self._address = self._library.InferenceServerClient(address), address
 
     def load(self, name: str) -> None:
         """Load a model, or load it again, until it is ready and warm; raises `RiceError` where the server cannot."""
@@ -40,13 +39,8 @@ class Control:
 
     def infer(self, name: str, **inputs: np.ndarray) -> Any:
         """Send one request of arrays by tensor name; returns the client library's result."""
-        from tritonclient.utils import np_to_triton_dtype
-
-        tensors = []
-        for tensor, values in inputs.items():
-            tensors.append(self._library.InferInput(tensor, list(values.shape), np_to_triton_dtype(values.dtype)))
-            tensors[-1].set_data_from_numpy(values)
-        return self._call("infer", name, tensors, client_timeout=LOAD_SECONDS)
+        tensors = [make_input(self._library, *named) for named in inputs.items()]
+        return self._call("infer", name, inputs=tensors, client_timeout=LOAD_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -54,10 +48,10 @@ class Control:
     def __exit__(self, *error: object) -> None:
         self._client.close()
 
-    def _call(self, method: str, name: str, *arguments: Any, **options: Any) -> Any:
+    def _call(self, method: str, name: str, **options: Any) -> Any:
         from tritonclient.utils import InferenceServerException
 
         try:
-            return getattr(self._client, method)(name, *arguments, **options)
+            return getattr(self._client, method)(name, **options)
         except InferenceServerException as error:
             raise RiceError(f"{name} on {self._address}: {' '.join(str(error).split())}", 1) from None

@@ -6,17 +6,19 @@ own HTTP client, one connection a thread.
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from http.client import HTTPConnection, HTTPException
+from typing import Any
 
 import numpy as np
 
-from rice_lib.backends.triton import import_tritonclient
+from rice_lib.backends.triton import import_tritonclient, make_input
 from rice_lib.common.errors import RiceError
 from rice_lib.serving.config import FILE, INPUT, OUTPUT
 
@@ -51,7 +53,7 @@ class Body:
 
 @dataclass
 class Counts:
-    """What the clients of one measurement saw: seconds of each answered request, and what was said to the others."""
+    """What the clients saw so far: seconds of each answered request, and the errors of the others."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -67,16 +69,11 @@ def bodies(rows: Rows, batch: int) -> list[Body]:
 
 def body(rows: Rows) -> Body:
     """Put together one request for the classifier (pixels) or the ensemble (files)."""
-    library = import_tritonclient("http")
-    if isinstance(rows[0], bytes):
-        name, kind, values = FILE, "BYTES", np.array(rows, np.object_)[:, None]
-    else:
-        name, kind, values = INPUT, "UINT8", np.stack(list(rows))
-    tensor = library.InferInput(name, list(values.shape), kind)
-    tensor.set_data_from_numpy(values)
-    wanted = BYTES_OUTPUTS if name == FILE else (OUTPUT,)
-    outputs = [library.InferRequestedOutput(output, binary_data=True) for output in wanted]
-    return Body(*library.InferenceServerClient.generate_request_body([tensor], outputs=outputs))
+    library, files = import_tritonclient("http"), isinstance(rows[0], bytes)
+    values = np.array(rows, np.object_)[:, None] if files else np.stack(list(rows))
+    tensor = make_input(library, FILE if files else INPUT, values)
+    wanted = [library.InferRequestedOutput(name) for name in (BYTES_OUTPUTS if files else (OUTPUT,))]
+    return Body(*library.InferenceServerClient.generate_request_body([tensor], outputs=wanted))
 
 
 def measure_point(
@@ -101,88 +98,76 @@ def measure_point(
         watch: reads counters of the caller's own, when counting begins and when it ends.
 
     Returns:
-        `images_per_s`; `p50_ms`, `p90_ms`, `p99_ms` of a request; `requests` counted and those `failed`, with what was
-        said to the first (`failure`); `client_cpu_ms` an image; and what `watch` read (`watched`, a pair).
+        `images_per_s`; `p50_ms`, `p90_ms`, `p99_ms` of a request; `requests` counted and those `failed`, with the first
+        error (`failure`); `client_cpu_ms` an image; and what `watch` read (`watched`, a pair).
 
     Raises:
         RiceError: no server answers there, it broke a connection, or no request was answered in the time.
     """
-    with Clients(address, [(model, request) for request in requests], concurrency) as clients:
+    with send_requests(address, [(model, request) for request in requests], concurrency) as counts:
         time.sleep(WARM_UP_S)
         before, own = watch(), time.process_time()
-        clients.counts, began = Counts(), time.perf_counter()
+        answered, failed, began = len(counts.seconds), len(counts.failures), time.perf_counter()
         time.sleep(seconds)
-        counts, elapsed = clients.counts, time.perf_counter() - began
-        done, failure = len(counts.seconds), next(iter(counts.failures), None)
-        failed, own, after = len(counts.failures), time.process_time() - own, watch()
-    if not done:
+        durations, failures = counts.seconds[answered:], counts.failures[failed:]
+        elapsed, own, after = time.perf_counter() - began, time.process_time() - own, watch()
+    failure = failures[0] if failures else None
+    if not durations:
         raise RiceError(f"{model} on {address} answered {failure or 'nothing in time; measure for longer'}", 1)
-    images = done * batch
-    quantiles = np.percentile(counts.seconds[:done], [50, 90, 99]) * 1e3
+    images = len(durations) * batch
+    p50, p90, p99 = (np.percentile(durations, [50, 90, 99]) * 1e3).tolist()
     return {
         "model": model,
         "concurrency": concurrency,
         "batch": batch,
         "images_per_s": images / elapsed,
-        **dict(zip(("p50_ms", "p90_ms", "p99_ms"), quantiles.tolist(), strict=True)),
-        "requests": done,
-        "failed": failed,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "requests": len(durations),
+        "failed": len(failures),
         "failure": failure,
         "client_cpu_ms": own / images * 1e3,
         "watched": (before, after),
     }
 
 
-class Clients:
-    """Threads that send requests, in turn, for as long as the context is open."""
+@contextmanager
+def send_requests(
+    address: str,
+    requests: Sequence[tuple[str, Body]],
+    concurrency: int,
+    seen: Callable[[str, bytes], object] = lambda model, data: None,
+) -> Iterator[Counts]:
+    """Send requests in turn, each with its model's name, from `concurrency` threads for as long as the context is open.
 
-    def __init__(
-        self,
-        address: str,
-        requests: Sequence[tuple[str, Body]],
-        concurrency: int,
-        seen: Callable[[str, bytes], object] | None = None,
-    ) -> None:
-        """Prepare `concurrency` threads for requests, each with its model's name; `seen` is called with the answers."""
-        self.counts = Counts()
-        self._address, self._requests, self._seen = address, requests, seen
-        self._turn = itertools.count()
-        self._over = threading.Event()
-        self._broken: Exception | None = None
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(concurrency)]
+    Calls `seen` with the model and the data of each response. Raises `RiceError` at the end where the server broke a
+    connection.
+    """
+    counts, turn, over = Counts(), itertools.count(), threading.Event()
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
+    def work() -> None:
+        with closing(HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
+            while not over.is_set():
+                model, request = requests[next(turn) % len(requests)]
+                began = time.perf_counter()
+                connection.request("POST", f"/v2/models/{model}/infer", body=request.data, headers=request.headers)
+                response = connection.getresponse()
+                data = response.read()
+                if response.status == 200:
+                    counts.seconds.append(time.perf_counter() - began)
+                    seen(model, data)
+                else:
+                    counts.failures.append(f"{response.status} {data[:200].decode(errors='replace')}")
 
-    def __exit__(self, *error: object) -> None:
-        """Stop the threads; raises `RiceError` where the server broke a connection."""
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-        if self._broken is not None and error[0] is None:
-            raise RiceError(f"the connection to {self._address} failed ({self._broken})", 1)
-
-    def _work(self) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT_S)
+    with ThreadPoolExecutor(concurrency) as threads:
+        working = [threads.submit(work) for _ in range(concurrency)]
         try:
-            while not self._over.is_set():
-                self._send(connection, *self._requests[next(self._turn) % len(self._requests)])
-        except (OSError, http.client.HTTPException) as error:
-            self._broken = error
+            yield counts
         finally:
-            connection.close()
-
-    def _send(self, connection: http.client.HTTPConnection, model: str, request: Body) -> None:
-        began = time.perf_counter()
-        connection.request("POST", f"/v2/models/{model}/infer", body=request.data, headers=request.headers)
-        response = connection.getresponse()
-        data = response.read()
-        counts = self.counts  # of the measurement that is under way now
-        if response.status != 200:
-            counts.failures.append(f"{response.status} {data[:200].decode(errors='replace')}")
-            return
-        counts.seconds.append(time.perf_counter() - began)
-        if self._seen is not None:
-            self._seen(model, data)
+            over.set()
+    try:
+        for thread in working:
+            thread.result()
+    except (OSError, HTTPException) as error:
+        raise RiceError(f"the connection to {address} failed ({error})", 1) from None

@@ -33,12 +33,12 @@ def release(repository: Repository, made: Version, address: str | None) -> None:
         steps = repository.steps(made.version)
         try:
             with open_predictor(repository.classifier(made.version) / "1" / "model.onnx") as model:
-                if control is None:
-                    _check_alone(model)
-                else:
+                if control is not None:
                     for name in steps:
                         control.load(name)
                     _check_served(control, steps, made.max_batch, model)
+                elif not np.isfinite(model.logits(random_images(np.random.default_rng(SEED), 2))).all():
+                    raise RiceError("its logits are not finite")
         except RiceError as error:
             if control is not None:
                 for name in steps:
@@ -63,11 +63,6 @@ def random_images(random: np.random.Generator, count: int) -> np.ndarray:
 
 def _connect(address: str | None) -> Control | nullcontext[None]:
     return nullcontext() if address is None else Control(address)
-
-
-def _check_alone(model: Predictor) -> None:
-    if not np.isfinite(model.logits(random_images(np.random.default_rng(SEED), 2))).all():
-        raise RiceError("its logits are not finite")
 
 
 def _check_served(control: Control, steps: tuple[str, str, str], max_batch: int, model: Predictor) -> None:

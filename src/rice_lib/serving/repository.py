@@ -24,11 +24,12 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from google.protobuf import text_format
 from PIL import Image, ImageDraw
 
 import rice_lib.contract
@@ -53,27 +54,22 @@ CONTRACT, MODELS = Path(rice_lib.contract.__file__).parent, Path(__file__).with_
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a served model, as its `version.json` has it."""
+    """One version of a served model, as its `version.json` has it; equal to one of the same model and settings."""
 
-    version: int
+    version: int = field(compare=False)
     onnx_sha256: str
     plan_sha256: str | None
-    source: str
+    source: str = field(compare=False)
     """The ONNX file that it was made of, as it was named."""
-    created: str
+    created: str = field(compare=False)
     """UTC, ISO 8601."""
-    replaces: int | None
+    replaces: int | None = field(compare=False)
     """The version that answered when this one was made: what a rollback goes back to."""
     engine: Engine
     max_batch: int
     instances: int
     code_sha256: str
     """Of the code that decodes and postprocesses."""
-
-    def serves_like(self, other: Version) -> bool:
-        """Whether both serve the same model with the same settings."""
-        settings = ("onnx_sha256", "plan_sha256", "engine", "max_batch", "instances", "code_sha256")
-        return all(getattr(self, name) == getattr(other, name) for name in settings)
 
 
 class Repository:
@@ -105,8 +101,7 @@ class Repository:
         """Name a version's own models: files to pixels, pixels to logits, logits to varieties."""
         own = f"{self.names.classifier}_v{version}"
         before_0_2 = f"{own}_tell"
-        last = before_0_2 if (self.folder / before_0_2).is_dir() else f"{own}_postprocess"
-        return f"{own}_decode", own, last
+        return f"{own}_decode", own, before_0_2 if (self.folder / before_0_2).is_dir() else f"{own}_postprocess"
 
     def classifier(self, version: int) -> Path:
         """Find the folder of a version's classifier."""
@@ -131,7 +126,7 @@ class Repository:
             return self.versions().get(int(config["parameters"]["version"]["string_value"]))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError):
+        except (text_format.ParseError, ValueError, KeyError):
             raise RiceError(f"{file}: damaged; delete {self.folder} and build it again (rice serve build)") from None
 
     def add(
@@ -145,7 +140,6 @@ class Repository:
         """Write an ONNX file as a new version, completely or not at all; it does not answer yet.
 
         Args:
-            model: an ONNX file of this project.
             max_batch: most images of one request.
             instances: of each model on a CPU; None is one a core.
             engine: what `config.pbtxt` has the classifier computed by.
@@ -160,13 +154,15 @@ class Repository:
         if model.suffix != ".onnx":
             raise RiceError(f"{model}: the server takes an .onnx file (serving/build_plan.sh builds a plan of it)")
         if plan is None and engine == "tensorrt":
-            raise RiceError("a version for TensorRT needs its plan (--plan M.plan); serving/build_plan.sh builds one")
+            needs = "a version for TensorRT needs its plan; serving/build_plan.sh builds one"
+            raise RiceError(f"rice serve build --engine plan: name the plan with --plan ({needs})")
         if plan is not None and not plan.is_file():
             raise RiceError(f"{plan}: no such plan; serving/build_plan.sh builds one of a version that is there")
         with open_predictor(model, threads=1) as predictor:
             labels, decision = predictor.labels, predictor.decision
         with self.held():
             active = self.active()
+            code = [*sorted(CONTRACT.glob("*.py")), *sorted(MODELS.glob("*.py"))]
             made = Version(
                 version=self._next(),
                 onnx_sha256=sha256_file(model),
@@ -177,9 +173,9 @@ class Repository:
                 engine=engine,
                 max_batch=max_batch,
                 instances=instances or cores(),
-                code_sha256=_code_sha256(),
+                code_sha256=hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest(),
             )
-            if active is not None and made.serves_like(active):
+            if made == active:
                 return active
             # beside the repository, not in it: a server that looks must not see half a version
             with TemporaryDirectory(dir=self.folder.parent, prefix=f".{self.folder.name}.") as temporary:
@@ -246,26 +242,24 @@ class Repository:
 
     def _write_version(self, staged: Path, made: Version, labels: Sequence[str], decision: Decision | None) -> None:
         """Write the folders of a version's models, but for the model itself."""
-        decoder, classifier, postprocess = (staged / name for name in self.steps(made.version))
-        for folder, file in ((decoder, "decode.py"), (postprocess, "postprocess.py")):
-            code = folder / "1"
+        decoder, classifier, postprocess = self.steps(made.version)
+        for name, file in ((decoder, "decode.py"), (postprocess, "postprocess.py")):
+            code = staged / name / "1"
             shutil.copytree(CONTRACT, code / "rice_lib" / "contract", ignore=shutil.ignore_patterns("__pycache__"))
             (code / "rice_lib" / "__init__.py").touch()
             shutil.copyfile(MODELS / file, code / "model.py")
-        _write_config(decoder / CONFIG, configs.decode_config(decoder.name, made.max_batch, made.instances))
-        (decoder / "warmup").mkdir()
+        _write_config(staged, configs.decode_config(decoder, made.max_batch, made.instances))
         grain = drawn_grain()  # Triton's form of a string in a file: four bytes of length, and the string
-        (decoder / "warmup" / WARMUP_FILE).write_bytes(len(grain).to_bytes(4, "little") + grain)
-        _write_config(postprocess / CONFIG, configs.postprocess_config(postprocess.name, labels, made.max_batch))
+        (staged / decoder / "warmup").mkdir()
+        (staged / decoder / "warmup" / WARMUP_FILE).write_bytes(len(grain).to_bytes(4, "little") + grain)
+        _write_config(staged, configs.postprocess_config(postprocess, labels, made.max_batch), labels)
         values = json.loads(decision.to_json()) if decision else None
-        write_json(postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": values})
-        (classifier / "1").mkdir(parents=True)
+        write_json(staged / postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": values})
+        (staged / classifier / "1").mkdir(parents=True)
         for engine, file in ((made.engine, CONFIG), *VARIANTS.items()):
-            config = configs.classifier_config(classifier.name, labels, made.max_batch, made.instances, engine)
-            _write_config(classifier / file, config)
-        for folder in (postprocess, classifier):
-            _write_labels(folder, labels)
-        write_json(classifier / VERSION_FILE, asdict(made))
+            config = configs.classifier_config(classifier, labels, made.max_batch, made.instances, engine)
+            _write_config(staged, config, labels, file)
+        write_json(staged / classifier / VERSION_FILE, asdict(made))
 
     def _point(self, made: Version) -> None:
         """Write the ensembles of a version by the configurations of its models, which may have older names."""
@@ -275,13 +269,10 @@ class Repository:
         labels, text = values["labels"], values["decision"] and json.dumps(values["decision"])
         decision = parse_decision(text, str(file), labels)
         steps = [configs.parse_config((self.folder / name / CONFIG).read_text(encoding="utf-8")) for name in names]
-        pixels = configs.ensemble_config(self.names.classifier, made.version, labels, steps[1:2], decision)
-        for config in (pixels, configs.ensemble_config(self.names.ensemble, made.version, labels, steps)):
-            folder = self.folder / config["name"]
-            _write_labels(folder, labels)
+        for name, of, read_by in zip(self.names.public, (steps[1:2], steps), (decision, None), strict=True):
             # an ensemble's version has no files of its own, and Triton wants a folder
-            write_json(folder / str(made.version) / VERSION_FILE, asdict(made))
-            _write_config(folder / CONFIG, config)
+            write_json(self.folder / name / str(made.version) / VERSION_FILE, asdict(made))
+            _write_config(self.folder, configs.ensemble_config(name, made.version, labels, of, read_by), labels)
 
 
 def write_repository(model: Path, folder: Path, name: str, max_batch: int, instances: int | None = None) -> Repository:
@@ -300,15 +291,9 @@ def drawn_grain() -> bytes:
     return file.getvalue()
 
 
-def _write_config(file: Path, config: configs.Config) -> None:
-    write_text(file, configs.format_config(config))
-
-
-def _write_labels(folder: Path, labels: Sequence[str]) -> None:
-    write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
-
-
-def _code_sha256() -> str:
-    """Compute the hex sha256 of the code that a version is given."""
-    files = [*sorted(CONTRACT.glob("*.py")), *sorted(MODELS.glob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def _write_config(repository: Path, config: configs.Config, labels: Sequence[str] = (), file: str = CONFIG) -> None:
+    """Write a model's configuration, and before it the class names where its output has them."""
+    folder = repository / config["name"]
+    if labels:
+        write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
+    write_text(folder / file, configs.format_config(config))

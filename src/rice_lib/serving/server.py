@@ -17,10 +17,10 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -32,6 +32,9 @@ from rice_lib.serving.environment import ServingEnvironment
 
 HOST = "127.0.0.1"
 """The default address: this machine alone can reach it."""
+
+LAST_PORT = 65533
+"""Two more follow it."""
 
 STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 STUB = "triton_python_backend_stub"
@@ -45,20 +48,14 @@ CALL_SECONDS = 5.0
 """Limit of one question about readiness."""
 
 
-@dataclass(frozen=True)
-class RunningServer:
-    """A server that was started: where it listens and what it serves."""
+class Endpoint:
+    """Where a server listens and what it serves; the server is a process or a container."""
 
-    pid: int
     host: str
     port: int
     """HTTP; gRPC is the next port up, Prometheus metrics the one after."""
     model: str
-    repository: str
-    log: str
-    state_dir: str
-    ready_s: float | None = None
-    """Seconds from start to ready; None until then."""
+    """The classifier; its ensemble is served too."""
 
     @property
     def http(self) -> str:
@@ -74,6 +71,35 @@ class RunningServer:
         """Whether the server's models answer that they are ready."""
         return is_ready(self.host, self.port, self.model)
 
+    def wait(self, timeout_s: float, log: str, check: Callable[[], None] = lambda: None) -> float:
+        """Wait until the models are ready, and `check` the server meanwhile; returns the seconds it took.
+
+        Raises:
+            RiceError: they are not ready in time; the line names the `log`.
+        """
+        began = time.monotonic()
+        while not self.is_ready():
+            check()
+            if time.monotonic() - began > timeout_s:
+                raise RiceError(f"the server was not ready within {timeout_s:g} s (log: {log})", 1)
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class RunningServer(Endpoint):
+    """A server that was started as a process of this machine."""
+
+    pid: int
+    host: str
+    port: int
+    model: str
+    repository: str
+    log: str
+    state_dir: str
+    ready_s: float | None = None
+    """Seconds from start to ready; None until then."""
+
     def stop(self) -> float | None:
         """Stop it; see the function `stop`."""
         return stop(Path(self.state_dir))
@@ -81,9 +107,9 @@ class RunningServer:
     def leftovers(self) -> list[str]:
         """List what of this server is still there: processes (which hold its ports), shared memory and files."""
         state_dir = Path(self.state_dir)
-        found = [f"process {p.pid} ({p.name()})" for p in _processes(state_dir)]
         files = [*_regions(state_dir), *(state_dir / name for name in (STATE_FILE, BACKENDS))]
-        return found + [str(file) for file in files if file.exists()]
+        processes = [f"process {p.pid} ({p.name()})" for p in _processes(state_dir)]
+        return processes + [str(file) for file in files if file.exists()]
 
 
 def start(
@@ -100,13 +126,10 @@ def start(
     """Start a server of a model repository and wait until its models are ready and warm.
 
     Args:
-        environment: where the server comes from.
-        repository: holds the models.
         model: the classifier; its ensemble is served too.
         state_dir: the server's own folder, made where it is missing.
         host: the IPv4 address to listen on. On a public one model control is disabled.
         port: HTTP port, with the next two for gRPC and metrics; None takes three free ones.
-        ready_timeout_s: limit of the start.
         tied: the server ends when this process does, however that ends.
 
     Raises:
@@ -129,7 +152,6 @@ def start(
         command = _command(environment, server, ready_timeout_s)
         if tied:
             command = [str(environment.interpreter), "-I", launch.__file__, str(os.getpid()), *command]
-        began = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -139,14 +161,18 @@ def start(
                 env=environment.variables(),
                 start_new_session=True,  # a Ctrl-C in our terminal is ours to handle, not the server's
             )
+
+        def check() -> None:
+            if process.poll() is not None:
+                raise RiceError(f"tritonserver did not start: {_reason(log)} (log: {log})", 1)
+
         server = replace(server, pid=process.pid)
         try:
             write_json(state_dir / STATE_FILE, asdict(server))
-            _wait_ready(server, process, began, ready_timeout_s)
-            server = replace(server, ready_s=time.monotonic() - began)
+            server = replace(server, ready_s=server.wait(ready_timeout_s, server.log, check))
             write_json(state_dir / STATE_FILE, asdict(server))
         except BaseException:
-            stop(state_dir, timeout_s=CALL_SECONDS)
+            stop(state_dir, CALL_SECONDS)
             raise
     return server
 
@@ -157,18 +183,17 @@ def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
     Returns:
         Seconds until the last process was gone, or None where none was running.
     """
-    began = time.monotonic()
-    processes = _processes(state_dir)
+    began, processes = time.monotonic(), _processes(state_dir)
     for process in processes:
         if not _is_stub(process) or all(process.info["ppid"] != other.pid for other in processes):
             with suppress(psutil.NoSuchProcess):  # a server ends its stubs itself
                 process.terminate()
-    psutil.wait_procs(processes, timeout=timeout_s)
+    psutil.wait_procs(processes, timeout_s)
     left = _processes(state_dir)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=CALL_SECONDS)
+    psutil.wait_procs(left, CALL_SECONDS)
     seconds = time.monotonic() - began
     for file in (*_regions(state_dir), state_dir / STATE_FILE):
         file.unlink(missing_ok=True)
@@ -188,6 +213,14 @@ def running(state_dir: Path) -> RunningServer | None:
     """Find the folder's server if its process is alive, ready or not."""
     state = read_state(state_dir)
     return state if state is not None and any(p.pid == state.pid for p in _processes(state_dir)) else None
+
+
+def parse_address(address: str, named: str) -> tuple[str, int]:
+    """Split `host:port` of an HTTP endpoint; raises `RiceError` for another form of what is `named` so."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in address:
+        raise RiceError(f"{named} {address}: write it as host:port of the server's HTTP endpoint, without a scheme")
+    return host, int(port)
 
 
 def resolve_host(host: str) -> str:
@@ -250,23 +283,13 @@ def _command(environment: ServingEnvironment, server: RunningServer, ready_timeo
     ]
 
 
-def _wait_ready(server: RunningServer, process: subprocess.Popen, began: float, timeout_s: float) -> None:
-    while not server.is_ready():
-        if process.poll() is not None:
-            raise RiceError(f"tritonserver did not start: {_reason(Path(server.log))} (log: {server.log})", 1)
-        if time.monotonic() - began > timeout_s:
-            raise RiceError(f"tritonserver was not ready within {timeout_s:g} s (log: {server.log})", 1)
-        time.sleep(0.1)
-
-
 def _reason(log: Path) -> str:
     """Find the line of a server's log that says why it gave up."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
     for pattern in (r"failed to load '.*' version \d+: (.*)", r"([Ff]ailed to start .*)", r"error: (.*)"):
-        for line in lines:
-            if found := re.search(pattern, line):
-                return found[1].strip('"')
-    return lines[-1] if lines else "it wrote nothing"
+        if found := re.search(pattern, text):
+            return found[1].strip(' \r"')
+    return text.rpartition("\n")[2] or "it wrote nothing"
 
 
 def _mark(state_dir: Path) -> str:
@@ -286,7 +309,7 @@ def _processes(state_dir: Path) -> list[psutil.Process]:
     return found
 
 
-def _is_stub(process: Any) -> bool:
+def _is_stub(process: psutil.Process) -> bool:
     return Path(process.info["cmdline"][0]).name == STUB
 
 
@@ -294,14 +317,16 @@ def _regions(state_dir: Path) -> list[Path]:
     return sorted(SHARED_MEMORY.glob(f"{_mark(state_dir)}*"))
 
 
-def _is_free(port: int, host: str = HOST) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+def _in_use(first: int, host: str = HOST) -> str | None:
+    """Name the first port that is in use, of three in a row; None where all are free."""
+    for number, name in enumerate(("HTTP", "gRPC", "metrics"), first):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
+            try:
+                probe.bind((host, number))
+            except OSError:
+                return f"port {number} ({name}) is in use on {host}"
+    return None
 
 
 def _free_ports() -> int:
@@ -310,16 +335,14 @@ def _free_ports() -> int:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             first = probe.getsockname()[1]
-        if first + 2 <= 65535 and all(_is_free(port) for port in range(first, first + 3)):
+        if first <= LAST_PORT and not _in_use(first):
             return first
     raise RiceError(f"no three free ports in a row on {HOST}", 1)
 
 
 def _require_free(port: int, host: str) -> int:
-    if not 1 <= port <= 65533:
-        raise RiceError(f"port {port}: choose one between 1 and 65533 (three in a row are used)")
-    for number, name in enumerate(("HTTP", "gRPC", "metrics"), port):
-        if not _is_free(number, host):
-            in_use = f"port {number} ({name}) is in use on {host}"
-            raise RiceError(f"{in_use}: stop what uses it, or choose another --port", 1)
+    if not 1 <= port <= LAST_PORT:
+        raise RiceError(f"port {port}: choose one between 1 and {LAST_PORT} (three in a row are used)")
+    if in_use := _in_use(port, host):
+        raise RiceError(f"{in_use}: stop what uses it, or choose another --port", 1)
     return port
