@@ -1,4 +1,4 @@
-"""Files that are complete or not there: everything the project writes goes through `atomic_path`."""
+"""Write files that are complete or not there: everything the project writes goes through `atomic_path`."""
 
 from __future__ import annotations
 

