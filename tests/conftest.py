@@ -53,7 +53,7 @@ class Pipeline:
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """The seven notebooks, executed in order on the tiny profile, in a checkout of their own: about two minutes."""
     root = tmp_path_factory.mktemp("pipeline")
-    for name in ("notebooks", "params", "docs"):
+    for name in ("notebooks", "params", "docs", "data/samples"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     (root / "reports").mkdir()
     for name in ("_quarto.yml", "reports/index.qmd", "reports/styles.css"):

@@ -145,7 +145,7 @@ class Checkout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("params", "notebooks", "src", "serving", "docs"):
+        for name in ("params", "notebooks", "src", "serving", "docs", "data/samples"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         (root / ".dvc").mkdir()
         (root / "reports").mkdir()
@@ -165,7 +165,7 @@ class Checkout:
             key = STAGES.get(notebook, notebook)
             stage = json.loads(json.dumps(PIPELINE["stages"][key]).replace("${item.profile}", "tiny"))
             # enough to make the outputs change when an input does
-            made = [dep for dep in stage["deps"] if dep.startswith(("data/", "models/", "reports/tiny/"))]
+            made = [dep for dep in stage["deps"] if dep.startswith(("data/tiny/", "models/", "reports/tiny/"))]
             reads = [f"notebooks/{notebook}.ipynb"] if notebook in STAGES else []
             reads += [dep if Path(dep).suffix else f"{dep}/content" for dep in made]
             reads += ["params/tiny.yaml"] if notebook == "04_vit_finetune" else []

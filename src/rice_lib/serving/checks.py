@@ -41,8 +41,7 @@ UNKNOWN = {"http": "404", "grpc": "NOT_FOUND"}
 """How a server rejects a malformed request, and one for a model that it does not have."""
 
 SCORE_TOLERANCE = 1e-5
-SWITCH_CLIENTS = 8
-"""That send requests while versions are switched."""
+SWITCH_CLIENTS = 8  # that send requests while versions are switched
 
 
 class CheckFailedError(RiceError):

@@ -19,8 +19,7 @@ from rice_lib.serving.server import Endpoint
 
 STATE_FILE = "container.json"
 PROBE_SECONDS = 20
-COMMAND_SECONDS = 3600
-"""Limit of one command: the first `up` fetches the image, some 15 GB."""
+COMMAND_SECONDS = 3600  # limit of one command: the first `up` fetches the image, some 15 GB
 
 
 def has_engine() -> bool:
@@ -57,8 +56,7 @@ class Container(Endpoint):
     def up(self, ready_timeout_s: float) -> Self:
         """Build the image, start the container and wait until its models are ready; returns itself.
 
-        Raises:
-            RiceError: it did not start, or was not ready in time. Nothing is left.
+        Raises `RiceError` where it does not start or is not ready in time; nothing is left.
         """
         # written first, so that what is started can be stopped
         write_json(self._state, {"host": self.host, "port": self.port, "engine": self.engine})

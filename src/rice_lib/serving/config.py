@@ -30,17 +30,12 @@ from rice_lib.contract.features import FEATURES
 Engine = Literal["onnxruntime", "gpu", "tensorrt"]
 """What computes the classifier: ONNX Runtime on the CPU's cores, ONNX Runtime on the GPU, a TensorRT plan."""
 
-Config = Mapping[str, Any]
-"""A `ModelConfig` message, its fields named as in `config.pbtxt`."""
-
+Config = Mapping[str, Any]  # A `ModelConfig` message, its fields named as in `config.pbtxt`
 INPUT, OUTPUT, FILE = "images", "logits", "file"
 """Names of the exported model's tensors (`rice_lib.export.onnx`), and of the ensemble's: a file's bytes a row."""
 
-LABELS_FILE, WARMUP_FILE = "labels.txt", "grain"
-"""Beside the configuration; the second in Triton's folder `warmup/`."""
-
-MAX_QUEUE = 256
-"""Requests that may wait for a model; the next is answered 503 at once, so that memory stays bounded."""
+LABELS_FILE, WARMUP_FILE = "labels.txt", "grain"  # beside the configuration; the second in Triton's folder `warmup/`
+MAX_QUEUE = 256  # requests that may wait for a model; the next is answered 503 at once, so that memory stays bounded
 
 
 @dataclass(frozen=True)

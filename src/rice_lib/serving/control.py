@@ -9,8 +9,7 @@ import numpy as np
 from rice_lib.backends.triton import import_tritonclient, make_input
 from rice_lib.common.errors import RiceError
 
-LOAD_SECONDS = 600.0
-"""Limit of loading one model: a GPU compiles its first kernels meanwhile."""
+LOAD_SECONDS = 600.0  # limit of loading one model: a GPU compiles its first kernels meanwhile
 
 
 class Control:

@@ -18,24 +18,22 @@ from rice_lib.common.errors import RiceError
 DIRECTORY = ".venv-serve"
 HOW_TO_MAKE = "`make serve-env` makes it"
 
-PROBE_SECONDS = 60
-"""Limit of asking the environment about itself; slow only on a busy machine with a cold disk."""
-
+PROBE_SECONDS = 60  # limit of asking the environment about itself; slow only on a busy machine with a cold disk
 _PROBE = """
 import ctypes, json, os, sys, sysconfig
 from importlib.metadata import version
 
-libdir, shared = sysconfig.get_config_var("LIBDIR"), "libpython%d.%d.so.1.0" % sys.version_info[:2]
-def found(name):
+def loads(name):
     try:
         return bool(ctypes.CDLL(name))
     except OSError:
         return False
-print(json.dumps({
-    "site": sysconfig.get_path("platlib"), "python": "%d.%d" % sys.version_info[:2], "libdir": libdir,
-    "shared": shared, "found": found(os.path.join(libdir, shared)) or found(shared),
-    "versions": {name: version(name) for name in ("nvidia-pytriton", "numpy", "onnxruntime")},
-}))
+
+python, libdir = "%d.%d" % sys.version_info[:2], sysconfig.get_config_var("LIBDIR")
+shared = f"libpython{python}.so.1.0"
+numpy, *_ = map(version, ("numpy", "nvidia-pytriton", "onnxruntime"))
+found = loads(os.path.join(libdir, shared)) or loads(shared)
+print(json.dumps([sysconfig.get_path("platlib"), python, libdir, numpy, found]))
 """
 
 
@@ -60,27 +58,26 @@ class ServingEnvironment:
     def find(cls, root: Path) -> ServingEnvironment:
         """Find the environment of a checkout: `.venv-serve`, or what `RICE_SERVE_ENV` names.
 
-        Raises:
-            RiceError: it is broken; a `MissingEnvironmentError` where there is none, or its Python is too new.
+        Raises `RiceError` where it is broken, `MissingEnvironmentError` where there is none or its Python is too new.
         """
         shown = os.environ.get("RICE_SERVE_ENV") or DIRECTORY  # a notebook prints it: no private path
         folder = root / shown
         python = folder / "bin" / "python"
         if not python.exists():
             raise MissingEnvironmentError(f"{shown}: no serving environment; {HOW_TO_MAKE}")
-        facts = _probe(python)
-        bundled = Path(facts["site"]).glob(f"nvidia_pytriton.libs/libpython3-*.{facts['python'].split('.')[1]}.so*")
-        if not facts["found"] and not any(bundled):  # the wheel brings the newest Python's own
+        site, version, libdir, numpy, has_library = _probe(python)
+        bundled = Path(site).glob(f"nvidia_pytriton.libs/libpython3-*.{version.split('.')[1]}.so*")
+        if not has_library and not any(bundled):  # the wheel brings the newest Python's own
             raise RiceError(
-                f"{shown}: its Python {facts['python']} has no {facts['shared']}, which the server's stub "
-                f"needs (Debian, Ubuntu: apt install libpython{facts['python']})"
+                f"{shown}: its Python {version} has no libpython{version}.so.1.0, which the server's stub "
+                f"needs (Debian, Ubuntu: apt install libpython{version})"
             )
-        if not facts["versions"]["numpy"].startswith("1."):
+        if not numpy.startswith("1."):
             raise MissingEnvironmentError(
-                f"{shown}: its Python {facts['python']} has no numpy 1, which the server's Python backend was built "
+                f"{shown}: its Python {version} has no numpy 1, which the server's Python backend was built "
                 "for; make it again with another: rm -r .venv-serve; make serve-env SERVE_PYTHON=python3.12"
             )
-        found = cls(folder, Path(facts["site"]), facts["python"], Path(facts["libdir"]))
+        found = cls(folder, Path(site), version, Path(libdir))
         for file in (found.binary, found._stub):
             if not file.is_file():
                 raise RiceError(f"{file}: missing from the serving environment; remove {folder}, {HOW_TO_MAKE}")
@@ -131,7 +128,7 @@ class ServingEnvironment:
         shutil.copytree(ours, target / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _probe(python: Path) -> dict:
+def _probe(python: Path) -> list:
     command = [str(python), "-I", "-c", _PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)

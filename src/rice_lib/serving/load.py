@@ -22,12 +22,8 @@ from rice_lib.backends.triton import import_tritonclient, make_input
 from rice_lib.common.errors import RiceError
 from rice_lib.serving.config import FILE, INPUT, OUTPUT
 
-WARM_UP_S = 1.0
-"""Seconds of load before a measurement begins."""
-
-TIMEOUT_S = 120.0
-"""Limit of one request: 64 clients with 32 images each wait for the 2,000 images before them."""
-
+WARM_UP_S = 1.0  # seconds of load before a measurement begins
+TIMEOUT_S = 120.0  # limit of one request: 64 clients with 32 images each wait for the 2,000 images before them
 BYTES_OUTPUTS = ("variety", "confidence", "scores", "reason", "notes", "error")
 """What the clients ask of the ensemble: all that `rice infer` writes, each once."""
 

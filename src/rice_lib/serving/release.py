@@ -26,8 +26,7 @@ SEED = 83
 def release(repository: Repository, made: Version, address: str | None) -> None:
     """Check a version, then have it answer, on the server at `address` (`host:port` of gRPC) too, where one runs.
 
-    Raises:
-        RiceError: it does not load or does not give the model's logits; it is removed, and the one before answers.
+    Raises `RiceError` where it does not load or gives other logits: it is removed, and the one before answers.
     """
     with repository.held(), _connect(address) as control:
         steps = repository.steps(made.version)

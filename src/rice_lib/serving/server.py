@@ -30,22 +30,15 @@ from rice_lib.serving import launch
 from rice_lib.serving.config import Names
 from rice_lib.serving.environment import ServingEnvironment
 
-HOST = "127.0.0.1"
-"""The default address: this machine alone can reach it."""
-
-LAST_PORT = 65533
-"""Two more follow it."""
-
+HOST = "127.0.0.1"  # the default address: this machine alone can reach it
+LAST_PORT = 65533  # two more follow it
 STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 STUB = "triton_python_backend_stub"
 """The process of one instance of a Python-based backend. It outlives a killed server by some seconds."""
 SHARED_MEMORY = Path("/dev/shm")
 
-STOP_SECONDS = 30.0
-"""Limit for a server to finish its requests and unload its models (1 to 6 s); then it is killed."""
-
-CALL_SECONDS = 5.0
-"""Limit of one question about readiness."""
+STOP_SECONDS = 30.0  # limit for a server to finish its requests and unload its models (1 to 6 s); then it is killed
+CALL_SECONDS = 5.0  # limit of one question about readiness
 
 
 class Endpoint:
@@ -72,10 +65,9 @@ class Endpoint:
         return is_ready(self.host, self.port, self.model)
 
     def wait(self, timeout_s: float, log: str, check: Callable[[], None] = lambda: None) -> float:
-        """Wait until the models are ready, and `check` the server meanwhile; returns the seconds it took.
+        """Wait until the models are ready, and `check` meanwhile; returns seconds.
 
-        Raises:
-            RiceError: they are not ready in time; the line names the `log`.
+        Raises `RiceError`, which names the `log`, where they are not ready in time.
         """
         began = time.monotonic()
         while not self.is_ready():
@@ -224,11 +216,7 @@ def parse_address(address: str, named: str) -> tuple[str, int]:
 
 
 def resolve_host(host: str) -> str:
-    """Look up the IPv4 address of a name to listen on, as the server takes numbers alone.
-
-    Raises:
-        RiceError: not an IPv4 address, nor a name of one.
-    """
+    """Look up the IPv4 address of a name to listen on; raises `RiceError` where it has none."""
     try:
         return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError):

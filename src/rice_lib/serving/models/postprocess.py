@@ -7,7 +7,6 @@ reasons, scores and records are those of `rice infer`.
 import json
 import os
 import sys
-from collections.abc import Iterable
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -15,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from rice_lib.contract.decision import Decision
-from rice_lib.contract.prediction import Prediction, read_logits
+from rice_lib.contract.prediction import read_logits
 from rice_lib.contract.record import Record
 
 
@@ -44,20 +43,22 @@ class TritonPythonModel:
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("logits", "features", "notes", "error")
         )
-        predictions = read_logits(self.labels, self.decision, logits, features)
-        records = [_record(*row) for row in zip(predictions, notes.ravel(), errors.ravel(), strict=True)]
+        predictions, records = read_logits(self.labels, self.decision, logits, features), []
         scores, confidence = np.zeros(logits.shape, np.float32), np.zeros((len(logits), 1), np.float32)
-        for row, record in enumerate(records):
-            if record.prediction is not None:
-                scores[row] = list(record.prediction.scores.values())
-                confidence[row] = record.prediction.confidence or 0.0
-        columns = {
-            "variety": _texts(record.label or "" for record in records),
-            "confidence": confidence,
-            "scores": scores,
-            "reason": _texts(record.reason or "" for record in records),
-            "record": _texts(self._format(record) for record in records),
+        for row, (prediction, note, error) in enumerate(zip(predictions, notes.ravel(), errors.ravel(), strict=True)):
+            said = tuple(note.decode().split("; ")) if note else ()
+            records.append(Record("", None, said, error.decode()) if error else Record("", prediction, said))
+            if not error:
+                scores[row] = list(prediction.scores.values())
+                confidence[row] = prediction.confidence or 0.0
+        texts = {
+            "variety": [record.label or "" for record in records],
+            "reason": [record.reason or "" for record in records],
+            "record": [self._format(record) for record in records],
         }
+        columns = {"confidence": confidence, "scores": scores}
+        for name, column in texts.items():
+            columns[name] = np.array([text.encode() for text in column], np.object_)[:, None]
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
 
     def _format(self, record: Record) -> str:
@@ -65,13 +66,3 @@ class TritonPythonModel:
         values = record.as_dict(len(self.labels))
         del values["path"]
         return json.dumps(values, ensure_ascii=False)
-
-
-def _record(prediction: Prediction, note: bytes, error: bytes) -> Record:
-    notes = tuple(note.decode().split("; ")) if note else ()
-    return Record("", None, notes, error.decode()) if error else Record("", prediction, notes)
-
-
-def _texts(texts: "Iterable[str]") -> np.ndarray:
-    """Make a column of strings, as the server takes it."""
-    return np.array([text.encode() for text in texts], np.object_)[:, None]

@@ -42,9 +42,8 @@ class TritonPythonModel:
         """Run the requests that the dynamic batcher collected as one batch; one response each, in order."""
         get = pb_utils.get_input_tensor_by_name
         columns = [[get(request, name).as_numpy() for request in requests] for name in self.inputs]
-        feed = {name: _joined(column) for name, column in zip(self.inputs, columns, strict=True)}
         try:
-            results = self._run(feed)
+            results = self._run([_joined(column) for column in columns])
         except Exception as error:  # every request of the batch gets it; the instance stays up
             failure = pb_utils.TritonError(f"ONNX Runtime: {error}")
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
@@ -57,14 +56,12 @@ class TritonPythonModel:
             for response in zip(*parts, strict=True)
         ]
 
-    def _run(self, feed: dict) -> list:
-        """Every output for a batch of inputs by name, `at_once` rows at a time."""
-        rows = len(feed[self.inputs[0]])
-        step = self.at_once or rows
-        parts = [
-            self.session.run(self.outputs, {name: tensor[start : start + step] for name, tensor in feed.items()})
-            for start in range(0, rows, step)
-        ]
+    def _run(self, tensors: list) -> list:
+        """Compute every output for a batch of every input, `at_once` rows at a time."""
+        rows, parts = len(tensors[0]), []
+        for start in range(0, rows, step := self.at_once or rows):
+            feed = {name: x[start : start + step] for name, x in zip(self.inputs, tensors, strict=True)}
+            parts.append(self.session.run(self.outputs, feed))
         return [_joined(part) for part in zip(*parts, strict=True)]
 
 
