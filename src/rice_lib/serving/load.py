@@ -82,16 +82,10 @@ def measure_point(
     seconds: float,
     watch: Callable[[], Any] = lambda: None,
 ) -> dict[str, Any]:
-    """Measure a running server's rate under one load.
+    """Measure the rate of a model on the server at `address` (`host:port` of HTTP) under one load.
 
-    Args:
-        address: `host:port` of its HTTP endpoint.
-        model: the model that is called.
-        requests: what is sent, in turn, `batch` images each.
-        concurrency: clients at once.
-        batch: images of one request.
-        seconds: how long to count, after a second that is not counted.
-        watch: reads counters of the caller's own, when counting begins and when it ends.
+    `concurrency` clients send the `requests`, of `batch` images each, in turn. They are counted for `seconds`, after
+    one that is not counted; `watch` reads counters of the caller's own when counting begins and when it ends.
 
     Returns:
         `images_per_s`; `p50_ms`, `p90_ms`, `p99_ms` of a request; `requests` counted and those `failed`, with the first

@@ -142,8 +142,7 @@ class Repository:
         Args:
             max_batch: most images of one request.
             instances: of each model on a CPU; None is one a core.
-            engine: what `config.pbtxt` has the classifier computed by.
-            plan: the model's TensorRT plan, put beside it; `tensorrt` needs one.
+            plan: the model's TensorRT plan, put beside it; the engine `tensorrt` needs one.
 
         Returns:
             The version; the one that answers, where that has the same model and settings.
@@ -192,9 +191,8 @@ class Repository:
     def switch(self, version: int, control: Control | None = None) -> None:
         """Have a version answer, also on a running server, which keeps the old ensembles until the new ones are ready.
 
-        Raises:
-            RiceError: there is no such version, another build is under way, or the server cannot load it: the version
-                before then still answers.
+        Raises `RiceError` where there is no such version, another build is under way, or the server cannot load it: the
+        version before then still answers.
         """
         with self.held():
             known = self.versions()
@@ -275,10 +273,10 @@ class Repository:
             _write_config(self.folder, configs.ensemble_config(name, made.version, labels, of, read_by), labels)
 
 
-def write_repository(model: Path, folder: Path, name: str, max_batch: int, instances: int | None = None) -> Repository:
+def write_repository(model: Path, folder: Path, name: str, max_batch: int) -> Repository:
     """Write a repository that answers with a model; see `Repository.add` and `Repository.switch`."""
     repository = Repository(folder, name)
-    repository.switch(repository.add(model, max_batch, instances).version)
+    repository.switch(repository.add(model, max_batch).version)
     return repository
 
 

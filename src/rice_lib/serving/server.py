@@ -172,8 +172,7 @@ def start(
 def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
     """Stop the server of a state folder (kill it after `timeout_s`), and clear all that it made but its log.
 
-    Returns:
-        Seconds until the last process was gone, or None where none was running.
+    Returns the seconds until the last process was gone, or None where none was running.
     """
     began, processes = time.monotonic(), _processes(state_dir)
     for process in processes:
