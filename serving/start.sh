@@ -7,6 +7,7 @@
 # RICE_HOST     the address at which the ports are published. Model control is disabled on a public address, and where
 #               none is given: another version is served when the server is started again
 set -euo pipefail
+export ORT_DISABLE_TELEMETRY=${ORT_DISABLE_TELEMETRY:-1}
 
 model=${RICE_MODEL:-rice}
 # the two that clients call; the models of the version that answers come with them, those of earlier ones do not

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # the same examples in every run: a test fails for everyone or for no one; HYPOTHESIS_PROFILE=default looks further
 settings.register_profile("fixed", derandomize=True)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rice_lib.backends.predictor import MAX_BATCH, MIN_SHARE, Predictor, first_line, parse_decision, parse_labels
+from rice_lib.backends.predictor import (
+    MAX_BATCH,
+    MIN_SHARE,
+    Predictor,
+    check_fetched,
+    first_line,
+    parse_decision,
+    parse_labels,
+)
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import KEY
@@ -29,6 +38,7 @@ class OnnxPredictor(Predictor):
         if "CUDAExecutionProvider" in ort.get_available_providers():
             ort.preload_dlls()  # finds the CUDA libraries that pip installed beside onnxruntime-gpu or torch
             wanted.insert(0, "CUDAExecutionProvider")
+        check_fetched(path)
         try:
             self._session = ort.InferenceSession(path, session_options(ort, threads), providers=wanted)
         except Exception as error:  # onnxruntime raises a class of its own for each of its status codes
@@ -94,13 +104,20 @@ def session_options(ort: Any, threads: int | None = None) -> Any:
     """Set a session's CPU threads (None: every core), and leave its warnings out."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: its warnings about constant folding mean nothing to a user
+    if threads is None and cores() < (os.cpu_count() or 1):
+        threads = cores()  # its own default counts the machine's, whatever the container grants
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
 
 
 def import_onnxruntime() -> Any:
-    """Import `onnxruntime`; raises a `RiceError` that says what to install."""
+    """Import `onnxruntime`, with its telemetry off; raises `RiceError` where it is not installed.
+
+    Its telemetry writes a device id and a database below the home directory and looks up a name. Only the environment
+    turns that off, and only before the import (ONNX Runtime 1.32, docs/Privacy.md).
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:

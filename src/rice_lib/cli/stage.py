@@ -30,6 +30,7 @@ _ENVIRONMENT = {
     # MLflow logs its database's migrations, and reports its use to its makers
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

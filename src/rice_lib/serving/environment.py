@@ -111,7 +111,7 @@ class ServingEnvironment:
         variables["PATH"] = os.pathsep.join((str(self.interpreter.parent), os.environ.get("PATH", os.defpath)))
         libraries = (str(self.site / "nvidia_pytriton.libs"), str(self.libdir), os.environ.get("LD_LIBRARY_PATH", ""))
         variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
-        return variables
+        return {"ORT_DISABLE_TELEMETRY": "1", **variables}
 
     def install_backends(self, target: Path) -> None:
         """Lay out the folder for `--backend-directory`: the Python backend, and our `onnxruntime` made of it.
