@@ -384,6 +384,29 @@ def test_a_one_pixel_image_fills_the_frame():
     assert (decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")) == [1, 2, 3]).all()
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_is_read_where_its_library_is_installed(orientation):
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.fromarray(drawn(250, 100))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    heif.from_pillow(image).save(file, quality=-1, exif=exif.tobytes())
+    upright = image.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else image
+    found = open_image(file.getvalue())
+    assert found.size == upright.size
+    assert np.abs(np.asarray(found, np.int16) - np.asarray(upright, np.int16)).mean() < 1
+    for cut in (40, len(file.getvalue()) // 2):
+        with pytest.raises(BadImageError):
+            decode(file.getvalue()[:cut])
+
+
+def test_heic_names_its_library_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(BadImageError, match=r"^HEIC needs pillow-heif, not installed here: .*'rice-lib\[heic\]'$"):
+        decode(foreign_files()["photo.heic"][0])
+
+
 def test_a_strip_is_a_line_in_the_middle():
     pixels = decode(encoded(Image.new("L", (2240, 100), 255), "PNG"))
     assert pixels[:106].max() == 0

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from rice_lib.contract.image_file import BadImageError, Format, open_file, read_open, recognise
+from rice_lib.contract.image_file import SUFFIXES, BadImageError, Format, open_file, read_open, recognise
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -51,9 +51,6 @@ LARGE_BYTES = 32 * 1024 * 1024
 MAX_SCANS = 500
 """Scans of a progressive JPEG: each goes over all pixels once more, and files are made with thousands of empty ones.
 Cameras write about 10; 500 is what libjpeg-turbo's own fuzzers stop at."""
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
-"""What is looked for in a folder. A file named outright may be any format of `rice_lib.contract.image_file.Format`."""
 
 ANNOTATED, EXPLAINED = ".annotated.png", ".why.png"
 """How the names of the pictures end that `--grains` and `--explain` draw: they are never taken for photographs."""
@@ -201,6 +198,13 @@ def _opened(form: Format, data: bytes) -> ImageFile:
             raise BadImageError(f"{form} is not supported by the installed Pillow; convert it to JPEG")
     if form == "TIFF":
         _silence_libtiff()
+    if form == "HEIC":
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            reason = "HEIC needs pillow-heif, not installed here: convert it to JPEG, or pip install 'rice-lib[heic]'"
+            raise BadImageError(reason) from None
+        return HeifImageFile(io.BytesIO(data))
     module = import_module(f"PIL.{_PLUGINS[form]}ImagePlugin")
     return getattr(module, f"{_PLUGINS[form]}ImageFile")(io.BytesIO(data))
 

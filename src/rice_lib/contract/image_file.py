@@ -11,7 +11,13 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-Format = Literal["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"]
+Format = Literal["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIC"]
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"),
+    *(".jp2", ".j2k", ".avif", ".heic", ".heif"),
+)
+"""Names of files that look like images: what is looked for in a folder. A file named outright may have any name."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """A larger file is not read: it is more than any image of `rice_lib.contract.decode.MAX_PIXELS` takes."""
@@ -151,7 +157,7 @@ def _iso_media(data: bytes) -> Format:
     if brands & _AVIF_BRANDS:
         return "AVIF"
     if brands & _HEIF_BRANDS:
-        raise BadImageError(_CONVERT.format("HEIC"))
+        return "HEIC"
     raise BadImageError(_RAW if b"crx " in brands else _NOT.format("a video (MP4 or QuickTime)"))
 
 
