@@ -176,3 +176,23 @@ def test_a_large_batch_is_shared_among_the_cores_with_the_same_logits(count):
         # from twice the least share on, not before
         assert (three._share._session is not None) == (count >= 2 * MIN_SHARE)
         assert one._share._session is None
+
+
+@pytest.mark.parametrize("kept", [0.6, 0.999])
+def test_weights_that_are_cut_off_are_named(kept, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_checkpoint() / name).read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: int(kept * weights.stat().st_size)])
+    with pytest.raises(RiceError, match=r"model.safetensors: cut off or damaged \(.*\); copy it again"):
+        open_predictor(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.onnx"])
+def test_a_git_lfs_pointer_is_named(name, tmp_path):
+    for part in ("config.json", "model.safetensors"):
+        (tmp_path / part).write_bytes((tiny_checkpoint() / part).read_bytes())
+    pointer = tmp_path / name
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(RiceError, match=rf"{name}: a Git LFS pointer, .*git lfs pull"):
+        open_predictor(pointer if pointer.suffix == ".onnx" else tmp_path)

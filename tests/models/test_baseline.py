@@ -89,6 +89,7 @@ def test_it_is_saved_as_arrays_and_what_they_mean(blobs: tuple[np.ndarray, np.nd
     assert sorted(arrays) == sorted(about["arrays"])
     assert (about["labels"], about["kind"], about["scheme"]) == (list(VARIETIES), "shape", "random")
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["shape_random.json", "shape_random.safetensors"]
+    assert files[0].stat().st_mode == files[1].stat().st_mode  # whoever may read the words may read the numbers
 
 
 def test_no_convergence_names_the_parameter(blobs: tuple[np.ndarray, np.ndarray], monkeypatch) -> None:

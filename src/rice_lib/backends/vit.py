@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -25,6 +26,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, Vi
 from transformers.utils import logging
 
 from rice_lib.backends.align import GrainAlignment
+from rice_lib.backends.predictor import check_fetched
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.contract.decode import IMAGE_SIZE, NORMALISE_MEAN, NORMALISE_STD
@@ -208,12 +210,17 @@ def load_checkpoint(directory: Path) -> RiceViTForImageClassification:
     """Load a fine-tuned checkpoint (`config.json`, `model.safetensors`) in evaluation mode.
 
     Raises:
-        RiceError: the directory holds no checkpoint of ours.
+        RiceError: the directory holds no checkpoint of ours, or a damaged one.
     """
-    if not (directory / "config.json").is_file() or not (directory / "model.safetensors").is_file():
+    configuration, weights = directory / "config.json", directory / "model.safetensors"
+    if not configuration.is_file() or not weights.is_file():
         raise RiceError(f"{directory}: no checkpoint here (config.json and model.safetensors); run notebook 04 first")
+    check_fetched(configuration)
+    check_fetched(weights)
     try:
         return RiceViTForImageClassification.from_pretrained(directory, local_files_only=True).eval()
+    except SafetensorError as error:
+        raise RiceError(f"{weights}: cut off or damaged ({error}); copy it again") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise RiceError(f"{directory}: not a ViT checkpoint ({str(error).strip().splitlines()[0]})") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -71,7 +71,7 @@ class LinearClassifier:
         """Write `<name>.safetensors` and `<name>.json` into a folder; returns the two files."""
         arrays, about = folder / f"{name}.safetensors", folder / f"{name}.json"
         with atomic_path(arrays) as temporary:
-            save_file({key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}, temporary)
+            temporary.write_bytes(save({key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}))
         write_json(about, {"labels": VARIETIES, "arrays": _ARRAYS, **self.about})
         return [arrays, about]
 

@@ -126,6 +126,8 @@ def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments
             result = asdict(_fit(run, scheme, model, arguments, mlflow_run))
         with atomic_folder(finished) as fresh:
             model.save_pretrained(fresh)
+            # safetensors lets nobody else read its file
+            shutil.copymode(fresh / "config.json", fresh / "model.safetensors")
             write_json(fresh / HISTORY_FILE, result.pop("history"))
             settings = run.params.finetune.model_dump(mode="json")
             write_json(fresh / PROVENANCE_FILE, {**provenance(run), "scheme": scheme, "finetune": settings, **result})
