@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rice_lib.common.files import atomic_folder, atomic_path, read_csv, write_csv
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_folder, atomic_path, read_csv, write_csv, write_text
 
 HEADER = ("path", "n")
 
@@ -67,3 +71,50 @@ def test_another_file_is_a_value_error(tmp_path, text):
     (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"."):
         read_csv(tmp_path / "x.csv", HEADER)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_replaced(there, tmp_path):
+    (tmp_path / "place").mkdir()
+    target, link = tmp_path / "place" / "target.txt", tmp_path / "link.txt"
+    link.symlink_to("place/target.txt")
+    if there:
+        target.write_text("old")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link.txt", "place", "target.txt"]
+
+
+def test_what_is_no_regular_file_is_written_through(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        write_text(pipe, "records")
+        assert reader.communicate(timeout=60)[0] == "records"
+    write_text(Path(os.devnull), "gone")
+    assert pipe.is_fifo()
+    assert Path(os.devnull).is_char_device()
+
+
+def test_the_longest_name_there_can_be_is_written(tmp_path):
+    file = tmp_path / ("x" * 251 + ".csv")
+    write_text(file, "all")
+    assert file.read_text() == "all"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("folder", "Is a directory"), ("x" * 256, "File name too long"), ("file/out", "Not a directory|File exists")],
+)
+def test_what_cannot_be_written_is_one_line(name, why, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(RiceError, match=rf"{name}: cannot be written \(({why})\)"):
+        write_text(tmp_path / name, "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_full_disk_is_one_line():
+    with pytest.raises(RiceError, match=r"/dev/full: cannot be written \(No space left on device\)"):
+        write_text(Path("/dev/full"), "text")

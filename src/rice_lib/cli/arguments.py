@@ -1,13 +1,39 @@
-"""Types of command-line arguments that several commands share."""
+"""Checks of command-line arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rice_lib.common.errors import RiceError
+from rice_lib.contract.image_file import SUFFIXES
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on; raises what argparse turns into a line."""
+    """Read a whole number from 1 on; raises what argparse turns into a line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
     return value
+
+
+def check_output(output: Path | None, inputs: Iterable[str | Path | None], suffixes: tuple[str, ...] = ()) -> None:
+    """Check that a file to be written is no folder, no image, and none of those that are read (`-`: stdin).
+
+    Raises:
+        RiceError: it is one, or it ends in none of `suffixes`, where there are any.
+    """
+    if output is None:
+        return
+    if output.is_dir():
+        raise RiceError(f"{output}: cannot be written, it is a folder; name a file in it")
+    if output.suffix.lower() in SUFFIXES:
+        raise RiceError(f"{output}: will not be written over: it is named as an image; give --output another name")
+    if suffixes and output.suffix not in suffixes:
+        raise RiceError(f"{output}: cannot be opened as a model later; let its name end in {' or '.join(suffixes)}")
+    for name in inputs if output.is_file() else ():
+        path = "/dev/stdin" if name == "-" else name
+        if path and os.path.exists(path) and os.path.samefile(path, output):
+            raise RiceError(f"{output}: will not be written over: it is read as {name}; give --output another name")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rice_lib.cli.arguments import positive
+from rice_lib.cli.arguments import check_output, positive
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_json
@@ -32,6 +32,8 @@ PROG = "rice evaluate"
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the command; returns its exit status."""
     options = parser(prog).parse_args(arguments)
+    for output in (options.output, options.predictions):
+        check_output(output, (options.model, options.against))
 
     from rice_lib.backends.open import open_predictor
     from rice_lib.common.run import Run

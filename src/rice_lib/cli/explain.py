@@ -58,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
                 continue
             (relevance,) = relevance_maps(predictor, item.pixels[None])
             file = folder / _free_name(item.path, used)
-            _save(_picture(record.prediction, item.pixels, relevance), file)
+            with atomic_path(file) as temporary:
+                _picture(record.prediction, item.pixels, relevance).save(temporary)
             explained.write(replace(record, path=str(file)).as_dict(1))
     return status
 
@@ -98,11 +99,3 @@ def _make_folder(folder: Path) -> Path:
     except OSError as error:
         raise RiceError(f"{folder}: the folder cannot be made ({(error.strerror or 'failed').lower()})") from None
     return folder
-
-
-def _save(picture: Image.Image, file: Path) -> None:
-    try:
-        with atomic_path(file) as temporary:
-            picture.save(temporary)
-    except OSError as error:
-        raise RiceError(f"{file}: cannot be written ({error.strerror or error})") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rice_lib.backends.plan import FLAVOURS, BatchProfile, manifest_file
+from rice_lib.cli.arguments import check_output
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import configure_pillow
 from rice_lib.export.tensorrt import WORKSPACE_MB, build_engine
@@ -34,6 +35,7 @@ def _onnx(arguments: argparse.Namespace) -> int:
     from rice_lib.backends.vit import load_pixel_classifier, read_provenance
     from rice_lib.export.onnx import check_parity, export
 
+    check_output(arguments.output, ())
     _check_suffix(arguments.output, ".onnx")
     classifier = load_pixel_classifier(arguments.checkpoint)
     pixels = _pixels(arguments.images)
@@ -52,7 +54,7 @@ def _onnx(arguments: argparse.Namespace) -> int:
     try:
         found = check_parity(classifier, arguments.output, pixels, PARITY_TOLERANCE[arguments.precision])
     except RiceError:
-        arguments.output.unlink()  # nobody must find a file that disagrees with its checkpoint
+        arguments.output.resolve().unlink()  # nobody must find a file that disagrees with its checkpoint
         raise
     for parity in found:
         print(f"batch {parity.batch}: within {parity.max_abs:.1e} of torch, {parity.labels_changed} labels changed")
@@ -60,6 +62,7 @@ def _onnx(arguments: argparse.Namespace) -> int:
 
 
 def _tensorrt(arguments: argparse.Namespace) -> int:
+    check_output(arguments.output, (arguments.onnx,))
     _check_suffix(arguments.output, ".plan", ".engine")
     manifest = build_engine(
         arguments.onnx,

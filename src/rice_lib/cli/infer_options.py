@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rice_lib.cli.arguments import positive
+from rice_lib.cli.arguments import check_output, positive
 from rice_lib.common.errors import RiceError
 from rice_lib.predict.pipeline import BATCH_SIZE
 from rice_lib.predict.writers import FORMATS, format_of
@@ -37,6 +37,7 @@ def check(arguments: argparse.Namespace) -> None:
     for scale in ("--mm-per-pixel", "--reference-mm"):
         if given[scale] and not arguments.grains:
             raise RiceError(f"{scale} gives the scale of a tray: it needs --grains")
+    check_output(arguments.output, [*arguments.inputs, arguments.model])
     if arguments.resume and arguments.output is None:
         raise RiceError("--resume continues an interrupted --output FILE: name the file")
     if format_of(arguments.format, arguments.output) == "parquet" and arguments.output is None:

@@ -107,8 +107,8 @@ def _draw(image: np.ndarray, record: TrayRecord) -> None:
     try:
         with atomic_path(picture) as temporary:
             draw(image, record).save(temporary)
-    except OSError as error:
-        print(f"warning: {picture}: the picture cannot be written ({error.strerror or error})", file=sys.stderr)
+    except RiceError as error:
+        print(f"warning: no picture: {error}", file=sys.stderr)
     else:
         print(f"{record.path}: outlines and labels are drawn in {picture}", file=sys.stderr)
 
@@ -120,18 +120,8 @@ def _stream(output: Path | None) -> Iterator[TextIO]:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
         yield sys.stdout
         return
-    try:
-        if output.exists() and not output.is_file():  # /dev/null, a named pipe: nothing to rename onto
-            with _open(output) as stream:
-                yield stream
-        else:
-            with atomic_path(output) as temporary, _open(temporary) as stream:
-                yield stream
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise RiceError(f"{output}: cannot be written ({error.strerror})") from None
-
-
-def _open(file: Path) -> TextIO:
-    return file.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
+    with (
+        atomic_path(output) as file,
+        file.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream,
+    ):
+        yield stream

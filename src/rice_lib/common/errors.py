@@ -2,7 +2,8 @@
 
 Everything a user can cause (a missing file, a typo in a profile, a model of the wrong shape) is raised as `RiceError`
 with one line that says what failed, why, and what to do. Commands print the line on stderr and leave with its exit
-status; anything else that escapes is a bug and keeps its traceback.
+status, as they do for what the operating system denies (`OSError`); anything else that escapes is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ class RiceError(Exception):
 
 
 def run_command(main: Callable[[], int], prog: str = "this command", extra: str = "train") -> None:
-    """Run a command's `main`, turning `RiceError` and Ctrl-C into one line on stderr and an exit status.
+    """Run a command's `main`, turning `RiceError`, `OSError` and Ctrl-C into one line on stderr and an exit status.
 
     So is a library that `prog` needs and that is not installed: the line names the `extra` of this package that
     installs it. Where the reader of the output has gone (`| head`), the command ends without a word, as others do.
     """
+    _open_closed_streams()
     try:
-        status = main()
-        sys.stdout.flush()
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
     except RiceError as error:
         print(f"error: {error}", file=sys.stderr)
         status = error.status
@@ -37,10 +41,30 @@ def run_command(main: Callable[[], int], prog: str = "this command", extra: str 
             raise
         print(f"error: {prog} needs {error.name}, not installed here: pip install 'rice-lib[{extra}]'", file=sys.stderr)
         status = 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141  # 128 + SIGPIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        try:
+            sys.stdout.flush()
+        except OSError:
+            where = "stdout: "
+            # or Python tries once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            status = 141  # 128 + SIGPIPE
+        else:
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+            status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Replace a standard stream that the caller has closed (`>&-`) by one that cannot be used.
+
+    Its number would go to the next file that is opened, and `print(file=None)` writes to stdout.
+    """
+    for name, flags in (("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), "r" if name == "stdin" else "w"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -18,15 +17,35 @@ from rice_lib.common.errors import RiceError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; renamed onto it on success, removed on failure. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix is kept in place: savers such as numpy's and matplotlib's choose a format by it
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    """Yield a temporary path for `path`, which takes its place on success and is removed on failure. Makes the folder.
+
+    A link stays, and what it leads to is replaced. A device or a named pipe stays, and is given the bytes.
+
+    Raises:
+        RiceError: the file cannot be written.
+    """
+    import tempfile
+
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        target = Path(os.path.realpath(path))
+        special = target.exists() and not target.is_file()
+        folder = Path(tempfile.gettempdir()) if special else target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        # short, for the final name may be the longest that there can be; savers choose a format by the suffix
+        temporary = folder / f".{os.urandom(6).hex()}.tmp{target.suffix}"
+        try:
+            yield temporary
+            if special:
+                with temporary.open("rb") as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+            else:
+                os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RiceError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 @contextmanager
@@ -115,5 +134,7 @@ def read_csv(path: Path, header: Sequence[str], comment: bool = False) -> tuple[
 
 def sha256_file(path: Path) -> str:
     """Compute the hex sha256 of a file's bytes."""
+    import hashlib  # not at the top, nor tempfile: `rice infer` starts without
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
