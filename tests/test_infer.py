@@ -21,6 +21,7 @@ from rice_lib.cli.infer_options import parser
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
+from rice_lib.contract.image_file import SUFFIXES
 from rice_lib.contract.prediction import predict
 from rice_lib.predict.inputs import expand
 
@@ -71,16 +72,26 @@ def test_top_k_keeps_the_likeliest(images, capsys):
     assert next(iter(record["scores"])) == record["label"]
 
 
-def test_folders_are_walked_in_order_without_what_is_no_image(tmp_path, capsys):
+def test_folders_are_walked_in_order_and_what_looks_like_an_image_is_never_passed_over(tmp_path, capsys):
+    tree = tmp_path / "tree"
     for folder in ("b", "a/deep", "a"):
-        write_grains(tmp_path / "tree" / folder, 1)
-    (tmp_path / "tree" / "a" / "notes.txt").write_text("no")
-    write_grains(tmp_path / "tree" / ".hidden", 1)
-    (tmp_path / "tree" / "a" / "circle").symlink_to(tmp_path / "tree")
-    os.mkfifo(tmp_path / "tree" / "pipe.jpg")
-    done = records(capsys, tmp_path / "tree")
-    places = [Path(record["path"]).relative_to(tmp_path / "tree").parent.as_posix() for record in done]
-    assert places == ["a", "a/deep", "b"]
+        write_grains(tree / folder, 1)
+    (tree / "a" / "notes.txt").write_text("no")
+    write_grains(tree / ".hidden", 1)
+    (tree / "a" / "circle").symlink_to(tree)
+    os.mkfifo(tree / "c.jpg")
+    (tree / "d.jpg").symlink_to("not fetched")
+    for suffix in SUFFIXES:
+        (tree / f"e{suffix.upper()}").write_bytes((tree / "b" / "grain (0).png").read_bytes())
+    done = records(capsys, tree, status=1)
+    names = [Path(record["path"]).relative_to(tree).as_posix() for record in done]
+    here = sorted(["c.jpg", "d.jpg", *(f"e{suffix.upper()}" for suffix in SUFFIXES)])
+    assert names == [*here, *(f"{folder}/grain (0).png" for folder in ("a", "a/deep", "b"))]
+    assert [record.get("error") for record in done if "error" in record] == [
+        "is a named pipe, not a file",
+        "a link to a file that is not there",
+    ]
+    assert {".heic", ".webp", ".tif", ".tiff", ".jfif", ".jpe", ".bmp", ".gif", ".avif", ".jp2"} < set(SUFFIXES)
 
 
 def test_an_empty_folder_is_a_failed_input(tmp_path, capsys):
@@ -240,6 +251,119 @@ def test_onnx_prediction_imports_nothing_heavy(images):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- what it writes, and where
+
+
+SOURCE = str(Path(infer.__file__).parents[1])
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A line of shell in a folder, `$infer` for the command."""
+    command = f"infer='{sys.executable} -m rice_lib.infer --model {tiny_onnx()}'; {line}"
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    options = {"capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=False, **options)
+
+
+def tree_of(*folders: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_prediction_writes_nothing_else_and_looks_up_no_name(images, tmp_path):
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    before = tree_of(tmp_path)
+    code = (
+        "import socket, sys\n"
+        "def looked_up(*arguments, **options): sys.exit(f'looked up {arguments}')\n"
+        "socket.getaddrinfo = socket.gethostbyname = socket.socket.connect = looked_up\n"
+        "from rice_lib import infer\n"
+        "sys.exit(infer.main(sys.argv[1:]))\n"
+    )
+    line = [sys.executable, "-c", code, str(images[0].parent), "--output", "out.csv"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    environment |= {"HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": SOURCE}
+    done = subprocess.run(line, cwd=work, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(tree_of(tmp_path)) - set(before) == {str(work / "out.csv")}
+
+
+def test_an_output_never_replaces_what_is_read(images, tmp_path):
+    listed = tmp_path / "list"
+    listed.write_text(f"{images[0]}\n")
+    model = tmp_path / "model"
+    model.write_bytes(tiny_onnx().read_bytes())
+    (tmp_path / "photo").write_bytes(images[0].read_bytes())
+    (tmp_path / "link").symlink_to("photo")
+    before = tree_of(tmp_path)
+    for line, why in (
+        (["--output", *images], "named as an image"),
+        ([images[0], "--output", images[0]], "named as an image"),
+        ([images[0], "--output", tmp_path / "new.HEIC"], "named as an image"),
+        ([tmp_path / "photo", "--output", tmp_path / "link"], "is read as .*photo"),
+        ([images[0], tmp_path / "link", "--output", tmp_path / "photo"], "is read as .*link"),
+        ([tmp_path / "link", "--grains", "--output", tmp_path / "photo"], "is read as .*link"),
+        ([images[0], "--output", model, "--model", model], "is read as .*model"),
+        ([images[0], "--output", tmp_path], "is a folder"),
+        ([images[0], "--grains", "--output", tmp_path], "is a folder"),
+    ):
+        with pytest.raises(RiceError, match=why):
+            infer.main(list(map(str, line)))
+    done = shell("$infer - --output list < list", tmp_path)
+    assert (done.returncode, "is read as -" in done.stderr) == (2, True)
+    assert tree_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(("suffix", "form"), [("json", None), ("tsv", None), ("json", "jsonl")])
+def test_a_suffix_that_names_no_format_is_an_error_without_one(suffix, form, images, tmp_path, capsys):
+    output = tmp_path / f"out.{suffix}"
+    line = [str(images[0]), "--model", str(tiny_onnx()), "--output", str(output)]
+    if form:
+        assert infer.main([*line, "--format", form]) == 0
+        assert json.loads(output.read_text())["path"] == str(images[0])
+        return
+    with pytest.raises(RiceError, match=rf"no format has the suffix \.{suffix}; name one with --format"):
+        infer.main(line)
+    assert not output.exists()
+
+
+# --- the surroundings
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        ("> /dev/full", 2, "No space left on device"),
+        (">&-", 2, "Bad file descriptor"),
+        ("> /dev/null <&-", 0, ""),
+        ("--output out.csv >&- <&- 2>&-", 0, ""),
+        ("--output /dev/full", 2, "error: /dev/full: cannot be written (No space left on device)"),
+        ("- <&-", 2, "error: the list on stdin cannot be read (Bad file descriptor)"),
+        ("--output $(printf %0251d 0).csv", 2, "File name too long"),
+        ("--output $(printf %0247d 0)", 0, ""),
+    ],
+)
+def test_where_the_streams_lead_it_is_one_line_at_most(redirection, status, said, images, tmp_path):
+    done = shell(f"$infer --no-reject '{images[0]}' {redirection}", tmp_path)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert not said or done.stderr.startswith(f"error: {'stdout' if redirection[0] == '>' else ''}")
+    assert len(done.stderr.splitlines()) == (1 if said else 0)
+    assert not done.stdout
+
+
+def test_with_stderr_closed_messages_do_not_go_to_stdout(images, tmp_path):
+    done = shell(f"$infer --format csv '{images[0]}' none.png 2>&-", tmp_path)
+    assert done.returncode == 1
+    assert [row["path"] for row in csv.DictReader(io.StringIO(done.stdout))] == [str(images[0]), "none.png"]
+
+
+def test_without_docstrings_and_with_few_descriptors(images, tmp_path):
+    done = shell("export PYTHONOPTIMIZE=2 PYTHONDONTWRITEBYTECODE=1; ulimit -n 64; $infer --no-reject images", tmp_path)
+    assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, len(images), "")
 
 
 # --- the command line

@@ -26,7 +26,14 @@ from rice_lib.contract.decode import configure_pillow
 from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import Source, expand, read_names
 from rice_lib.predict.pipeline import predict_files, with_progress
-from rice_lib.predict.resume import Configuration, import_parquet, is_complete, model_identity, open_output
+from rice_lib.predict.resume import (
+    Configuration,
+    has_errors,
+    import_parquet,
+    is_complete,
+    model_identity,
+    open_output,
+)
 from rice_lib.predict.writers import format_of
 
 if TYPE_CHECKING:
@@ -54,7 +61,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
         return run_explain(arguments)
     if arguments.resume and is_complete(arguments.output):
         print(f"{arguments.output}: already complete; delete it to start over", file=sys.stderr)
-        return 0
+        return 1 if has_errors(arguments.output, format_of(arguments.format, arguments.output)) else 0
     return _run(arguments)
 
 

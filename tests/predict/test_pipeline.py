@@ -94,6 +94,27 @@ def test_files_are_decoded_at_most_two_batches_ahead(tmp_path):
     decoded.close()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_made_on_windows_is_read(encoding, end, tmp_path):
+    odd = tmp_path / "ends in a return\r"
+    odd.touch()
+    names = ["süß.jpg", "emoji \U0001f33e.jpg", *([] if end == "\r\n" else [str(odd)])]
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    data = (mark + end.join([*names, "", "last.jpg"])).encode(encoding)
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        for cut in range(0, len(data), 7):  # characters come in pieces
+            os.write(writer, data[cut : cut + 7])
+        os.close(writer)
+
+    threading.Thread(target=write).start()
+    found = [os.fsdecode(name) for name in read_list(reader)]
+    os.close(reader)
+    assert found == [*names, "last.jpg"]
+
+
 def test_read_list_puts_names_together_across_reads():
     reader, writer = os.pipe()
     os.write(writer, b"one\ntw")

@@ -1,6 +1,11 @@
 """The Ray engine: the same records as the local one, in the same order, on a cluster of two machines."""
 
+import os
+import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +77,49 @@ def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RiceError, match=r"pip install 'rice-lib\[bulk\]'"):
         infer.main([str(tmp_path), "--engine", "ray", "--model", str(tiny_onnx())])
+
+
+def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch):
+    class Deaf:
+        def is_initialized(self):
+            return False
+
+        def init(self, **_):
+            asked.wait()
+
+    asked = threading.Event()
+    monkeypatch.setattr(ray_engine, "JOIN_S", 0.05)
+    monkeypatch.setenv("RAY_ADDRESS", "nobody:6379")
+    with (
+        pytest.raises(RiceError, match=r"RAY_ADDRESS=nobody:6379: no Ray cluster answers"),
+        ray_engine._cluster(Deaf()),
+    ):
+        pass
+    asked.set()
+
+
+@pytest.mark.slow
+def test_without_a_cluster_one_is_started_for_the_run(tmp_path):
+    images = write_grains(tmp_path / "images", 3)
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = str(Path(infer.__file__).parents[1])  # the workers start elsewhere
+    line = [sys.executable, "-m", "rice_lib.infer", *map(str, images), "--engine", "ray", "--model", str(tiny_onnx())]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+
+
+@pytest.mark.slow
+def test_waiting_for_a_cluster_it_ends_at_sigterm(tmp_path):
+    (image,) = write_grains(tmp_path / "images", 1)
+    line = [sys.executable, "-m", "rice_lib.infer", str(image), "--engine", "ray", "--model", str(tiny_onnx())]
+    nobody = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    output = tmp_path / "out.csv"
+    with subprocess.Popen([*line, "--output", str(output)], env=nobody, stderr=subprocess.PIPE) as process:
+        while not output.with_name("out.csv.partial").exists():
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["images"]
 
 
 class Pools:

@@ -199,6 +199,35 @@ def test_resume_with_nothing_to_resume_begins_and_with_a_complete_output_ends(tm
     assert "already complete" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv", "parquet"])
+def test_a_complete_output_leaves_the_status_that_its_run_left(form, tmp_path):
+    images = write_grains(tmp_path / "images", 2)
+    good, bad = tmp_path / f"good.{form}", tmp_path / f"bad.{form}"
+    named = tmp_path / '"error": "x.png'
+    images[0].rename(named)
+    for _ in range(2):
+        assert run(named, images[1], "--output", good, "--resume") == 0
+        assert run(named, "none.png", "--output", bad, "--resume") == 1
+
+
+def test_a_link_stays_and_a_device_or_pipe_is_written_through(tmp_path):
+    (image,) = write_grains(tmp_path / "images", 1)
+    (tmp_path / "place").mkdir()
+    link, pipe, written = tmp_path / "link.csv", tmp_path / "pipe", tmp_path / "place" / "out.csv"
+    link.symlink_to("place/out.csv")
+    for _ in range(2):
+        assert run(image, "--output", link) == 0
+        assert link.is_symlink()
+        assert len(written.read_text().splitlines()) == 2
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert run(image, "--output", pipe, "--format", "csv") == 0
+        assert reader.communicate(timeout=60)[0] == written.read_text()
+    assert pipe.is_fifo()
+    assert run(image, "--output", os.devnull) == 0
+    assert Path(os.devnull).is_char_device()
+
+
 def test_two_runs_do_not_write_one_file(interrupted, tmp_path):
     import fcntl
 

@@ -6,6 +6,7 @@ Names are `str`, with surrogate escapes where their bytes are no valid UTF-8.
 
 from __future__ import annotations
 
+import codecs
 import os
 import queue
 import sys
@@ -14,13 +15,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 
-from rice_lib.contract.decode import SUFFIXES, decode_with_notes, is_photograph
+from rice_lib.common.errors import RiceError
+from rice_lib.contract.decode import decode_with_notes, is_photograph
 from rice_lib.contract.features import extract_features
-from rice_lib.contract.image_file import BadImageError
+from rice_lib.contract.image_file import SUFFIXES, BadImageError
 
 T = TypeVar("T")
 
@@ -60,21 +63,38 @@ Source = str | Unreadable
 def read_list(descriptor: int, separator: bytes = b"\n") -> Iterator[bytes]:
     """Read names from an open file descriptor, as they come; empty ones are skipped.
 
+    A list made on Windows is read, too: UTF-16 as PowerShell writes it, and lines that end in a carriage return.
     Reads the descriptor itself: a thread blocked in `sys.stdin` would hold its lock when the interpreter ends.
     """
+    chunks: Iterator[bytes] = iter(partial(os.read, descriptor, 1 << 16), b"")
+    first = next(chunks, b"").removeprefix(codecs.BOM_UTF8)
+    chunks = chain([first], chunks)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        chunks = map(os.fsencode, codecs.iterdecode(chunks, "utf-16", errors="replace"))
     rest = b""
-    while chunk := os.read(descriptor, 1 << 16):
+    for chunk in chunks:
         *names, rest = (rest + chunk).split(separator)
-        yield from filter(None, names)
+        yield from filter(None, map(_without_return, names))
     if rest:
-        yield rest
+        yield _without_return(rest)
+
+
+def _without_return(name: bytes) -> bytes:
+    return name[:-1] if name.endswith(b"\r") and not os.path.lexists(name) else name
 
 
 def read_names(inputs: Iterable[str], null: bool) -> Iterator[bytes | str]:
-    """Give the names on a command line, `-` replaced by the list on stdin, separated by newline or NUL."""
+    """Give the names on a command line, `-` replaced by the list on stdin, separated by newline or NUL.
+
+    Raises:
+        RiceError: stdin cannot be read.
+    """
     for name in inputs:
         if name == "-":
-            yield from read_list(sys.stdin.fileno(), b"\0" if null else b"\n")
+            try:
+                yield from read_list(sys.stdin.fileno(), b"\0" if null else b"\n")
+            except OSError as error:
+                raise RiceError(f"the list on stdin cannot be read ({error.strerror})") from None
         else:
             yield name
 
@@ -82,9 +102,8 @@ def read_names(inputs: Iterable[str], null: bool) -> Iterator[bytes | str]:
 def expand(names: Iterable[bytes | str]) -> Iterator[Source]:
     """Find the files behind names, lazily: a file is itself, a folder is every image below it, sorted by name.
 
-    In folders, links to folders are not followed (they may lead in a circle), and what `is_photograph` leaves out
-    and what is no regular file are skipped. Only the names of the folder at hand, and of the folders
-    beside those on the way to it, are held.
+    In folders, links to folders are not followed (they may lead in a circle), and what `is_photograph` leaves out is
+    skipped. Only the names of the folder at hand, and of the folders beside those on the way to it, are held.
     """
     for name in names:
         path = os.fsdecode(name)
@@ -105,10 +124,8 @@ def _walk(folder: str) -> Iterator[Source]:
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(filter(is_photograph, files)):
-            path = os.path.join(place, name)
-            if os.path.isfile(path):
-                found = True
-                yield path
+            found = True
+            yield os.path.join(place, name)
     for error in unreadable:
         yield Unreadable(str(error.filename), f"the folder cannot be read ({error.strerror})")
     if not found and not unreadable:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rice_lib.contract.prediction import Classifier, predict
+from rice_lib.contract.prediction import Classifier, Prediction, predict
 from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import DecodedInput, Source, decode_all
 
@@ -50,7 +50,7 @@ def predict_files(
 def predict_batch(predictor: Classifier, batch: list[DecodedInput], reject: bool = True) -> Iterator[Record]:
     """Classify decoded inputs in one call to the model; one record an input, in order."""
     readable = [item for item in batch if item.pixels is not None]
-    predictions = iter(())
+    predictions: Iterator[Prediction] = iter(())
     if readable:
         pixels = np.stack([item.pixels for item in readable])  # type: ignore[misc]  # none is None
         features = [item.features for item in readable if item.features is not None]

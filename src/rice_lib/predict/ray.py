@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
@@ -29,6 +29,9 @@ from rice_lib.contract.prediction import Prediction
 from rice_lib.contract.record import Record
 from rice_lib.predict import pipeline
 from rice_lib.predict.inputs import Source, Unreadable, path_of
+
+JOIN_S = 30
+"""How long a cluster that RAY_ADDRESS names may take to answer."""
 
 BLOCK = 1024
 """Inputs of one block of paths, which is what a worker takes at a time: some tens of seconds of work, so that the
@@ -162,17 +165,32 @@ def _cluster(ray: Any) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    at_sigterm = signal.getsignal(signal.SIGTERM)
+    joined: Future[None] = Future()
+    left = threading.Event()
+
+    def join() -> None:
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+            joined.set_result(None)
+            left.wait()  # what Ray has started ends with the thread that started it
+        except BaseException as error:
+            joined.set_exception(error)
+
+    # not in this thread: there Ray waits for minutes, deaf to signals, for a cluster that does not answer; and it would
+    # put a handler of SIGTERM in the place of the command's
+    threading.Thread(target=join, name="join", daemon=True).start()
+    address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, at_sigterm)  # Ray put its own in the place of the command's
+        joined.result(JOIN_S if address else None)
+    except TimeoutError:
+        raise RiceError(f"RAY_ADDRESS={address}: no Ray cluster answers there within {JOIN_S} s") from None
     except Exception as error:  # Ray raises plain ones here, too
         raise RiceError(f"Ray cannot be reached or started: {_why(error)}") from error
     try:
         yield
     finally:
         ray.shutdown()
+        left.set()
 
 
 def _import_ray() -> Any:

@@ -8,6 +8,7 @@ name is complete. A run resumes only under the same configuration and inputs; a 
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import os
@@ -163,17 +164,14 @@ class ResumableOutput(Output):
 
     def finish(self) -> None:
         """Convert the partial file, and give the result its name."""
-        temporary = self.partial.with_name(self.partial.name + ".tmp")
-        with _writing(self.output):
-            try:
-                if self._configuration.format == "parquet":
-                    self._to_parquet(temporary)
-                else:
-                    self._to_text(temporary)
-                os.replace(temporary, self.output)
-            finally:
-                temporary.unlink(missing_ok=True)
-            self.partial.unlink()
+        from rice_lib.common.files import atomic_path
+
+        with atomic_path(self.output) as temporary:
+            if self._configuration.format == "parquet":
+                self._to_parquet(temporary)
+            else:
+                self._to_text(temporary)
+        self.partial.unlink()
 
     def stop(self, error: BaseException) -> None:
         """Keep what is done, and say how to resume; a partial file without a record is removed."""
@@ -243,7 +241,8 @@ def open_output(
     if output is None:
         # names are bytes: what is no UTF-8 leaves as it came
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        yield _plain(sys.stdout, configuration, labels)
+        with _writing("stdout"):
+            yield _plain(sys.stdout, configuration, labels)
         return
     if output.exists() and not output.is_file():  # /dev/null, a named pipe: nothing to rename onto
         if configuration.format == "parquet" or resume:
@@ -272,6 +271,18 @@ def is_complete(output: Path) -> bool:
     return output.is_file() and not partial_file(output).exists()
 
 
+def has_errors(output: Path, form: str) -> bool:
+    """Check whether a finished output holds the record of an input that failed."""
+    if form == "parquet":
+        errors = import_parquet()[1].read_table(output, columns=["error"])["error"]
+        return errors.null_count < len(errors)
+    with _open(output, "r") as stream:
+        if form == "csv":
+            return any(row.get("error") for row in csv.DictReader(stream))
+        # quotes within a text of JSON are escaped
+        return any(line.startswith("error ") if form == "table" else '"error": "' in line for line in stream)
+
+
 def import_parquet() -> tuple[ModuleType, ModuleType]:
     """Import `pyarrow` and `pyarrow.parquet`; raises `RiceError` where they are not installed."""
     try:
@@ -293,7 +304,7 @@ def _open(file: Path, mode: str) -> TextIO:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path | str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:

@@ -11,17 +11,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rice_lib.common.errors import RiceError
 from rice_lib.common.files import csv_line
 from rice_lib.contract.prediction import UNKNOWN
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
 
-_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_SUFFIXES = {"": "table", ".txt": "table"} | {f".{name}": name for name in FORMATS}
 
 
 def format_of(asked: str | None, output: Path | None) -> str:
-    """Choose the format asked for, else the one of the output's suffix, else the table."""
-    return asked or _SUFFIXES.get(output.suffix.lower() if output else "", "table")
+    """Choose the format asked for, else the one that the output's suffix names, else the table.
+
+    Raises:
+        RiceError: the suffix names none.
+    """
+    suffix = output.suffix.lower() if output else ""
+    if asked is None and suffix not in _SUFFIXES:
+        raise RiceError(f"{output}: no format has the suffix {suffix}; name one with --format ({', '.join(FORMATS)})")
+    return asked or _SUFFIXES[suffix]
 
 
 def csv_columns(labels: Sequence[str]) -> list[str]:
