@@ -181,10 +181,11 @@ def test_on_a_machine_with_a_gpu_the_container_takes_the_engine_of_the_version(
 
 
 def test_a_container_that_does_not_start_is_one_line_and_nothing_is_left(checkout, docker):
-    _, fails = docker
+    calls, fails = docker
     fails.touch()
     with pytest.raises(RiceError, match="docker compose up: no such image"):
         main(["up", *PROFILE])
+    assert words(calls)[-1][0][3:] == ["down", "--timeout", "40"]
     assert [path.name for path in (checkout / "models" / "tiny" / "service").iterdir()] == ["repository"]
 
 

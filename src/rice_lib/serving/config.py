@@ -30,7 +30,7 @@ from rice_lib.contract.features import FEATURES
 Engine = Literal["onnxruntime", "gpu", "tensorrt"]
 """What computes the classifier: ONNX Runtime on the CPU's cores, ONNX Runtime on the GPU, a TensorRT plan."""
 
-Config = Mapping[str, Any]  # A `ModelConfig` message, its fields named as in `config.pbtxt`
+Config = Mapping[str, Any]  # a `ModelConfig` message, its fields named as in `config.pbtxt`
 INPUT, OUTPUT, FILE = "images", "logits", "file"
 """Names of the exported model's tensors (`rice_lib.export.onnx`), and of the ensemble's: a file's bytes a row."""
 

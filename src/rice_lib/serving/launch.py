@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1  # From <linux/prctl.h>: the signal that we get when our parent dies; it outlives an exec
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>: the signal that we get when our parent dies; it outlives an exec
 
 if __name__ == "__main__":
     parent, program = int(sys.argv[1]), sys.argv[2:]
