@@ -51,7 +51,7 @@ class Frames(GrainAlignment):
 
     def _grid(self, sums: torch.Tensor) -> torch.Tensor:
         if not self.fixed_size:  # moments of a grain of the usual area: their ratios, and so its axes, stay
-            sums = sums * (USUAL_AREA * self.powers.shape[1] / sums[:, :1].clamp(min=1e-3))
+            sums = sums * (USUAL_AREA * self.side**2 / sums[:, :1].clamp(min=1e-3))
         return super()._grid(sums)
 
     def _gain(self, contrast: torch.Tensor) -> torch.Tensor:

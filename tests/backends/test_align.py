@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rice_lib.backends.align import MEAN_LEVEL, GrainAlignment
-from rice_lib.backends.vit import PixelClassifier, attended, normalise
+from rice_lib.backends.vit import PixelClassifier, attended, load_pixel_classifier, normalise
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
@@ -120,6 +120,15 @@ def test_the_alignment_is_exported_with_the_model(tmp_path):
     classifier = PixelClassifier(aligned_model()).eval()
     path = export(classifier, tmp_path / "model.onnx", labels=VARIETIES)
     assert check_parity(classifier, path, np.concatenate([grains()] * 4), tolerance=1e-4)
+
+
+def test_a_saved_checkpoint_comes_back_the_same(tmp_path):
+    model = aligned_model()
+    model.save_pretrained(tmp_path)
+    images = torch.from_numpy(grains())
+    with torch.inference_mode():
+        expected, found = PixelClassifier(model)(images), load_pixel_classifier(tmp_path)(images)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_a_frame_and_a_choice_of_patches_exclude_each_other():

@@ -28,28 +28,27 @@ LEAST_CONTRAST = 0.04
 
 
 class GrainAlignment(nn.Module):
-    """Images of one grain to aligned frames; no learnt weight."""
+    """Images of one grain to aligned frames; no learnt weight.
 
-    powers: torch.Tensor
-    edge: torch.Tensor
-    offsets: torch.Tensor
+    Its constants are computed where they are used, not kept as buffers: transformers' `from_pretrained` leaves a buffer
+    that is not in the file uninitialised, and in the file they would part it from the dense model's.
+    """
 
     def __init__(self, image_size: int, height: int, width: int) -> None:
         """Prepare for square images of `image_size` pixels and frames of `height` x `width`."""
         super().__init__()
-        side = image_size // BLOCK
-        place = (torch.arange(side) + 0.5) * (2 / side) - 1
+        self.side, self.height, self.width = image_size // BLOCK, height, width
+
+    def _powers(self, device: torch.device) -> torch.Tensor:
+        """Compute 1, x, y, x^2, y^2 and xy of every block, x and y from -1 to 1: `[6, blocks]`."""
+        place = (torch.arange(self.side, device=device) + 0.5) * (2 / self.side) - 1
         y, x = (axis.flatten() for axis in torch.meshgrid(place, place, indexing="ij"))
-        edge = torch.zeros(side, side)
-        edge[[0, -1]] = edge[:, [0, -1]] = 1 / (4 * side - 4)
-        down, across = (torch.arange(length) - (length - 1) / 2 for length in (height, width))
-        constants = {
-            "powers": torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y]),
-            "edge": edge.flatten(),
-            "offsets": torch.stack(torch.meshgrid(down, across, indexing="ij")) / (FILL * height),
-        }
-        for name, value in constants.items():
-            self.register_buffer(name, value, persistent=False)
+        return torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y])
+
+    def _edge(self, powers: torch.Tensor) -> torch.Tensor:
+        """Compute the weights `[blocks]` of the mean over the outermost blocks."""
+        outermost = (powers[1:3].abs().amax(0) > 1 - 1.5 / self.side).float()
+        return outermost / (4 * self.side - 4)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -61,10 +60,11 @@ class GrainAlignment(nn.Module):
         Returns:
             float32 `[N, 3, height, width]`, the background at 0, each channel's mean over the grain `MEAN_LEVEL`.
         """
+        powers = self._powers(images.device)
         blocks = nn.functional.avg_pool2d(images, BLOCK).flatten(2)
-        background = (blocks * self.edge).sum(-1)
+        background = (blocks * self._edge(powers)).sum(-1)
         cover = _coverage(blocks.mean(1), background.mean(1, keepdim=True))
-        grid = self._grid((cover.unsqueeze(1) * self.powers).sum(-1))
+        grid = self._grid((cover.unsqueeze(1) * powers).sum(-1))
         # a frame may reach beyond the image: its border, which is background, goes on there
         frame = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
         mean = (blocks * cover.unsqueeze(1)).sum(-1) / cover.sum(1, keepdim=True).clamp(min=1e-3)
@@ -89,8 +89,12 @@ class GrainAlignment(nn.Module):
         cosine = ((1 + difference / spread).clamp(min=0) / 2).sqrt()
         sine = ((1 - difference / spread).clamp(min=0) / 2).sqrt() * torch.where(twice < 0, -1.0, 1.0)
         # the side of a square of the grain's area, in units in which the image's side is 2
-        length = (area * (4.0 / self.powers.shape[1])).sqrt()
-        down, across = self.offsets
+        length = (area * (4.0 / self.side**2)).sqrt()
+        down, across = (
+            (torch.arange(pixels, device=sums.device) - (pixels - 1) / 2) / (FILL * self.height)
+            for pixels in (self.height, self.width)
+        )
+        down = down[:, None]
         return torch.stack(
             [x + length * (cosine * across - sine * down), y + length * (sine * across + cosine * down)], dim=-1
         )

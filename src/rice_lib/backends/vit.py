@@ -80,18 +80,13 @@ class AlignedEmbeddings(ViTEmbeddings):
     The frame's patches have the position embeddings of the patches in the middle of the dense model's square.
     """
 
-    places: torch.Tensor
-
     def __init__(self, config: RiceViTConfig) -> None:
         super().__init__(config)
         assert config.aligned_frame is not None
         height, width = config.aligned_frame
         self.alignment = GrainAlignment(IMAGE_SIZE, height, width)
         patch = self.patch_embeddings.projection.kernel_size[0]
-        side, rows, columns = (length // patch for length in (IMAGE_SIZE, height, width))
-        corner = (side - rows) // 2 * side + (side - columns) // 2
-        places = 1 + corner + side * torch.arange(rows)[:, None] + torch.arange(columns)
-        self.register_buffer("places", places.flatten(), persistent=False)
+        self.side, self.rows, self.columns = (length // patch for length in (IMAGE_SIZE, height, width))
 
     def forward(  # type: ignore[override]  # the model passes the dense form's options; none applies here
         self, pixel_values: torch.Tensor, **_: Any
@@ -99,7 +94,9 @@ class AlignedEmbeddings(ViTEmbeddings):
         """Float `[N, 3, H, W]` to `[N, 1 + patches of the frame, hidden_size]`."""
         frame = self.alignment(pixel_values) - 1
         tokens = self.patch_embeddings.projection(frame).flatten(2).transpose(1, 2)
-        tokens = tokens + self.position_embeddings[:, self.places]
+        square = self.position_embeddings[:, 1:].unflatten(1, (self.side, self.side))
+        top, left = (self.side - self.rows) // 2, (self.side - self.columns) // 2
+        tokens = tokens + square[:, top : top + self.rows, left : left + self.columns].flatten(1, 2)
         first = self.cls_token + self.position_embeddings[:, :1]
         return self.dropout(torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1))
 
