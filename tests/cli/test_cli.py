@@ -171,3 +171,23 @@ def test_other_shells_are_given_a_script_too(shell, capsys):
 def test_completion_wants_one_shell(arguments):
     with pytest.raises(RiceError, match="name one shell: bash, zsh, fish"):
         cli._run(["completion", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("verb", "line", "why"),
+    [
+        ("evaluate", ["--model", "m.onnx", "--output", "m.onnx"], "is read as m.onnx"),
+        ("evaluate", ["--model", "x", "--against", "m.onnx", "--predictions", "m.onnx"], "is read as m.onnx"),
+        ("evaluate", ["--model", "m.onnx", "--output", "grain.jpg"], "named as an image"),
+        ("export", ["onnx", "x", "--output", "grain.JPG"], "named as an image"),
+        ("export", ["onnx", "x", "--output", "."], "is a folder"),
+        ("export", ["tensorrt", "m.onnx", "--output", "m.onnx"], "is read as m.onnx"),
+    ],
+)
+def test_an_output_never_replaces_what_is_read(verb, line, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m.onnx", "grain.jpg"):
+        (tmp_path / name).write_text("kept")
+    with pytest.raises(RiceError, match=why):
+        cli._run([verb, *line])
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"kept"}

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from support.data import images, write
 
@@ -30,6 +32,23 @@ def test_lists_images_by_folder_and_number_without_hidden_files(tmp_path):
         "Arborio/Arborio (9).jpg",
         "Arborio/Arborio (10).jpg",
     ]
+
+
+def test_whatever_looks_like_an_image_is_listed_and_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "Basmati", dict.fromkeys(("a.jpg", "b.HEIC", "c.webp", "d.tif", "e.jfif", "notes.txt"), b""))
+    (tmp_path / "Basmati" / "f.bmp").symlink_to("not fetched")
+    found = [image.path.removeprefix("Basmati/") for image in list_images(tmp_path)]
+    assert found == ["a.jpg", "b.HEIC", "c.webp", "d.tif", "e.jfif", "f.bmp"]
+    scandir = os.scandir
+
+    def denied(place):
+        if os.fspath(place).endswith("Basmati"):
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(RiceError, match=r"Basmati: the folder cannot be read \(Permission denied\)"):
+        list_images(tmp_path)
 
 
 def test_thinning_depends_on_seed_and_path_alone():

@@ -12,7 +12,7 @@ from rice_lib.contract.image_file import SUFFIXES
 
 
 def positive(text: str) -> int:
-    """Read a whole number from 1 on; raises what argparse turns into a line."""
+    """Read an integer from 1 on; raises what argparse turns into a line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")

@@ -207,7 +207,7 @@ def _describe(service: Service, server: life.Endpoint) -> None:
 
 def parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Make the command's arguments."""
-    serve = argparse.ArgumentParser(prog=prog, description=__doc__.partition(": `")[0] + ".")
+    serve = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition(": `")[0] + ".")
     commands = serve.add_subparsers(dest="command", required=True, metavar="build|up|down|status|logs|health")
     add = {}
     for name, act, text in (

@@ -81,10 +81,18 @@ def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> lis
 
 
 def list_images(root: Path) -> list[ListedImage]:
-    """List every image file below `root`, by folder, number and name."""
+    """List every image file below `root`, by folder, number and name.
+
+    Raises:
+        RiceError: a folder cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise RiceError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
     paths = [entry.name for entry in os.scandir(root) if not entry.is_dir()]
     for top in (entry for entry in os.scandir(root) if entry.is_dir()):
-        for folder, _, names in os.walk(top.path):
+        for folder, _, names in os.walk(top.path, onerror=stop):
             parent = os.path.relpath(folder, root).replace(os.sep, "/")
             paths += [f"{parent}/{name}" for name in names]
     images = [classify(path) for path in paths if is_image_name(path)]
