@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from rice_lib.backends import open as backends
+from rice_lib.cli import evaluate
 from rice_lib.cli.evaluate import main
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import APPEARANCE, Cluster, Decision, RejectionRule
-from rice_lib.data import loading
+from rice_lib.data.loading import Examples
 from rice_lib.models.metrics import read_predictions
 
 
@@ -40,9 +40,9 @@ def command(monkeypatch):
     labels = np.arange(21) % 5
     pixels = np.zeros((21, 4, 4, 3), np.uint8)
     pixels[:, 0, 0, 0] = np.where(np.arange(21) == 0, 3, labels)
-    examples = loading.Examples(pixels, np.arange(21), labels, [f"{i}.jpg" for i in range(21)])
-    monkeypatch.setattr(loading, "open_examples", lambda paths, scheme, part: examples)
-    monkeypatch.setattr(backends, "open_predictor", lambda spec: _Predictor())
+    examples = Examples(pixels, np.arange(21), labels, [f"{i}.jpg" for i in range(21)])
+    monkeypatch.setattr(evaluate, "open_examples", lambda paths, scheme, part: examples)
+    monkeypatch.setattr(evaluate, "open_predictor", lambda spec: _Predictor())
     return main
 
 
@@ -77,7 +77,7 @@ def test_command_compares_two_models_on_the_same_images(command, capsys, tmp_pat
         def logits(self, pixels: np.ndarray) -> np.ndarray:
             return super().logits(np.where(pixels == 1, 2, pixels))
 
-    monkeypatch.setattr(backends, "open_predictor", lambda spec: Other() if spec == "other" else _Predictor())
+    monkeypatch.setattr(evaluate, "open_predictor", lambda spec: Other() if spec == "other" else _Predictor())
     output = tmp_path / "f.json"
     assert command(["--model", "m", "--against", "other", "--profile", "tiny", "--output", str(output)]) == 0
     against = json.loads(output.read_text())["against"]

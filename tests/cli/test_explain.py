@@ -28,7 +28,9 @@ def options(inputs, folder, model=None, **changes) -> Namespace:
 def test_explain_writes_a_picture_each_and_names_it(form, tmp_path, capsys):
     files = write_grains(tmp_path / "in", 5)
     other = write_grains(tmp_path / "other", 1)
-    assert run(options([*files, *other], tmp_path / "a" / "why", form())) == 0
+    model = form()
+    capsys.readouterr()  # the making of the model, where this test is the first to use it
+    assert run(options([*files, *other], tmp_path / "a" / "why", model)) == 0
     names = [f"grain ({n}).why.png" for n in range(5)] + ["grain (0)-2.why.png"]
     assert sorted(os.listdir(tmp_path / "a" / "why")) == sorted(names)
     out, err = capsys.readouterr()

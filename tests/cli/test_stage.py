@@ -130,7 +130,7 @@ def pulled(checkout):
 
 def test_pixels_are_decoded_again_where_only_the_images_were_pulled(pulled):
     opened, before = pulled
-    stage._restore_pixels(opened)
+    assert manifest.restore(opened)
     assert np.array_equal(np.load(opened.paths.cache / "pixels.npy"), before)
     assert manifest.restore(opened) is False, "nothing to do the second time"
 

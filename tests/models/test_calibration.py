@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from types import SimpleNamespace
 
 import cv2
@@ -17,7 +16,7 @@ from support import not_grains
 from support.models import tiny_checkpoint, tiny_onnx
 
 from rice_lib.backends.open import open_predictor
-from rice_lib.cli.calibrate import main
+from rice_lib.cli import calibrate as command
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import APPEARANCE, Decision, RejectionRule
@@ -237,9 +236,8 @@ def test_the_command_writes_it_beside_the_weights(tmp_path, monkeypatch, capsys)
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint(), checkpoint)
     parts = {"train": generated(range(1, 21)), "validation": generated(range(21, 31))}
-    loading = sys.modules["rice_lib.data.loading"]
-    monkeypatch.setattr(loading, "open_examples", lambda paths, scheme, part: examples_of(*parts[part]))
-    assert main([str(checkpoint), "--profile", "tiny"]) == 0
+    monkeypatch.setattr(command, "open_examples", lambda paths, scheme, part: examples_of(*parts[part]))
+    assert command.main([str(checkpoint), "--profile", "tiny"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{checkpoint / 'decision.json'}: temperature ")
     assert "of 50 validation images" in out

@@ -1,4 +1,4 @@
-"""Checks of command-line arguments that several commands share."""
+"""Command-line arguments that several commands share, and checks of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from pathlib import Path
 
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.image_file import SUFFIXES
+
+
+def profile_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Make a parser that has `--profile`."""
+    command = argparse.ArgumentParser(prog=prog, description=description)
+    command.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
+    return command
 
 
 def positive(text: str) -> int:

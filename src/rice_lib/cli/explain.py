@@ -1,4 +1,4 @@
-"""`rice infer photo.jpg --explain DIR`: for each image, a picture of the patches that its prediction rests on.
+"""`rice infer photo.jpg --explain DIR`: draw the patches that each image's prediction rests on.
 
 The picture of `photo.jpg` is `DIR/photo.why.png`; a second photo of that name becomes `photo-2.why.png`. Each is named
 on stdout as it is made, with the prediction; files that cannot be read are named on stderr.
@@ -44,7 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     with open_predictor(spec, arguments.threads) as predictor:
         if predictor.decision is None and arguments.reject:
             print(f"note: {spec} carries no rejection rule; every image is given a variety", file=sys.stderr)
-        folder = _make_folder(arguments.explain)
+        folder = arguments.explain
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RiceError(f"{folder}: the folder cannot be made ({(error.strerror or 'failed').lower()})") from None
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
         explained, failed = (Writer(stream, "table", predictor.labels, 1) for stream in (sys.stdout, sys.stderr))
         used: set[str] = set()
@@ -91,11 +95,3 @@ def _sources(arguments: argparse.Namespace, folder: Path) -> Iterator[Source]:
         path = path_of(source)
         if not (path.endswith(EXPLAINED) and os.path.abspath(os.path.dirname(path)) == os.path.abspath(folder)):
             yield source
-
-
-def _make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RiceError(f"{folder}: the folder cannot be made ({(error.strerror or 'failed').lower()})") from None
-    return folder

@@ -17,24 +17,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from rice_lib.cli.arguments import profile_parser
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_text
 from rice_lib.common.parameters import load_params, parse_overrides, profile_file
-
-PROG = "rice set-params"
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes 0.00001 as 1.0e-05: without the point, PyYAML (so papermill too) reads a string."""
-
-    def represent_float(self, data: float) -> Any:
-        text = repr(data)
-        if "e" in text and "." not in text:
-            return self.represent_scalar("tag:yaml.org,2002:float", text.replace("e", ".0e"))
-        return super().represent_float(data)
-
-
-_Representer.add_representer(float, _Representer.represent_float)
 
 
 def set_params(profile: str, assignments: Sequence[str]) -> None:
@@ -49,7 +35,7 @@ def set_params(profile: str, assignments: Sequence[str]) -> None:
     wanted = load_params(profile, values)
     file = profile_file(profile)
     yaml = YAML()
-    yaml.Representer = _Representer
+    yaml.representer.add_representer(float, _represent_float)
     yaml.preserve_quotes = True
     yaml.width = 120
     content = yaml.load(file.read_text(encoding="utf-8"))
@@ -67,6 +53,12 @@ def set_params(profile: str, assignments: Sequence[str]) -> None:
         write_text(file, rewritten.read_text(encoding="utf-8"))
 
 
+def _represent_float(representer: RoundTripRepresenter, value: float) -> Any:
+    """Write 0.00001 as 1.0e-05: without the point, PyYAML (so papermill too) reads a string."""
+    text = repr(value)
+    return representer.represent_scalar("tag:yaml.org,2002:float", text if "." in text else text.replace("e", ".0e"))
+
+
 def _lay_over(content: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(content.get(key), MutableMapping):
@@ -75,18 +67,15 @@ def _lay_over(content: MutableMapping[str, Any], values: Mapping[str, Any]) -> N
             content[key] = value
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "rice set-params") -> int:
     """Run the command; returns its exit status."""
     options = parser(prog).parse_args(arguments)
     set_params(options.profile, options.assignments)
     return 0
 
 
-def parser(prog: str = PROG) -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
     """Describe the command's arguments."""
-    command = argparse.ArgumentParser(
-        prog=prog, description="Write parameters into params/<profile>.yaml, checked first."
-    )
-    command.add_argument("--profile", default="smoke", help="a name under params/, or a YAML file (default: smoke)")
+    command = profile_parser(prog, "Write parameters into params/<profile>.yaml, checked first.")
     command.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
     return command

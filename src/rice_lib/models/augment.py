@@ -16,8 +16,6 @@ import torch
 
 from rice_lib.common.parameters import AugmentationParams
 
-cv2.setNumThreads(1)  # the loader's processes are the parallelism
-
 NOISE_LENGTH = 1 << 20
 """Values of the noise that is drawn once; each image takes a piece of it that starts at random."""
 
