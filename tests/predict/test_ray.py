@@ -98,14 +98,25 @@ def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch):
     asked.set()
 
 
-@pytest.mark.slow
-def test_without_a_cluster_one_is_started_for_the_run(tmp_path):
-    images = write_grains(tmp_path / "images", 3)
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment["PYTHONPATH"] = str(Path(infer.__file__).parents[1])  # the workers start elsewhere
-    line = [sys.executable, "-m", "rice_lib.infer", *map(str, images), "--engine", "ray", "--model", str(tiny_onnx())]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, env=environment)
-    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+def test_the_thread_that_starts_a_cluster_lives_as_long_as_the_run():
+    """Linux ends the processes that Ray starts with the thread that started them (PR_SET_PDEATHSIG)."""
+
+    class Ready:
+        def is_initialized(self):
+            return False
+
+        def init(self, **_):
+            started.append(threading.current_thread())
+
+        def shutdown(self):
+            assert started[0].is_alive()
+
+    started = []
+    with ray_engine._cluster(Ready()):
+        started[0].join(0.2)
+        assert started[0].is_alive()
+    started[0].join(60)
+    assert not started[0].is_alive()
 
 
 @pytest.mark.slow
