@@ -75,11 +75,6 @@ def test_a_wrong_address_is_an_error_of_ours(url, match):
         TritonPredictor(url, "rice")
 
 
-def test_an_unknown_protocol_is_named():
-    with pytest.raises(RiceError, match="'smoke'"):
-        TritonPredictor("127.0.0.1:1", "rice", "smoke")
-
-
 def test_a_model_of_this_project_is_recognised():
     assert _check_config(CONFIG, "here") == ("images", "logits")
 

@@ -280,7 +280,7 @@ def test_a_built_plan_has_its_onnx_files(carried, tmp_path):
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     from rice_lib.export.tensorrt import build_engine
 
-    made = build_engine(carried / "float32.onnx", tmp_path / "x.plan", flavour="tensorrt_rtx", workspace_mb=256)
+    made = build_engine(carried / "float32.onnx", tmp_path / "x.plan", flavour="tensorrt_rtx")
     assert made.decision == DECISION.to_json()
 
 

@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from support.models import KEEP, grains, tiny_checkpoint, tiny_onnx
 
@@ -57,22 +60,36 @@ def test_what_cannot_be_measured_says_why(result):
     assert not any(m.value is not None and math.isnan(m.value) for m in metrics.values())
 
 
-@pytest.mark.parametrize(
-    ("limits", "note"),
-    [
-        # five images add a second
-        ({"START_LIMIT_S": -0.95}, "not measured here: gave no logits within 0 s"),
-        ({"START_LIMIT_S": 60.0, "POINT_LIMIT_S": -33.0}, "not measured here: stopped after 5 s"),
-    ],
-)
-def test_an_engine_that_takes_too_long_is_ended(monkeypatch, tmp_path, limits, note):
-    for name, value in limits.items():
-        monkeypatch.setattr(benchmark, name, value)
+def test_an_engine_that_gives_no_logits_in_time_is_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "START_LIMIT_S", -0.95)  # five images add a second
     np.save(tmp_path / "pixels.npy", grains(5))
     engine = Engine("onnx_float32", str(tiny_onnx()))
-    settings = SETTINGS.model_copy(update={"repeats": 10**6, "seconds_per_point": 5.0})
-    found = benchmark._run(engine, tmp_path / "pixels.npy", settings, threads=1, reference=False)
-    assert found["note"] == note
+    found = benchmark._run(engine, tmp_path / "pixels.npy", SETTINGS, threads=1, reference=False)
+    assert found["note"] == "not measured here: gave no logits within 0 s"
+
+
+def test_an_engine_that_goes_past_its_limit_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
+    (tmp_path / "logits.npy").touch()
+    child = "import subprocess, time; subprocess.Popen(['sleep', '61.7']); time.sleep(60)"
+    start = subprocess.Popen
+    started = []
+
+    def sleeper(command, **options):
+        started.append(start([sys.executable, "-c", child], **options))
+        return started[0]
+
+    monkeypatch.setattr(benchmark.subprocess, "Popen", sleeper)
+    assert benchmark._supervise(tmp_path, 0.01, 2.0) == "not measured here: stopped after 2 s"
+    assert started[0].returncode == -signal.SIGKILL
+    _, alive = psutil.wait_procs([one for one in psutil.process_iter() if _session(one) == started[0].pid], timeout=10)
+    assert not alive
+
+
+def _session(process):
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else os.getsid(process.pid)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return None
 
 
 def test_peak_memory_is_this_process_own():

@@ -22,10 +22,8 @@ class CheckpointPredictor(Predictor):
 
             from rice_lib.backends.vit import load_pixel_classifier
         except ImportError:
-            raise RiceError(
-                f"{directory}: a checkpoint needs torch, not installed here (pip install 'rice-lib[train]')"
-            ) from None
-
+            why = "a checkpoint needs torch, not installed here (pip install 'rice-lib[train]')"
+            raise RiceError(f"{directory}: {why}") from None
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
@@ -33,8 +31,7 @@ class CheckpointPredictor(Predictor):
         self.model = load_pixel_classifier(directory).to(self._device)
         self.labels = tuple(self.model.labels)
         self.decision = read_decision(directory, self.labels)
-        self.name = f"torch/{self._device.type.upper()}"
-        self.max_batch = MAX_BATCH
+        self.name, self.max_batch = f"torch/{self._device.type.upper()}", MAX_BATCH
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
         with self._torch.inference_mode():

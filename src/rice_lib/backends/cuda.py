@@ -1,11 +1,8 @@
-"""The GPU, through NVIDIA's own bindings: what it is, and the few calls that running a TensorRT plan takes.
-
-`cuda-bindings` is small (torch brings it too); torch itself is not needed to serve a plan.
-"""
+"""The GPU, through NVIDIA's own bindings, which are small: torch is not needed to run a TensorRT plan."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,17 +20,13 @@ class Gpu:
     cuda_driver: str
     """The newest CUDA that the driver supports, as `13.0`."""
 
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)
-
 
 class CudaError(RiceError):
     """There is no usable GPU, or it failed; the message says which."""
 
 
 def find_gpu() -> Gpu | None:
-    """The first CUDA device; None where there is none, no driver, or no `cuda-bindings`."""
+    """Find the first CUDA device; None where there is none, no driver, or no `cuda-bindings`."""
     try:
         return Cuda().gpu()
     except CudaError:
@@ -41,7 +34,7 @@ def find_gpu() -> Gpu | None:
 
 
 class Cuda:
-    """One device with one stream. Every call raises `CudaError` where the runtime reports a fault."""
+    """The first device. Every call raises `CudaError` where the runtime reports a fault."""
 
     def __init__(self) -> None:
         """Take the first device; raises `CudaError` where there is none."""
@@ -51,11 +44,9 @@ class Cuda:
             raise CudaError("a GPU needs cuda-bindings, not installed here (pip install 'rice-lib[gpu]')") from None
         self._cuda = runtime
         try:
-            count = self.call("cudaGetDeviceCount")
+            self.call("cudaGetDeviceCount")
         except CudaError as error:
             raise CudaError(f"no usable GPU here ({error})") from None
-        if not count:
-            raise CudaError("no GPU here")
 
     def call(self, function: str, *arguments: Any) -> Any:
         """Call a function of the CUDA runtime; returns what it gives beside its error code."""
@@ -63,10 +54,10 @@ class Cuda:
         if status != self._cuda.cudaError_t.cudaSuccess:
             _, text = self._cuda.cudaGetErrorString(status)
             raise CudaError(f"{function}: {text.decode()}", status=1)
-        return results[0] if results else None
+        return results[0] if len(results) == 1 else tuple(results)
 
     def gpu(self) -> Gpu:
-        """What the device is."""
+        """Read what the device is."""
         properties = self.call("cudaGetDeviceProperties", 0)
         version = self.call("cudaDriverGetVersion")
         return Gpu(
@@ -76,23 +67,9 @@ class Cuda:
         )
 
     def memory_used(self) -> int:
-        """Bytes of the device's memory in use, by every process."""
-        status, free, total = self._cuda.cudaMemGetInfo()
-        if status != self._cuda.cudaError_t.cudaSuccess:
-            raise CudaError("cudaMemGetInfo failed", status=1)
+        """Read the bytes of the device's memory in use, by every process."""
+        free, total = self.call("cudaMemGetInfo")
         return int(total) - int(free)
-
-    def stream(self) -> Any:
-        """A new stream."""
-        return self.call("cudaStreamCreate")
-
-    def allocate(self, size: int) -> int:
-        """Address of `size` new bytes on the device."""
-        return int(self.call("cudaMalloc", size))
-
-    def free(self, address: int) -> None:
-        """Give device memory back."""
-        self.call("cudaFree", address)
 
     def upload(self, address: int, array: np.ndarray, stream: Any) -> None:
         """Copy a C-contiguous array to the device, in the stream's order."""
@@ -104,7 +81,3 @@ class Cuda:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
         self.call("cudaStreamSynchronize", stream)
-
-    def destroy(self, stream: Any) -> None:
-        """Give a stream back."""
-        self.call("cudaStreamDestroy", stream)

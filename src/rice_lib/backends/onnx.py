@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from rice_lib.common.machine import cores
 from rice_lib.contract.decision import KEY
 from rice_lib.contract.decode import IMAGE_SIZE
 
+_CPU = "CPUExecutionProvider"
+
 
 class OnnxPredictor(Predictor):
     """ONNX Runtime: CUDA where the session really got it, else the CPU.
@@ -34,70 +38,50 @@ class OnnxPredictor(Predictor):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load the model; raises `RiceError` where the file is damaged or not one of this project's exports."""
         ort = import_onnxruntime()
-        wanted = ["CPUExecutionProvider"]
+        wanted = [_CPU]
         if "CUDAExecutionProvider" in ort.get_available_providers():
             ort.preload_dlls()  # finds the CUDA libraries that pip installed beside onnxruntime-gpu or torch
-            wanted.insert(0, "CUDAExecutionProvider")
+            wanted = ["CUDAExecutionProvider", _CPU]
         check_fetched(path)
         try:
             self._session = ort.InferenceSession(path, session_options(ort, threads), providers=wanted)
         except Exception as error:  # onnxruntime raises a class of its own for each of its status codes
             raise RiceError(f"{path}: ONNX Runtime cannot load it ({first_line(error)})") from None
         # a listed provider may have failed to start: the session's own list is the one that is true
-        self.name = f"onnxruntime/{self._session.get_providers()[0].removesuffix('ExecutionProvider')}"
-        self.max_batch = MAX_BATCH
+        provider = self._session.get_providers()[0]
+        self.name, self.max_batch = f"onnxruntime/{provider.removesuffix('ExecutionProvider')}", MAX_BATCH
         self._input = _check_onnx_inputs(path, self._session)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.labels = parse_labels(metadata.get("labels"), f"{path}: the ONNX metadata")
+        metadata, where = self._session.get_modelmeta().custom_metadata_map, f"{path}: the ONNX metadata"
+        self.labels = parse_labels(metadata.get("labels"), where)
         self.precision = metadata.get("precision", "float32")
         width = self._session.get_outputs()[0].shape[-1]
         if width != len(self.labels):
             raise RiceError(f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again")
-        self.decision = parse_decision(metadata.get(KEY), f"{path}: the ONNX metadata", self.labels)
-
-        on_cpu = self._session.get_providers()[0] == "CPUExecutionProvider"
-        self._cores = (threads or cores()) if on_cpu else 1
-        self._share = _Share(path)
+        self.decision = parse_decision(metadata.get(KEY), where, self.labels)
+        self._path, self._cores = path, (threads or cores()) if provider == _CPU else 1
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
         shares = min(self._cores, len(pixels) // MIN_SHARE)
         try:
             if shares < 2:
                 return self._session.run(None, {self._input: pixels})[0]
-            return self._share.run(self._input, np.array_split(pixels, shares))
+            session, pool = self._one_core
+            parts = pool.map(lambda share: session.run(None, {self._input: share})[0], np.array_split(pixels, shares))
+            return np.concatenate(list(parts))
         except Exception as error:
             raise RiceError(f"ONNX Runtime failed on a batch of {len(pixels)} ({first_line(error)})", 1) from error
 
-    def close(self) -> None:
-        """Stop the threads."""
-        self._share.close()
-
-
-class _Share:
-    """A second session of the same model for shares of large batches, made when the first of these comes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._session: Any = None
-        self._pool: Any = None
-
-    def run(self, name: str, shares: list[np.ndarray]) -> np.ndarray:
-        """Compute the logits of all shares, in order; each on one core."""
-        if self._session is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            ort = import_onnxruntime()
-            self._session = ort.InferenceSession(
-                self._path, session_options(ort, threads=1), providers=["CPUExecutionProvider"]
-            )
-            self._pool = ThreadPoolExecutor(thread_name_prefix="onnxruntime")
-        logits = self._pool.map(lambda share: self._session.run(None, {name: share})[0], shares)
-        return np.concatenate(list(logits))
+    @cached_property
+    def _one_core(self) -> tuple[Any, ThreadPoolExecutor]:
+        """A second session of one thread, and threads to run it, made when the first large batch comes."""
+        ort = import_onnxruntime()
+        session = ort.InferenceSession(self._path, session_options(ort, threads=1), providers=[_CPU])
+        return session, ThreadPoolExecutor(thread_name_prefix="onnxruntime")
 
     def close(self) -> None:
         """Stop the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        if "_one_core" in vars(self):
+            self._one_core[1].shutdown()
 
 
 def session_options(ort: Any, threads: int | None = None) -> Any:

@@ -48,20 +48,15 @@ def open_predictor(spec: str | Path, threads: int | None = None, max_batch: int 
 
             predictor = TensorRTPredictor(path)
         else:
-            raise RiceError(
-                f"{path}: not a model; give a checkpoint directory, an .onnx, a .plan, or triton://host:port/name"
-            )
+            forms = "a checkpoint directory, an .onnx, a .plan, or triton://host:port/name"
+            raise RiceError(f"{path}: not a model; give {forms}")
     if max_batch is not None:
         predictor.max_batch = max(1, min(max_batch, predictor.max_batch))
     return predictor
 
 
 def default_model() -> Path:
-    """Find the model that ships: in the wheel, in a checkout under `models/`.
-
-    Raises:
-        RiceError: it is in neither place.
-    """
+    """Find the model that ships, in the wheel or under a checkout's `models/`; raises `RiceError` where it is not."""
     package = Path(__file__).resolve().parents[1]
     places = (package / "_models" / SHIPPED_MODEL, package.parents[1] / "models" / SHIPPED_MODEL)
     for place in places:

@@ -2,8 +2,7 @@
 
 A plan runs only with the TensorRT release and on the kind of GPU that built it: the engine manifest (`<plan>.json`)
 records both, and `check_manifest` rejects a mismatch in one line. The calls are those that TensorRT 10 and 11 have in
-common (tensors by name, `execute_async_v3`); device memory is taken through `rice_lib.backends.cuda`, once, for the
-plan's largest batch.
+common (tensors by name, `execute_async_v3`); device memory is taken once, for the plan's largest batch.
 """
 
 from __future__ import annotations
@@ -44,17 +43,18 @@ class TensorRTPredictor(Predictor):
             raise RiceError(f"{plan}: {trt.__name__} cannot load it ({'; '.join(self._logger.errors)})")
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        modes = {self._engine.get_tensor_mode(name): name for name in names}
-        self._input, self._output = modes[trt.TensorIOMode.INPUT], modes[trt.TensorIOMode.OUTPUT]
+        self._input, output = sorted(
+            names, key=lambda name: self._engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT
+        )
         self.labels, self.max_batch = manifest.labels, manifest.profile.max
         self.decision = parse_decision(manifest.decision, str(manifest_file(plan)), manifest.labels)
         self._min_batch = manifest.profile.min
         self.name = f"{manifest.flavour}/GPU"
-        self._stream = self._cuda.stream()
-        self._images = self._cuda.allocate(self.max_batch * IMAGE_SIZE * IMAGE_SIZE * 3)
-        self._logits = self._cuda.allocate(self.max_batch * len(self.labels) * 4)
+        self._stream = self._cuda.call("cudaStreamCreate")
+        self._images = int(self._cuda.call("cudaMalloc", self.max_batch * IMAGE_SIZE * IMAGE_SIZE * 3))
+        self._logits = int(self._cuda.call("cudaMalloc", self.max_batch * len(self.labels) * 4))
         self._context.set_tensor_address(self._input, self._images)
-        self._context.set_tensor_address(self._output, self._logits)
+        self._context.set_tensor_address(output, self._logits)
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
         count = len(pixels)
@@ -71,9 +71,9 @@ class TensorRTPredictor(Predictor):
     def close(self) -> None:
         """Give the device memory back."""
         if self._stream is not None:
-            self._cuda.free(self._images)
-            self._cuda.free(self._logits)
-            self._cuda.destroy(self._stream)
+            self._cuda.call("cudaFree", self._images)
+            self._cuda.call("cudaFree", self._logits)
+            self._cuda.call("cudaStreamDestroy", self._stream)
             self._stream = None
 
 
@@ -106,13 +106,8 @@ class Agreement:
     @classmethod
     def of(cls, logits: np.ndarray, reference: np.ndarray) -> Agreement:
         """Compare logits `[images, classes]`, at least one image, with those of the reference."""
-        difference = np.abs(logits - reference)
-        return cls(
-            images=len(logits),
-            labels_equal=int((logits.argmax(1) == reference.argmax(1)).sum()),
-            max_abs_difference=float(difference.max()),
-            mean_abs_difference=float(difference.mean()),
-        )
+        difference, equal = np.abs(logits - reference), logits.argmax(1) == reference.argmax(1)
+        return cls(len(logits), int(equal.sum()), float(difference.max()), float(difference.mean()))
 
     def __str__(self) -> str:
         return (
@@ -145,22 +140,17 @@ class EngineManifest:
 
     @classmethod
     def read(cls, plan: Path) -> EngineManifest:
-        """The manifest beside a plan; raises `RiceError` where it is missing or damaged."""
+        """Read the manifest beside a plan; raises `RiceError` where it is missing or damaged."""
         file = manifest_file(plan)
         try:
             values = read_json(file)
-            return cls(
-                **{
-                    **values,
-                    "gpu": Gpu(**values["gpu"]) if values["gpu"] else None,
-                    "profile": BatchProfile(**values["profile"]),
-                    "labels": tuple(values["labels"]),
-                    "agreement": Agreement(**values["agreement"]) if values.get("agreement") else None,
-                }
-            )
+            for name, part in (("gpu", Gpu), ("agreement", Agreement)):
+                values[name] = part(**values[name]) if values.get(name) else None
+            values |= {"profile": BatchProfile(**values["profile"]), "labels": tuple(values["labels"])}
+            return cls(**values)
         except FileNotFoundError:
             raise RiceError(f"{plan}: no engine manifest beside it; {rebuild_command('MODEL.onnx', plan)}") from None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise RiceError(f"{file}: damaged; {rebuild_command('MODEL.onnx', plan)}") from None
 
     def write(self, plan: Path) -> None:
@@ -169,42 +159,34 @@ class EngineManifest:
 
 
 def manifest_file(plan: Path) -> Path:
-    """`x.plan` to `x.plan.json`."""
+    """Name the manifest of a plan: `x.plan.json` of `x.plan`."""
     return plan.with_name(plan.name + ".json")
 
 
 def import_tensorrt(flavour: Flavour = "tensorrt") -> Any:
-    """The TensorRT module, or a `RiceError` that says what to install."""
+    """Import the TensorRT module; raises a `RiceError` that says what to install."""
     try:
         return importlib.import_module(flavour)
+    except ModuleNotFoundError:
+        raise RiceError(f"{flavour}: not installed here (pip install {flavour.replace('_', '-')})") from None
     except ImportError as error:
-        name = flavour.replace("_", "-")
-        why = f"not installed here (pip install {name})"
-        if not isinstance(error, ModuleNotFoundError):
-            why = f"cannot be loaded ({error})"
-        raise RiceError(f"{flavour}: {why}") from None
+        raise RiceError(f"{flavour}: cannot be loaded ({error})") from None
 
 
 def check_manifest(manifest: EngineManifest, plan: Path, version: str, gpu: Gpu) -> None:
-    """Refuse a plan that does not belong here.
-
-    Args:
-        manifest: the plan's.
-        plan: the plan.
-        version: of the TensorRT that would run it (the manifest's flavour).
-        gpu: the GPU that would.
+    """Reject a plan that this `version` of the manifest's TensorRT or this `gpu` cannot run.
 
     Raises:
-        RiceError: one line with every difference and the command that builds the plan anew.
+        RiceError: one line with every difference and the command that builds the plan again.
     """
     differences = []
     if manifest.tensorrt != version:
         differences.append(f"built by {manifest.flavour} {manifest.tensorrt}, here is {version}")
     if manifest.gpu is not None:
-        if (manifest.gpu.name, manifest.gpu.compute_capability) != (gpu.name, gpu.compute_capability):
-            there, here = (f"{g.name} (compute capability {g.compute_capability})" for g in (manifest.gpu, gpu))
+        there, here = (f"{each.name} (compute capability {each.compute_capability})" for each in (manifest.gpu, gpu))
+        if there != here:
             differences.append(f"built for {there}, here is {here}")
-        if _major(gpu.cuda_driver) < _major(manifest.gpu.cuda_driver):
+        if int(gpu.cuda_driver.split(".")[0]) < int(manifest.gpu.cuda_driver.split(".")[0]):
             differences.append(f"built under CUDA {manifest.gpu.cuda_driver}, the driver here has {gpu.cuda_driver}")
     if manifest.plan_sha256 != sha256_file(plan):
         differences.append("the manifest belongs to another plan")
@@ -216,7 +198,7 @@ def check_manifest(manifest: EngineManifest, plan: Path, version: str, gpu: Gpu)
 
 
 def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that keeps errors (`.errors`, a list of lines) and says nothing by itself."""
+    """Make a TensorRT logger that keeps errors (`.errors`, a list of lines) and says nothing by itself."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -234,7 +216,3 @@ def rebuild_command(onnx: str, plan: Path, flavour: Flavour = "tensorrt") -> str
     """Give the command that builds a plan again, for an error."""
     choice = "" if flavour == "tensorrt" else f" --flavour {flavour}"
     return f"build it again: rice export tensorrt {onnx} --output {plan}{choice}"
-
-
-def _major(version: str) -> int:
-    return int(version.partition(".")[0])

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -19,8 +19,7 @@ from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 
 MAX_BATCH = 256
-"""Images given to a model in one call where neither the model nor the caller says less: bounds memory, and is
-beyond the batch where throughput stops growing on every engine measured."""
+"""Most images of one call where neither the model nor the caller says less; throughput stops growing before it."""
 
 MIN_SHARE = 8
 """Images of a batch that are worth a share of their own: with fewer, one core alone is not fully used."""
@@ -29,8 +28,7 @@ MIN_SHARE = 8
 class Predictor(ABC):
     """A model that classifies images.
 
-    A backend sets `name`, `labels` and `max_batch`, and implements `_forward`. Use it as a context manager,
-    or call
+    A backend sets `name`, `labels` and `max_batch`, and implements `_forward`. Use it as a context manager, or call
     `close`.
     """
 
@@ -44,7 +42,7 @@ class Predictor(ABC):
     """How the logits are read, from the model's own metadata; None where it carries nothing of the kind."""
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits of images under the image contract (`rice_lib.contract.decode`).
+        """Compute the logits of images under the image contract (`rice_lib.contract.decode`).
 
         Args:
             pixels: uint8 RGB `[N, 224, 224, 3]`; any N, taken to the engine `max_batch` at a time.
@@ -63,13 +61,13 @@ class Predictor(ABC):
         return self._forward_all(np.ascontiguousarray(pixels))
 
     def _forward_all(self, pixels: np.ndarray) -> np.ndarray:
-        """Float32 logits of any number of images but none, `max_batch` at a time."""
-        parts = [self._forward(pixels[i : i + self.max_batch]) for i in range(0, len(pixels), self.max_batch)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """Compute float32 logits of any number of images but none, `max_batch` at a time."""
+        parts = range(0, len(pixels), self.max_batch)
+        return np.concatenate([self._forward(pixels[i : i + self.max_batch]) for i in parts])
 
     @abstractmethod
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
-        """Float32 logits of 1 to `max_batch` images, C-contiguous uint8."""
+        """Compute float32 logits of 1 to `max_batch` images, C-contiguous uint8."""
 
     def close(self) -> None:  # noqa: B027  (most backends hold nothing that needs giving back)
         """Give back what the engine holds (memory, connections)."""
@@ -78,26 +76,23 @@ class Predictor(ABC):
         """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
 
 
 def parse_labels(text: str | None, where: str) -> tuple[str, ...]:
     """Read class names from the JSON list that a model's metadata holds; raises `RiceError` naming `where`."""
-    try:
+    labels = None
+    with suppress(ValueError):
         labels = json.loads(text or "")
-    except ValueError:
-        labels = None
-    if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
+    if not (isinstance(labels, list) and labels and all(isinstance(name, str) for name in labels)):
         raise RiceError(f"{where} holds no labels: not a model of this project (rice export makes one)")
     return tuple(labels)
 
 
 def parse_decision(text: str | None, where: str, labels: Sequence[str]) -> Decision | None:
-    """Read the decision that a model's metadata holds; None where it holds none.
+    """Read the decision that a model's metadata holds, if any.
 
     Raises:
         RiceError: naming `where`: the decision is damaged, or is for another number of classes.
@@ -109,7 +104,7 @@ def parse_decision(text: str | None, where: str, labels: Sequence[str]) -> Decis
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class."""
+    """Give the first line of an error's message, or the name of its class."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

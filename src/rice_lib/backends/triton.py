@@ -1,27 +1,27 @@
 """A model on a Triton server, asked over HTTP or gRPC.
 
-Everything about the model (labels, tensor names, largest batch, version) is read from the server, so a client needs an
-address and a name. tritonclient is imported when a client is opened.
+Labels, tensor names, largest batch and version are read from the server: a client needs an address and a name.
+tritonclient is imported when a client is opened.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from rice_lib.backends.predictor import MIN_SHARE, Predictor, parse_decision, parse_labels
+from rice_lib.backends.predictor import MIN_SHARE, Predictor, parse_decision
 from rice_lib.backends.triton_connection import (
     IN_FLIGHT,
-    PATIENCE_S,
-    TIMEOUT_SECONDS,
     Connection,
     Protocol,
     ServerError,
     VersionGoneError,
     import_tritonclient,
     make_input,
-    version_of,
+    parameter,
+    read_labels,
 )
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import KEY
@@ -38,15 +38,11 @@ class TritonPredictor(Predictor):
     """
 
     version: str
-    """The one that answers, as the server's configuration says; empty where it does not say."""
+    """The one that answers; empty where the server's configuration does not say."""
 
     def __init__(self, url: str, model: str, protocol: Protocol = "http") -> None:
-        """Connect to a model at `host:port` and read its configuration.
-
-        Raises:
-            RiceError: no server there, no such model, or not a model of this project.
-        """
-        self._connection = Connection(protocol, url, model, TIMEOUT_SECONDS, PATIENCE_S)
+        """Connect to a model at `host:port`; raises `RiceError` where there is none, or none of this project."""
+        self._connection = Connection(protocol, url, model)
         self.name = f"triton/{protocol}"
         self.labels = ()
         try:
@@ -60,7 +56,7 @@ class TritonPredictor(Predictor):
         self._connection.close()
 
     def _forward_all(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits of any number of images, by requests of at most `max_batch`, several in flight."""
+        """Compute the logits of any number of images, by requests of at most `max_batch`, several in flight."""
         try:
             shares = max(-(-len(pixels) // self.max_batch), min(IN_FLIGHT, len(pixels) // MIN_SHARE))
             parts = np.array_split(pixels, shares)
@@ -77,37 +73,26 @@ class TritonPredictor(Predictor):
 
     def _adopt(self, config: dict[str, Any]) -> None:
         """Take labels, decision, limits and version from the model's configuration."""
-        where = self._connection.where
-        self._input, self._output = _check_config(config, where)
-        parameters, where = config.get("parameters", {}), f"the configuration of {where}"
-        labels = parse_labels(parameters.get("labels", {}).get("string_value"), where)
-        if self.labels and labels != self.labels:
-            raise RiceError(f"{where}: the server has switched to a model of other labels; run the command again", 1)
-        self.decision = parse_decision(parameters.get(KEY, {}).get("string_value"), where, labels)
-        limit = int(config["max_batch_size"])
+        where = f"the configuration of {self._connection.where}"
+        self._input, self._output = _check_config(config, self._connection.where)
+        labels, limit = read_labels(config, where, self.labels), int(config["max_batch_size"])
+        self.decision = parse_decision(parameter(config, KEY), where, labels)
         self.max_batch = min(self.max_batch, limit) if self.labels else limit
-        self.labels, self.version = labels, version_of(config)
+        self.labels, self.version = labels, parameter(config, "version")
 
 
 def answer_to(url: str, model: str, protocol: Protocol, pixels: np.ndarray, tensor: str = "images") -> tuple[str, str]:
-    """Send any tensor to a server, fit for the model or not.
-
-    Returns:
-        The status (`200` or `OK` where the server answered; else as `400` or `INVALID_ARGUMENT`) and the
-        server's message, on one line.
-    """
-    connection = Connection(protocol, url, model, TIMEOUT_SECONDS, PATIENCE_S)
-    try:
-        connection.infer("", tensor, pixels).result()
-    except ServerError as error:
-        return error.code, error.why
-    finally:
-        connection.close()
+    """Send any tensor to a server; returns the status (`200`, `OK`, `400`, `INVALID_ARGUMENT`) and the message."""
+    with closing(Connection(protocol, url, model)) as connection:
+        try:
+            connection.infer("", tensor, pixels).result()
+        except ServerError as error:
+            return error.code, error.why
     return ("200" if protocol == "http" else "OK"), ""
 
 
 def _check_config(config: dict[str, Any], where: str) -> tuple[str, str]:
-    """Names of the one input and the one output of a model of this project."""
+    """Read the names of the one input and the one output; raises `RiceError` where it is no model of ours."""
     inputs, outputs = config.get("input", []), config.get("output", [])
     fits = (
         len(inputs) == len(outputs) == 1

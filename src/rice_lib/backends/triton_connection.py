@@ -1,7 +1,7 @@
 """One model on one Triton server, over HTTP or gRPC: several requests in flight, sent again while the server is away.
 
-One loop repeats requests of both protocols. gRPC's own retry policy cannot replace it: it ends after five attempts,
-repeats no request for a model that is still loading, and says nothing to the person who waits.
+One loop repeats requests of both protocols: gRPC's own retry policy ends after five attempts, repeats no request for a
+model that is still loading, and says nothing to the person who waits.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from rice_lib.backends.predictor import parse_labels
 from rice_lib.common.errors import RiceError
 
 Protocol = Literal["http", "grpc"]
@@ -30,20 +31,12 @@ T = TypeVar("T")
 PROTOCOLS: dict[str, Protocol] = {"triton": "http", "triton+grpc": "grpc"}
 """URL scheme to protocol."""
 
-TIMEOUT_SECONDS = 60.0
-"""Limit of one request: a batch of 256 through a ViT-B takes half a minute on two cores."""
-
-CONNECT_SECONDS = 10.0
-
-PATIENCE_S = 60.0
-"""How long a server may be away: a restart takes seconds, on a busy machine with a large model half a minute."""
-
+TIMEOUT_S, CONNECT_S = 60.0, 10.0
+"""Limits of one request and of a connection: a batch of 256 through a ViT-B takes half a minute on two cores."""
+PATIENCE_S, NOTICE_S = 60.0, 1.0
+"""How long a server may be away (a restart with a large model takes half a minute), and from when on it is reported."""
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 2.0
 """Delays before the next attempt double from the one to the other."""
-
-NOTICE_S = 1.0
-"""A shorter absence is not reported: a full queue is over in less."""
-
 IN_FLIGHT = 4
 """Requests sent at once: enough for a server to compute one batch while it gathers the next."""
 
@@ -84,11 +77,13 @@ class Connection:
     has answered once, a fault is raised at once.
     """
 
-    def __init__(self, protocol: Protocol, address: str, model: str, timeout_s: float, patience_s: float) -> None:
+    def __init__(
+        self, protocol: Protocol, address: str, model: str, timeout_s: float = TIMEOUT_S, patience_s: float = PATIENCE_S
+    ) -> None:
         """Name a model at `host:port`; nothing is sent yet.
 
-        One attempt of a request may take `timeout_s` seconds, and attempts end `patience_s` seconds after the first
-        fault. Raises `RiceError` where the address has a scheme or a path, or tritonclient is not installed.
+        An attempt may take `timeout_s` seconds, and attempts end `patience_s` seconds after the first fault. Raises
+        `RiceError` where the address has a scheme or a path, or tritonclient is not installed.
         """
         if "/" in address:
             raise RiceError(f"{address}: write a server's address as host:port, without a scheme")
@@ -114,7 +109,7 @@ class Connection:
             outputs: names of those that are wanted; by default all.
 
         Returns:
-            tritonclient's `InferResult`; or it raises `VersionGoneError` or `ServerError`.
+            tritonclient's `InferResult` to come, or a `VersionGoneError` or `ServerError`.
         """
         sent = make_input(self._library, tensor, values)
         wanted = [self._library.InferRequestedOutput(name) for name in outputs]
@@ -125,7 +120,7 @@ class Connection:
             except Exception as error:
                 if version and _is_missing(error):
                     config = self._client.config()
-                    if version_of(config) != version:
+                    if parameter(config, "version") != version:
                         raise VersionGoneError(config) from None
                 raise
 
@@ -138,15 +133,17 @@ class Connection:
         self._client.close()
 
     def _retry(self, attempt: Callable[[], T]) -> T:
+        from tritonclient.utils import InferenceServerException
+
         began, delay = None, FIRST_DELAY_S
         while True:
             try:
-                value = self._try(attempt)
-            except ServerError as error:
-                now = time.monotonic()
+                value = attempt()
+            except (InferenceServerException, OSError, HTTPException) as lost:
+                error, now = self._fault(lost), time.monotonic()
                 began = now if began is None else began
                 if not (self._answered and error.temporary):
-                    raise
+                    raise error from None
                 if now - began >= self._patience:
                     why = f"{error.why} (tried for {now - began:.0f} s)"
                     raise ServerError(self.where, why, error.code) from None
@@ -154,7 +151,7 @@ class Connection:
                     self._notice(True, f"{error.why}; waiting up to {self._patience:g} s for it")
                 # random, so that clients that lost a server together do not come back together
                 if self._stopped.wait(min(delay * random.uniform(0.5, 1), self._patience - (now - began))):
-                    raise
+                    raise error from None
                 delay = min(2 * delay, LONGEST_DELAY_S)
             else:
                 self._answered = True
@@ -168,26 +165,18 @@ class Connection:
                 self._noticed = away
                 print(f"{self.where}: {text}", file=sys.stderr)
 
-    def _try(self, attempt: Callable[[], T]) -> T:
-        """Run one attempt; what it raises about the server becomes a `ServerError`."""
-        from tritonclient.utils import InferenceServerException
-
-        try:
-            return attempt()
-        except InferenceServerException as error:
+    def _fault(self, error: Any) -> ServerError:
+        """Describe what an attempt raised about the server."""
+        code, why, temporary = "", f"the connection failed ({error})", True
+        if not isinstance(error, OSError | HTTPException):  # InferenceServerException
             code, why = (error.status() or "").removeprefix("StatusCode."), " ".join(str(error.message()).split())
-            if code == "UNAVAILABLE" and "failed to connect" in why.lower():
-                raise ServerError(self.where, "no server answers there") from None
-            if code == "DEADLINE_EXCEEDED":
-                raise ServerError(self.where, f"no answer within {self._timeout:g} s") from None
-            temporary = code in ("UNAVAILABLE", "CANCELLED", "503") or any(text in why.lower() for text in _AWAY)
-            raise ServerError(self.where, why, code, temporary=temporary or _is_missing(error)) from None
-        except TimeoutError:
-            raise ServerError(self.where, f"no answer within {self._timeout:g} s") from None
-        except ConnectionRefusedError:
-            raise ServerError(self.where, "no server answers there") from None
-        except (OSError, HTTPException) as error:
-            raise ServerError(self.where, f"the connection failed ({error})") from None
+            away = code in ("UNAVAILABLE", "CANCELLED", "503") or any(text in why.lower() for text in _AWAY)
+            temporary = away or _is_missing(error)
+        if isinstance(error, TimeoutError) or code == "DEADLINE_EXCEEDED":
+            code, why, temporary = "", f"no answer within {self._timeout:g} s", True
+        if isinstance(error, ConnectionRefusedError) or (code == "UNAVAILABLE" and "failed to connect" in why.lower()):
+            code, why = "", "no server answers there"
+        return ServerError(self.where, why, code, temporary=temporary)
 
 
 class _Grpc:
@@ -199,8 +188,9 @@ class _Grpc:
         return self._client.get_model_config(self._model, as_json=True, client_timeout=self._timeout)["config"]
 
     def infer(self, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-        options = {"model_version": version, "outputs": outputs or None, "client_timeout": self._timeout}
-        return self._client.infer(self._model, inputs, **options)
+        return self._client.infer(
+            self._model, inputs, model_version=version, outputs=outputs or None, client_timeout=self._timeout
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -214,8 +204,7 @@ class _Http:
 
     def __init__(self, library: ModuleType, address: str, model: str, timeout_s: float) -> None:
         self._coder, self._address, self._timeout = library.InferenceServerClient, address, timeout_s
-        self._path = f"/v2/models/{model}"
-        self._own = threading.local()
+        self._path, self._own = f"/v2/models/{model}", threading.local()
         self._connections: list[HTTPConnection] = []
 
     def config(self) -> dict[str, Any]:
@@ -225,8 +214,8 @@ class _Http:
         data, json_size = self._coder.generate_request_body(inputs, outputs=outputs or None)
         path = f"{self._path}/versions/{version}/infer" if version else f"{self._path}/infer"
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
-        answer, length = self._request("POST", path, data, headers)
-        return self._coder.parse_response_body(answer, header_length=int(length) if length else None)
+        body, length = self._request("POST", path, data, headers)
+        return self._coder.parse_response_body(body, header_length=int(length) if length else None)
 
     def _request(self, method: str, path: str, *data: Any) -> tuple[bytes, str | None]:
         from tritonclient.utils import InferenceServerException
@@ -237,7 +226,7 @@ class _Http:
             self._connections.append(connection)
         try:
             if not hasattr(connection.sock, "settimeout"):
-                connection.timeout = CONNECT_SECONDS
+                connection.timeout = CONNECT_S
                 connection.connect()
                 connection.sock.settimeout(self._timeout)
             connection.request(method, path, *data)
@@ -270,9 +259,17 @@ def parse_url(url: str) -> tuple[Protocol, str, str]:
     return PROTOCOLS[scheme], address, model
 
 
-def version_of(config: Mapping[str, Any]) -> str:
-    """Read which version answers from a model's configuration; empty where it does not say."""
-    return config.get("parameters", {}).get("version", {}).get("string_value", "")
+def parameter(config: Mapping[str, Any], name: str) -> str:
+    """Read a parameter (`version`, `labels`, ...) of a model's configuration; empty where it has none."""
+    return config.get("parameters", {}).get(name, {}).get("string_value", "")
+
+
+def read_labels(config: Mapping[str, Any], where: str, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """Read class names from a model's configuration; raises `RiceError` where they are not those `known` before."""
+    labels = parse_labels(parameter(config, "labels"), where)
+    if known and labels != known:
+        raise RiceError(f"{where}: the server has switched to a model of other labels; run the command again", 1)
+    return labels
 
 
 def make_input(library: ModuleType, name: str, values: np.ndarray) -> Any:
@@ -286,8 +283,6 @@ def make_input(library: ModuleType, name: str, values: np.ndarray) -> Any:
 
 def import_tritonclient(protocol: str) -> ModuleType:
     """Import `tritonclient.http` or `tritonclient.grpc`; raises a `RiceError` that says what to install."""
-    if protocol not in PROTOCOLS.values():
-        raise RiceError(f"protocol {protocol!r}: choose http or grpc")
     try:
         return import_module(f"tritonclient.{protocol}")
     except ImportError:

@@ -1,8 +1,7 @@
-"""Measure every engine on the same images, each in a process of its own; one tidy table.
+"""Measure every engine on the same images; one tidy table.
 
-A process of its own per engine (`rice_lib.export.benchmark_worker`) keeps thread pools and memory apart, so that the
-figures are those of a program that uses that engine alone; a time limit ends a compiler that does not finish. What
-cannot be measured here is a row too, with the reason in `note`.
+Each engine has a process of its own (`rice_lib.export.benchmark_worker`), which keeps thread pools and memory apart; a
+time limit ends a compiler that does not finish. What cannot be measured here is a row too, with the reason in `note`.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,12 +33,8 @@ from rice_lib.export.tensorrt import build_engine
 
 START_LIMIT_S = 120.0
 """How long an engine that compiles nothing may take until its first logits."""
-
 POINT_LIMIT_S = 30.0
 """How far a point may go past its seconds: it makes five calls however long each takes."""
-
-REFERENCE = "torch_eager"
-"""The engine that the others are compared with."""
 
 _POINT = {
     "images_per_s": ("throughput", "images/s"),
@@ -51,25 +46,12 @@ _ENGINE = {
     "max_abs_difference": ("largest difference of a logit from torch", ""),
     "peak_rss_mb": ("peak memory", "MB"),
 }
-"""Columns that are recorded, a point and an engine each: what people call them, and the unit."""
+"""Columns that are recorded of a point and of an engine: name and unit."""
 
 COLUMNS = (
-    "engine",
-    "device",
-    "batch",
-    "images_per_s",
-    "p50_ms",
-    "p90_ms",
-    "p99_ms",
-    "calls",
-    "matmul_share",
-    "labels_equal",
-    "max_abs_difference",
-    "load_s",
-    "peak_rss_mb",
-    "gpu_mb",
-    "note",
-)
+    "engine", "device", "batch", "images_per_s", "p50_ms", "p90_ms", "p99_ms", "calls", "matmul_share", "labels_equal",
+    "max_abs_difference", "load_s", "peak_rss_mb", "gpu_mb", "note",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class Engine:
     """As in the metrics: `onnx_float32`."""
     spec: str
     """What `open_predictor` opens."""
-    precision: str = "float32"
+    precision: Precision = "float32"
     compiled: bool = False
     """Through torch.compile (a checkpoint only)."""
     obstacle: str | None = None
@@ -98,32 +80,25 @@ class Benchmark:
     flops_per_image: float
     """Floating-point operations (a multiply-add is two) of the model's matrix products, as torch counts them."""
     matmul_flops: dict[str, float]
-    """Measured floating-point operations a second of a large matrix product, by precision."""
+    """Floating-point operations a second of a large matrix product, by precision."""
     threads: int
 
     def metrics(self) -> dict[str, Metric]:
         """Give for `record`: `benchmark/<engine>/b<batch>/images_per_s`, `p50_ms`, `p99_ms`, and more by engine."""
-        how = "torch's counter: matrix products"
-        found = {
-            "benchmark/flops_per_image": Metric(
-                self.flops_per_image / 1e9, unit="GFLOP", how=how, name="arithmetic of one image"
-            )
-        }
+        how, name = "torch's counter: matrix products", "arithmetic of one image"
+        found = {"benchmark/flops_per_image": Metric(self.flops_per_image / 1e9, unit="GFLOP", how=how, name=name)}
         for precision, rate in self.matmul_flops.items():
-            name = f"a large matrix product in {precision}"
-            found[f"benchmark/matmul/{precision}/gflops"] = Metric(
-                rate / 1e9, unit="GFLOP/s", how="best of 10", name=name
-            )
-        for row in self.table.to_dict("records"):
-            where = f"benchmark/{row['engine']}"
-            point = f"{where}/b{row['batch']}"
-            how = row["note"] or f"{row['calls']} calls, {self.threads} threads, {row['device']}"
-            of = {"engine": row["engine"]}
+            name, key = f"a large matrix product in {precision}", f"benchmark/matmul/{precision}/gflops"
+            found[key] = Metric(rate / 1e9, unit="GFLOP/s", how="best of 10", name=name)
+        # a missing number is NaN in the table and None in a metric
+        for row in self.table.astype(object).where(self.table.notna(), None).to_dict("records"):
+            where, of = f"benchmark/{row['engine']}", {"engine": row["engine"]}
+            point, at = f"{where}/b{row['batch']}", {**of, "batch": row["batch"]}
+            how = row["note"] or f"{row['calls']:g} calls, {self.threads} threads, {row['device']}"
             for key, (name, unit) in _POINT.items():
-                value = _number(row[key])
-                found[f"{point}/{key}"] = Metric(value, unit=unit, how=how, name=name, of={**of, "batch": row["batch"]})
+                found[f"{point}/{key}"] = Metric(row[key], unit=unit, how=how, name=name, of=at)
             for key, (name, unit) in _ENGINE.items():
-                found[f"{where}/{key}"] = Metric(_number(row[key]), unit=unit, how=row["note"], name=name, of=of)
+                found[f"{where}/{key}"] = Metric(row[key], unit=unit, how=row["note"], name=name, of=of)
         return found
 
 
@@ -135,10 +110,7 @@ def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
         onnx: folder of the exports of notebook 05.
         engines: folder of the TensorRT plans, which need not exist.
     """
-    found = [
-        Engine(REFERENCE, str(checkpoint)),
-        Engine("torch_compiled", str(checkpoint), compiled=True),
-    ]
+    found = [Engine("torch_eager", str(checkpoint)), Engine("torch_compiled", str(checkpoint), compiled=True)]
     found += [Engine(f"onnx_{precision}", str(onnx / name), precision) for precision, name in FILE_NAMES.items()]
     obstacle = tensorrt_obstacle()
     for precision, name in FILE_NAMES.items():
@@ -161,17 +133,12 @@ def build_plans(engines: Sequence[Engine], onnx: Path, batch_sizes: Sequence[int
     for engine in engines:
         if not engine.name.startswith("tensorrt"):
             continue
-        row = {"engine": engine.name, "plan": Path(engine.spec).name, "built": engine.obstacle is None}
+        plan, note = Path(engine.spec), f"not built here: {engine.obstacle}"
         if engine.obstacle is None:
-            source = onnx / FILE_NAMES[cast(Precision, engine.precision)]
-            manifest = build_engine(
-                source, Path(engine.spec), profile, timing_cache=Path(engine.spec).with_name("timing.cache")
-            )
+            manifest = build_engine(onnx / FILE_NAMES[engine.precision], plan, profile)
             assert manifest.gpu is not None
             note = f"TensorRT {manifest.tensorrt} on {manifest.gpu.name}, batches 1 to {profile.max}"
-        else:
-            note = f"not built here: {engine.obstacle}"
-        rows.append({**row, "note": note})
+        rows.append({"engine": engine.name, "plan": plan.name, "built": engine.obstacle is None, "note": note})
     return pd.DataFrame(rows)
 
 
@@ -200,15 +167,13 @@ def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkPa
         images = Path(folder) / "pixels.npy"
         np.save(images, pixels)
         results = {
-            engine.name: _run(engine, images, settings, threads, reference=number == 0)
-            for number, engine in enumerate(tqdm(engines, desc="engines", unit="engine", file=sys.stderr))
+            engine.name: _run(engine, images, settings, threads, reference=engine is engines[0])
+            for engine in tqdm(engines, desc="engines", unit="engine")
         }
         reference = results[engines[0].name]
         if "logits" not in reference:
             raise RiceError(f"{engines[0].name} could not be measured: {reference['note']}", status=1)
-    rows = [
-        _row(engine, batch, results[engine.name], reference) for engine in engines for batch in settings.batch_sizes
-    ]
+    rows = [_row(each, batch, results[each.name], reference) for each in engines for batch in settings.batch_sizes]
     return Benchmark(
         pd.DataFrame(rows, columns=list(COLUMNS)), reference["flops_per_image"], reference["matmul_flops"], threads
     )
@@ -220,47 +185,38 @@ def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, 
         return {"note": f"not measured here: {engine.obstacle}", "points": {}}
     output = images.parent / engine.name
     output.mkdir()
-    job = {
-        "engine": asdict(engine),
-        "pixels": str(images),
-        "output": str(output),
-        "threads": threads,
-        "reference": reference,
-        "settings": settings.model_dump(),
-    }
-    write_json(output / "job.json", job)
+    job = {"engine": asdict(engine), "pixels": str(images), "output": str(output), "threads": threads}
+    write_json(output / "job.json", {**job, "reference": reference, "settings": settings.model_dump()})
     # every image is classified once for the agreement: any useful engine does more than five a second
     start_limit = (settings.compile_limit_s if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
     limit = start_limit + len(settings.batch_sizes) * (settings.seconds_per_point + POINT_LIMIT_S)
     note = _supervise(output, start_limit, limit)
-    found: dict[str, Any] = {"points": {}}
-    if (output / "result.json").is_file():
-        found = read_json(output / "result.json")
-    if (output / "logits.npy").is_file():
-        found["logits"] = np.load(output / "logits.npy")
+    result, logits = output / "result.json", output / "logits.npy"
+    found: dict[str, Any] = read_json(result) if result.is_file() else {"points": {}}
+    if logits.is_file():
+        found["logits"] = np.load(logits)
     return {**found, "note": note}
 
 
 def _supervise(output: Path, start_limit: float, limit: float) -> str:
     """Run the worker on `output`'s job to its end or a limit; says why it did not finish, or nothing."""
     errors = output / "stderr.txt"
+    command = [sys.executable, "-m", "rice_lib.export.benchmark_worker", str(output / "job.json")]
     with errors.open("wb") as stderr:
-        command = [sys.executable, "-m", "rice_lib.export.benchmark_worker", str(output / "job.json")]
         # a session of its own, so that the compilers that torch starts end with it
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
-        begun = time.monotonic()
-        try:
-            while worker.poll() is None:
-                elapsed = time.monotonic() - begun
-                if elapsed > start_limit and not (output / "logits.npy").is_file():
-                    return f"not measured here: gave no logits within {start_limit:.0f} s"
-                if elapsed > limit:
-                    return f"not measured here: stopped after {limit:.0f} s"
-                time.sleep(0.02)
-        finally:
-            if worker.returncode is None:
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            worker.wait(start_limit)
+        if worker.returncode is None and not (output / "logits.npy").is_file():
+            return f"not measured here: gave no logits within {start_limit:.0f} s"
+        worker.wait(limit - start_limit)
+    except subprocess.TimeoutExpired:
+        return f"not measured here: stopped after {limit:.0f} s"
+    finally:
+        if worker.returncode is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
     if worker.returncode:
         lines = errors.read_text(errors="replace").strip().splitlines() or [f"exit status {worker.returncode}"]
         return f"not measured here: {lines[-1].removeprefix('error: ')[:300]}"
@@ -268,8 +224,8 @@ def _supervise(output: Path, start_limit: float, limit: float) -> str:
 
 
 def _row(engine: Engine, batch: int, result: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"engine": engine.name, "batch": batch, "note": "", "device": result.get("device")}
-    row |= {name: result.get(name) for name in ("load_s", "peak_rss_mb", "gpu_mb")}
+    row: dict[str, Any] = {"engine": engine.name, "batch": batch, "note": ""}
+    row |= {name: result.get(name) for name in ("device", "load_s", "peak_rss_mb", "gpu_mb")}
     if "logits" in result:
         ours, theirs = reference["logits"], result["logits"]
         row["labels_equal"] = float((ours.argmax(1) == theirs.argmax(1)).mean())
@@ -278,19 +234,7 @@ def _row(engine: Engine, batch: int, result: dict[str, Any], reference: dict[str
     if seconds is None:
         return {**row, "note": result["note"] or "not measured here: the engine takes no batch of this size"}
     rate = batch * len(seconds) / sum(seconds)
-    p50, p90, p99 = np.percentile(np.array(seconds) * 1e3, [50, 90, 99])
-    peak = reference["matmul_flops"].get(engine.precision)
-    share = rate * reference["flops_per_image"] / peak if peak else None
-    return {
-        **row,
-        "images_per_s": rate,
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p99_ms": p99,
-        "calls": len(seconds),
-        "matmul_share": share,
-    }
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)
+    row |= dict(zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(seconds, [50, 90, 99]) * 1e3, strict=True))
+    if peak := reference["matmul_flops"].get(engine.precision):
+        row["matmul_share"] = rate * reference["flops_per_image"] / peak
+    return {**row, "images_per_s": rate, "calls": len(seconds)}

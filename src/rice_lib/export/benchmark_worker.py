@@ -7,16 +7,18 @@ result is written again after each batch size, so that a run that is stopped kee
 from __future__ import annotations
 
 import copy
+import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from rice_lib.backends.checkpoint import CheckpointPredictor
 from rice_lib.backends.cuda import Cuda, CudaError
 from rice_lib.backends.open import open_predictor
+from rice_lib.backends.plan import TensorRTPredictor
 from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import run_command
 from rice_lib.common.files import read_json, write_json
@@ -35,11 +37,11 @@ def main() -> int:
 
 def measure(job: dict[str, Any]) -> None:
     """Open the engine, classify all images once, then time every batch size that it takes."""
-    output, settings, engine = Path(job["output"]), job["settings"], job["engine"]
+    output, settings = Path(job["output"]), job["settings"]
     pixels = np.load(job["pixels"], mmap_mode="r")
     gpu_before = _gpu_bytes()
     begun = time.perf_counter()
-    with _open(engine, job["threads"]) as predictor:
+    with _open(job["engine"], job["threads"]) as predictor:
         batch = min(AGREEMENT_BATCH, predictor.max_batch, len(pixels))
         predictor.logits(np.array(pixels[:1]))
         load_s = time.perf_counter() - begun
@@ -48,10 +50,9 @@ def measure(job: dict[str, Any]) -> None:
         result: dict[str, Any] = {"device": predictor.name, "load_s": load_s, "points": {}}
         for size in settings["batch_sizes"]:
             if size <= predictor.max_batch:
-                result["points"][str(size)] = time_calls(predictor, _batch(pixels, size), settings)
-            result["peak_rss_mb"] = peak_rss_mb()
-            gpu_now = _gpu_bytes()
-            result["gpu_mb"] = None if gpu_now is None or gpu_before is None else (gpu_now - gpu_before) / 1e6
+                result["points"][str(size)] = time_calls(predictor, pixels[np.arange(size) % len(pixels)], settings)
+            result["peak_rss_mb"], gpu = peak_rss_mb(), _gpu_bytes()
+            result["gpu_mb"] = None if gpu is None or gpu_before is None else (gpu - gpu_before) / 1e6
             write_json(output / "result.json", result)
         if job["reference"]:
             assert isinstance(predictor, CheckpointPredictor)
@@ -66,10 +67,8 @@ def peak_rss_mb() -> float | None:
     Not `ru_maxrss`: a process inherits that of the one that started it, here a notebook's.
     """
     status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
+    return None if peak is None else int(peak[1]) * 1024 / 1e6
 
 
 def time_calls(predictor: Predictor, pixels: np.ndarray, settings: dict[str, Any]) -> list[float]:
@@ -102,18 +101,15 @@ def count_flops(predictor: CheckpointPredictor) -> float:
 
 
 def matmul_rates() -> dict[str, float]:
-    """Measure the floating-point operations a second of a large square matrix product, best of 10, on torch's device.
+    """Measure the floating-point operations a second of a large square matrix product, best of 10, by precision.
 
     Half precision on a GPU alone: CPUs without half-precision arithmetic only emulate it.
     """
     import torch
 
-    gpu = torch.cuda.is_available()
-    rates = {}
-    for name, dtype in {"float32": torch.float32, "float16": torch.float16}.items():
-        if dtype == torch.float16 and not gpu:
-            continue
-        a = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device="cuda" if gpu else "cpu").to(dtype)
+    gpu, rates = torch.cuda.is_available(), {}
+    for name in ("float32", "float16") if gpu else ("float32",):
+        a = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device="cuda" if gpu else "cpu").to(getattr(torch, name))
         times = []
         for _ in range(11):  # the first warms up
             begun = time.perf_counter()
@@ -125,28 +121,17 @@ def matmul_rates() -> dict[str, float]:
     return rates
 
 
-class CompiledPredictor(CheckpointPredictor):
-    """The checkpoint through torch.compile, for any batch size at once."""
-
-    def __init__(self, directory: Path, threads: int | None = None) -> None:
-        """Load; compilation happens at the first call."""
-        super().__init__(directory, threads)
-        self.model = self._torch.compile(self.model, dynamic=True)
-
-
 def _open(engine: dict[str, Any], threads: int) -> Predictor:
     if engine["compiled"]:
-        return CompiledPredictor(Path(engine["spec"]), threads)
-    # batches are what is measured: none may be cut into smaller ones
+        import torch
+
+        compiled = CheckpointPredictor(Path(engine["spec"]), threads)
+        compiled.model = cast(Any, torch.compile(compiled.model, dynamic=True))  # at the first call, for any batch size
+        return compiled
     predictor = open_predictor(engine["spec"], threads)
-    if not engine["spec"].endswith((".plan", ".engine")):
-        predictor.max_batch = sys.maxsize
+    if not isinstance(predictor, TensorRTPredictor):
+        predictor.max_batch = sys.maxsize  # batches are what is measured: none may be cut into smaller ones
     return predictor
-
-
-def _batch(pixels: np.ndarray, size: int) -> np.ndarray:
-    """`size` images, from the beginning again where there are not so many."""
-    return np.ascontiguousarray(pixels[np.arange(size) % len(pixels)])
 
 
 def _gpu_bytes() -> int | None:
