@@ -95,7 +95,7 @@ def _open(spec: str | Path, arguments: argparse.Namespace) -> Predictor | FileCl
     if "://" in str(spec):  # what talks to a server is imported for one alone
         from rice_lib.predict.served import open_file_client
 
-        client = open_file_client(spec)
+        client = open_file_client(str(spec))
         if client is not None and arguments.engine == "ray":
             client.close()
             raise RiceError(f"--engine ray: {spec} takes files, which one client sends it; leave --engine out")

@@ -38,26 +38,43 @@ ODD = ("cmyk.jpg", "deep.png", "exif.jpg", "palette.png", "animated.gif", "float
 BAD = ("truncated.jpg", "empty.jpg", "paper.pdf")
 
 
-def start(folder, port=None):
-    environment = ServingEnvironment.find(ROOT)
-    return life.start(environment, folder / "repository", "rice", folder / "server", port=port, ready_timeout_s=180)
+class Served:
+    """A model and the server that all tests share: one that kills it starts it again on its port."""
+
+    def __init__(self, folder):
+        self.folder, self.model = folder, write_onnx(folder / "model.onnx")
+        write_repository(self.model, folder / "repository", "rice", 8)
+        self.server = None
+
+    def start(self):
+        port = self.server.port if self.server else None
+        environment, state = ServingEnvironment.find(ROOT), self.folder / "server"
+        self.server = life.start(environment, self.folder / "repository", "rice", state, port=port, ready_timeout_s=180)
+
+    def kill(self):
+        process = psutil.Process(self.server.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        psutil.wait_procs([process], timeout=10)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    write_repository(write_onnx(folder / "model.onnx"), folder / "repository", "rice", 8)
-    server = start(folder)
-    yield folder / "model.onnx", server
-    server.stop()
+def shared(tmp_path_factory):
+    served = Served(tmp_path_factory.mktemp("served"))
+    yield served
+    life.stop(served.folder / "server", timeout_s=5)
 
 
 @pytest.fixture
-def own(tmp_path):
-    """A folder for a server that a test may do anything to."""
-    write_repository(write_onnx(tmp_path / "model.onnx"), tmp_path / "repository", "rice", 8)
-    yield tmp_path
-    life.stop(tmp_path / "server", timeout_s=5)
+def mortal(shared):
+    """The shared server, started again where the test before left it killed."""
+    if shared.server is None or not psutil.pid_exists(shared.server.pid):
+        shared.start()
+    return shared
+
+
+@pytest.fixture
+def served(mortal):
+    return mortal.model, mortal.server
 
 
 def address(server, protocol):
@@ -138,13 +155,14 @@ def test_large_files_go_in_requests_of_their_own(served, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_the_command_predicts_by_the_ensemble(served, tmp_path, protocol):
+def test_the_command_predicts_by_the_ensemble(served, tmp_path, protocol, capsys):
     files, written = write_odd(tmp_path / "odd"), {}
     for name, model in (("here", str(served[0])), ("server", url(served[1], protocol))):
         output = tmp_path / f"{name}.jsonl"
         assert main([*files, "--model", model, "--top-k", "1", "--output", str(output)]) == 1
         written[name] = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(written["here"]) == len(files)
+    assert "waiting" not in capsys.readouterr().err
     for one, other in zip(written["server"], written["here"], strict=True):
         assert one.pop("scores", {}) == pytest.approx(other.pop("scores", {}), abs=1e-5)
         assert one.pop("confidence", 0) == pytest.approx(other.pop("confidence", 0), abs=1e-5)
@@ -175,55 +193,6 @@ def test_clients_leave_no_open_files(served):
         assert before[-1] <= before[1] + 8  # what gRPC closes, it closes some time later
 
 
-def write_other(folder):
-    """A model of the opposite logits, with a temperature of its own."""
-    model = onnx.load(folder / "model.onnx")
-    weights = numpy_helper.to_array(model.graph.initializer[0])
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(-weights, "weights"))
-    labels = next(entry.value for entry in model.metadata_props if entry.key == "labels")
-    onnx.helper.set_model_props(model, {"labels": labels, KEY: Decision(temperature=1e6).to_json()})
-    onnx.save(model, folder / "other.onnx")
-    return folder / "other.onnx"
-
-
-def switch(folder, server, version):
-    """Switch the running server to a version."""
-    with Control(server.grpc) as control:
-        Repository(folder / "repository").switch(version, control)
-
-
-def test_versions_switched_under_clients_lose_nothing(own):
-    server = start(own)
-    pixels = random_images(20)
-    expected = open_predictor(own / "model.onnx").logits(pixels)
-    repository = Repository(own / "repository")
-    assert repository.add(write_other(own), 8).version == 2
-    sign, temperature = {"1": 1, "2": -1}, {"1": None, "2": 1e6}
-    files = write_odd(own / "odd")[1:4]
-    with ExitStack() as stack:
-        clients = [
-            stack.enter_context(client)
-            for protocol in ("http", "grpc")
-            for client in (
-                TritonPredictor(address(server, protocol), "rice", protocol),
-                FileClient(url(server, protocol)),
-            )
-        ]
-        for goal in ("2", "1"):
-            switching = threading.Thread(target=switch, args=(own, server, int(goal)))
-            switching.start()
-            until = time.monotonic() + 60
-            while switching.is_alive() or [client.version for client in clients] != [goal] * 4:
-                assert time.monotonic() < until
-                for client in clients[::2]:
-                    np.testing.assert_allclose(client.logits(pixels), sign[client.version] * expected, atol=1e-3)
-                    assert (client.decision and client.decision.temperature) == temperature[client.version]
-                for client in clients[1::2]:
-                    records = list(client.predict_files(files))
-                    flat = [max(record.prediction.scores.values()) < 0.21 for record in records]  # by the temperature
-                    assert flat == [client.version == "2"] * 3
-
-
 def write_small(folder, number):
     folder.mkdir()
     pixels = np.random.default_rng(5).integers(0, 256, (number, 8, 8, 3), dtype=np.uint8)
@@ -240,41 +209,81 @@ def infer(folder, model, output):
     ("model", "protocol", "number"),
     [("rice", "http", 2000), ("rice", "grpc", 500), ("rice_bytes", "http", 500), ("rice_bytes", "grpc", 500)],
 )
-def test_a_server_killed_in_the_middle_of_a_run(own, model, protocol, number):
-    write_small(own / "small", number)
-    server = start(own)
-    expected, output, partial = own / "expected.jsonl", own / "killed.jsonl", own / "killed.jsonl.partial"
-    process = infer(own / "small", url(server, protocol, model), expected)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert "waiting" not in said
-
-    process = infer(own / "small", url(server, protocol, model), output)
+def test_a_server_killed_in_the_middle_of_a_run(mortal, tmp_path, model, protocol, number):
+    output, partial = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.partial"
+    write_small(tmp_path / "small", number)
+    process = infer(tmp_path / "small", url(mortal.server, protocol, model), output)
     while not partial.exists() or partial.read_bytes().count(b"\n") < number // 10:
         assert process.poll() is None
         time.sleep(0.005)
-    os.kill(server.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=10)
+    mortal.kill()
     time.sleep(1.5)
     assert process.poll() is None, "the server was killed too late"
     assert number // 10 <= partial.read_bytes().count(b"\n") < number
-    start(own, server.port)
+    mortal.start()
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0
     assert (said.count("waiting up to 60 s for it\n"), said.count("answers again\n")) == (1, 1)
-    records = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [record["path"] for record in records] == [str(own / "small" / f"{n:04}.png") for n in range(number)]
-    for one, other in zip(records, map(json.loads, expected.read_text().splitlines()), strict=True):
-        assert one["label"] == other["label"]
-        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+    with open_predictor(mortal.model) as predictor:
+        expected = list(predict_files(predictor, [str(tmp_path / "small" / f"{n:04}.png") for n in range(number)]))
+    for one, other in zip(map(json.loads, output.read_text().splitlines()), expected, strict=True):
+        assert (one["path"], one["label"]) == (other.path, other.label)
+        assert one["scores"] == pytest.approx(other.prediction.scores, abs=1e-5)
 
 
-def test_patience_ends_in_one_line(own):
-    server = start(own)
-    path = write_odd(own / "odd")[1]
-    with FileClient(url(server, "http"), patience_s=2) as client:
+def write_other(folder):
+    """A model of the opposite logits, with a temperature of its own."""
+    model = onnx.load(folder / "model.onnx")
+    weights = numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(-weights, "weights"))
+    labels = next(entry.value for entry in model.metadata_props if entry.key == "labels")
+    onnx.helper.set_model_props(model, {"labels": labels, KEY: Decision(temperature=1e6).to_json()})
+    onnx.save(model, folder / "other.onnx")
+    return folder / "other.onnx"
+
+
+def switch(repository, server, version):
+    """Switch the running server to a version."""
+    with Control(server.grpc) as control:
+        repository.switch(version, control)
+
+
+def test_versions_switched_under_clients_lose_nothing(mortal, tmp_path):
+    server, repository = mortal.server, Repository(mortal.folder / "repository")
+    pixels = random_images(20)
+    expected = open_predictor(mortal.model).logits(pixels)
+    assert repository.add(write_other(mortal.folder), 8).version == 2
+    sign, temperature = {"1": 1, "2": -1}, {"1": None, "2": 1e6}
+    files = write_odd(tmp_path / "odd")[1:4]
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(client)
+            for protocol in ("http", "grpc")
+            for client in (
+                TritonPredictor(address(server, protocol), "rice", protocol),
+                FileClient(url(server, protocol)),
+            )
+        ]
+        for goal in ("2", "1"):
+            switching = threading.Thread(target=switch, args=(repository, server, int(goal)))
+            switching.start()
+            until = time.monotonic() + 60
+            while switching.is_alive() or [client.version for client in clients] != [goal] * 4:
+                assert time.monotonic() < until
+                for client in clients[::2]:
+                    np.testing.assert_allclose(client.logits(pixels), sign[client.version] * expected, atol=1e-3)
+                    assert (client.decision and client.decision.temperature) == temperature[client.version]
+                for client in clients[1::2]:
+                    records = list(client.predict_files(files))
+                    flat = [max(record.prediction.scores.values()) < 0.21 for record in records]  # by the temperature
+                    assert flat == [client.version == "2"] * 3
+
+
+def test_patience_ends_in_one_line(mortal, tmp_path):
+    path = write_odd(tmp_path / "odd")[1]
+    with FileClient(url(mortal.server, "http"), patience_s=2) as client:
         assert next(client.predict_files([path])).label
-        os.kill(server.pid, signal.SIGKILL)
+        mortal.kill()
         with pytest.raises(RiceError, match=r"no server answers there \(tried for 2 s\)") as caught:
             list(client.predict_files(itertools.repeat(path, 100)))
         assert caught.value.status == 1

@@ -1,9 +1,14 @@
 """The scripts that time whole commands: what is compared is the same model, and the ratios are of the same run."""
 
+import contextlib
+import io
 import json
+import runpy
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import bulk
 import cold
@@ -13,19 +18,52 @@ import numpy as np
 import pytest
 import torch
 import training
-from support.models import grains, tiny_checkpoint, tiny_onnx, write_grains
+from support.models import grains, tiny_checkpoint, write_grains
+from support.triton import write_onnx
 from transformers import ViTForImageClassification, ViTImageProcessor
 
 from models import write_forms
 from rice_lib.backends.open import open_predictor
 from rice_lib.common.errors import RiceError
+from rice_lib.common.parameters import ArchitectureParams
 
-SCRIPTS = Path(common.__file__).parent
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    return write_forms(tmp_path_factory.mktemp("forms"), tiny_checkpoint(), patches=196)
+
+
+@pytest.fixture
+def given_forms(monkeypatch, forms):
+    """The scripts take the forms that are written already."""
+
+    def given(folder, checkpoint, patches):
+        assert (folder.is_dir(), checkpoint, patches) == (True, tiny_checkpoint(), 196)
+        return forms
+
+    for script in (bulk, cold):
+        monkeypatch.setattr(script, "write_forms", given)
+    return ["--checkpoint", str(tiny_checkpoint()), "--patches", "196"]
+
+
+@pytest.fixture
+def alternatives_in_process(monkeypatch):
+    """The alternatives run in this process, which has imported torch and transformers before."""
+
+    def run(command, check, **options):
+        if not command[1].endswith("alternatives.py"):
+            return subprocess.run(command, check=check, **options)
+        printed = io.StringIO()
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(printed):
+            patch.setattr(sys, "argv", command[1:])
+            runpy.run_path(command[1], run_name="__main__")
+        return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
+
+    monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.mark.slow
-def test_every_form_predicts_the_same(tmp_path):
-    forms = write_forms(tmp_path, tiny_checkpoint(), patches=196)
+def test_every_form_predicts_the_same(forms):
     images = grains(3)
     plain = ViTForImageClassification.from_pretrained(forms.transformers).eval()
     inputs = ViTImageProcessor.from_pretrained(forms.transformers)(list(images), return_tensors="pt")
@@ -69,14 +107,14 @@ def test_a_folder_without_images_is_one_line(tmp_path):
 
 
 def test_imports_are_those_of_a_prediction(tmp_path):
-    spent = cold.imports(write_grains(tmp_path, 1)[0], tiny_onnx())
+    spent = cold.imports(write_grains(tmp_path, 1)[0], write_onnx(tmp_path / "model.onnx"))
     assert {"numpy", "PIL", "onnxruntime", "rice_lib"} <= set(spent)
     assert not {"torch", "transformers", "pandas"} & set(spent)
     assert list(spent.values()) == sorted(spent.values(), reverse=True)
 
 
-@pytest.mark.slow
-def test_training_is_compared_step_by_step(tmp_path, capsys):
+def test_training_is_compared_step_by_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "VIT_TINY", ArchitectureParams(hidden_size=32, layers=1, heads=2))
     write_grains(tmp_path / "images", 2)
     output = tmp_path / "training.json"
     options = ["--images", tmp_path / "images", "--patches", 40, "--batch-size", 2, "--runs", 2, "--output", output]
@@ -99,11 +137,11 @@ def test_memory_is_measured_over_files_that_are_all_classified(tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_bulk_prints_its_ratios_and_keeps_them(tmp_path, capsys):
+def test_bulk_prints_its_ratios_and_keeps_them(tmp_path, given_forms, alternatives_in_process, capsys):
     write_grains(tmp_path / "images", 4)
     output = tmp_path / "bulk.json"
     options = ["--images", tmp_path / "images", "--runs", 1, "--batch-size", 2, "--output", output]
-    assert bulk.main([*map(str, options), "--checkpoint", str(tiny_checkpoint())]) == 0
+    assert bulk.main([*map(str, options), *given_forms]) == 0
     kept = json.loads(output.read_text())
     assert kept["benchmark"] == "bulk"
     assert f"{kept['command_to_pipeline'][1]:.2f}" in capsys.readouterr().out
@@ -111,17 +149,22 @@ def test_bulk_prints_its_ratios_and_keeps_them(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_cold_prints_its_ratios(tmp_path, capsys):
+def test_cold_prints_its_ratios(tmp_path, given_forms, capsys):
     write_grains(tmp_path, 1)
-    assert cold.main(["--images", str(tmp_path), "--runs", "1", "--checkpoint", str(tiny_checkpoint())]) == 0
+    assert cold.main(["--images", str(tmp_path), "--runs", "1", *given_forms]) == 0
     shown = capsys.readouterr().out
     assert "rice infer, the model that ships" in shown
     assert "onnxruntime" in shown
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["cold", "bulk", "training", "memory", "server_load", "malformed_requests"])
-def test_every_script_says_what_it_takes(script):
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--help"]
+def test_every_script_says_what_it_takes(script, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        import_module(script).main(["--help"])
+    assert "--images FOLDER" in capsys.readouterr().out
+
+
+def test_a_script_runs_by_its_path():
+    command = [sys.executable, Path(common.__file__).with_name("memory.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "--images FOLDER" in done.stdout

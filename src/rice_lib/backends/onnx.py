@@ -112,17 +112,12 @@ def import_onnxruntime() -> Any:
 def _check_onnx_inputs(path: Path, session: Any) -> str:
     """Check the one input, uint8 `[batch, 224, 224, 3]` with a free batch; returns its name."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    fits = (
-        len(inputs) == len(outputs) == 1
-        and inputs[0].type == "tensor(uint8)"
-        and inputs[0].shape[1:] == [IMAGE_SIZE, IMAGE_SIZE, 3]
-        and not isinstance(inputs[0].shape[0], int)
-        and outputs[0].type == "tensor(float)"
-    )
-    if not fits:
+    takes = [(each.type, each.shape[1:]) for each in inputs] == [("tensor(uint8)", [IMAGE_SIZE, IMAGE_SIZE, 3])]
+    gives = [each.type for each in outputs] == ["tensor(float)"]
+    if not (takes and gives) or isinstance(inputs[0].shape[0], int):
         has = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+        wanted = f"one uint8 [batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 3]"
         raise RiceError(
-            f"{path}: not a model of this project: it takes {has}, not one uint8 "
-            f"[batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], or gives no float32 logits"
+            f"{path}: not a model of this project: it takes {has}, not {wanted}, or gives no float32 logits"
         )
     return inputs[0].name

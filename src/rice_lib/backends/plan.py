@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,18 +21,14 @@ from rice_lib.common.files import read_json, sha256_file, write_json
 from rice_lib.contract.decode import IMAGE_SIZE
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
-FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
+FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 
 
 class TensorRTPredictor(Predictor):
     """A plan on the GPU that built it. Not for several threads at once."""
 
     def __init__(self, plan: Path) -> None:
-        """Check the manifest and load the plan.
-
-        Raises:
-            RiceError: no manifest, a mismatch with this machine, no TensorRT, no GPU, or a damaged plan.
-        """
+        """Check the manifest and load the plan; raises `RiceError` where either is missing or does not belong here."""
         manifest = EngineManifest.read(plan)
         trt = import_tensorrt(manifest.flavour)
         self._cuda = Cuda()
@@ -43,12 +39,10 @@ class TensorRTPredictor(Predictor):
             raise RiceError(f"{plan}: {trt.__name__} cannot load it ({'; '.join(self._logger.errors)})")
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        self._input, output = sorted(
-            names, key=lambda name: self._engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT
-        )
-        self.labels, self.max_batch = manifest.labels, manifest.profile.max
+        modes = {self._engine.get_tensor_mode(name): name for name in names}
+        self._input, output = modes[trt.TensorIOMode.INPUT], modes[trt.TensorIOMode.OUTPUT]
+        self.labels, self.max_batch, self._min_batch = manifest.labels, manifest.profile.max, manifest.profile.min
         self.decision = parse_decision(manifest.decision, str(manifest_file(plan)), manifest.labels)
-        self._min_batch = manifest.profile.min
         self.name = f"{manifest.flavour}/GPU"
         self._stream = self._cuda.call("cudaStreamCreate")
         self._images = int(self._cuda.call("cudaMalloc", self.max_batch * IMAGE_SIZE * IMAGE_SIZE * 3))
@@ -59,7 +53,7 @@ class TensorRTPredictor(Predictor):
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
         count = len(pixels)
         if count < self._min_batch:  # the last, short batch of a plan that takes no single image
-            pixels = np.concatenate([pixels, np.zeros((self._min_batch - count, *pixels.shape[1:]), np.uint8)])
+            pixels = np.pad(pixels, [(0, self._min_batch - count), (0, 0), (0, 0), (0, 0)])
         logits = np.empty((len(pixels), len(self.labels)), np.float32)
         self._context.set_input_shape(self._input, pixels.shape)
         self._cuda.upload(self._images, pixels, self._stream)
@@ -79,14 +73,13 @@ class TensorRTPredictor(Predictor):
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """The batches a plan takes: `min` to `max`, tuned for `opt`."""
+    """The batches a plan takes: `min` to `max`, tuned for `opt`; raises `RiceError` where they are out of order."""
 
     min: int = 1
     opt: int = 8
     max: int = 32
 
     def __post_init__(self) -> None:
-        """Raises `RiceError` where they are out of order."""
         if not 1 <= self.min <= self.opt <= self.max:
             raise RiceError(f"batch profile {self.min}/{self.opt}/{self.max}: wants 1 <= min <= opt <= max")
 
@@ -99,9 +92,8 @@ class Agreement:
     labels_equal: int
     """Images whose highest logit is the same one."""
     max_abs_difference: float
-    """Of a logit."""
     mean_abs_difference: float
-    """Over the logits of all images."""
+    """Of the logits of all images."""
 
     @classmethod
     def of(cls, logits: np.ndarray, reference: np.ndarray) -> Agreement:
@@ -126,15 +118,13 @@ class EngineManifest:
     gpu: Gpu | None
     """None: built without one (`tensorrt_rtx` can)."""
     onnx: str
-    """The ONNX file, as it was named to the builder."""
     onnx_sha256: str
     plan_sha256: str
     precision: str
-    """Of the ONNX file: `float32` or `float16`."""
     profile: BatchProfile
     labels: tuple[str, ...]
     decision: str | None = None
-    """How the logits are read (`Decision.to_json`), as the ONNX file carries it; None where it carries none."""
+    """`Decision.to_json`, as the ONNX file carries it."""
     agreement: Agreement | None = None
     """With ONNX Runtime; None: not checked on images."""
 
@@ -143,14 +133,14 @@ class EngineManifest:
         """Read the manifest beside a plan; raises `RiceError` where it is missing or damaged."""
         file = manifest_file(plan)
         try:
-            values = read_json(file)
+            values = {"agreement": None, **read_json(file)}
             for name, part in (("gpu", Gpu), ("agreement", Agreement)):
-                values[name] = part(**values[name]) if values.get(name) else None
+                values[name] = part(**values[name]) if values[name] else None
             values |= {"profile": BatchProfile(**values["profile"]), "labels": tuple(values["labels"])}
             return cls(**values)
         except FileNotFoundError:
             raise RiceError(f"{plan}: no engine manifest beside it; {rebuild_command('MODEL.onnx', plan)}") from None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError):
             raise RiceError(f"{file}: damaged; {rebuild_command('MODEL.onnx', plan)}") from None
 
     def write(self, plan: Path) -> None:
@@ -174,11 +164,7 @@ def import_tensorrt(flavour: Flavour = "tensorrt") -> Any:
 
 
 def check_manifest(manifest: EngineManifest, plan: Path, version: str, gpu: Gpu) -> None:
-    """Reject a plan that this `version` of the manifest's TensorRT or this `gpu` cannot run.
-
-    Raises:
-        RiceError: one line with every difference and the command that builds the plan again.
-    """
+    """Reject a plan that TensorRT's `version` or the `gpu` here cannot run: a `RiceError` with every difference."""
     differences = []
     if manifest.tensorrt != version:
         differences.append(f"built by {manifest.flavour} {manifest.tensorrt}, here is {version}")

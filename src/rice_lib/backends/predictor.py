@@ -92,11 +92,7 @@ def parse_labels(text: str | None, where: str) -> tuple[str, ...]:
 
 
 def parse_decision(text: str | None, where: str, labels: Sequence[str]) -> Decision | None:
-    """Read the decision that a model's metadata holds, if any.
-
-    Raises:
-        RiceError: naming `where`: the decision is damaged, or is for another number of classes.
-    """
+    """Read the decision that a model's metadata holds, if any; raises `RiceError` naming `where` if it is damaged."""
     try:
         return Decision.from_json(text, len(labels)) if text else None
     except ValueError as error:

@@ -94,15 +94,11 @@ def answer_to(url: str, model: str, protocol: Protocol, pixels: np.ndarray, tens
 def _check_config(config: dict[str, Any], where: str) -> tuple[str, str]:
     """Read the names of the one input and the one output; raises `RiceError` where it is no model of ours."""
     inputs, outputs = config.get("input", []), config.get("output", [])
-    fits = (
-        len(inputs) == len(outputs) == 1
-        and inputs[0]["data_type"] == "TYPE_UINT8"
-        and [int(side) for side in inputs[0]["dims"]] == [IMAGE_SIZE, IMAGE_SIZE, 3]
-        and outputs[0]["data_type"] == "TYPE_FP32"
-        and int(config.get("max_batch_size", 0)) > 0
-    )
-    if not fits and inputs and inputs[0]["data_type"] == "TYPE_STRING":
+    types = [each["data_type"] for each in inputs]
+    if types[:1] == ["TYPE_STRING"]:
         raise RiceError(f"{where}: takes files, and this command sends pixels; name the model without _bytes")
-    if not fits:
+    takes = types == ["TYPE_UINT8"] and [int(side) for side in inputs[0]["dims"]] == [IMAGE_SIZE, IMAGE_SIZE, 3]
+    gives = [each["data_type"] for each in outputs] == ["TYPE_FP32"]
+    if not (takes and gives and int(config.get("max_batch_size", 0)) > 0):
         raise RiceError(f"{where}: not a model of this project: wants uint8 [{IMAGE_SIZE}, {IMAGE_SIZE}, 3] in batches")
     return inputs[0]["name"], outputs[0]["name"]

@@ -29,7 +29,6 @@ Protocol = Literal["http", "grpc"]
 T = TypeVar("T")
 
 PROTOCOLS: dict[str, Protocol] = {"triton": "http", "triton+grpc": "grpc"}
-"""URL scheme to protocol."""
 
 TIMEOUT_S, CONNECT_S = 60.0, 10.0
 """Limits of one request and of a connection: a batch of 256 through a ViT-B takes half a minute on two cores."""
@@ -54,19 +53,17 @@ _CHANNEL = [
 
 
 class ServerError(RiceError):
-    """A request without the response that was asked for; exit status 1."""
+    """A request without the response that was asked for: what happened, the server's code, and whether it may pass."""
 
     def __init__(self, where: str, why: str, code: str = "", *, temporary: bool = True) -> None:
         super().__init__(f"{where}: {why}{f' [{code}]' if code else ''}", 1)
         self.why, self.code, self.temporary = why, code, temporary
-        """What happened; the server's code (`400`, `INVALID_ARGUMENT`); whether the same request may succeed later."""
 
 
 class VersionGoneError(Exception):
     """The version that was asked is no longer served; `config` is the model's configuration now."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__("the server has switched versions")
         self.config = config
 
 
@@ -100,16 +97,13 @@ class Connection:
         return self._threads.submit(self._retry, self._client.config).result()
 
     def infer(self, version: str, tensor: str, values: np.ndarray, outputs: Sequence[str] = ()) -> Future[Any]:
-        """Send a request; returns at once.
+        """Send a request; returns at once tritonclient's `InferResult`, `VersionGoneError` or `ServerError` to come.
 
         Args:
             version: of the model; empty leaves it to the server.
             tensor: name of the input.
             values: of any shape and dtype that the model takes; objects are `bytes`.
             outputs: names of those that are wanted; by default all.
-
-        Returns:
-            tritonclient's `InferResult` to come, or a `VersionGoneError` or `ServerError`.
         """
         sent = make_input(self._library, tensor, values)
         wanted = [self._library.InferRequestedOutput(name) for name in outputs]
@@ -222,11 +216,10 @@ class _Http:
 
         connection = getattr(self._own, "connection", None)
         if connection is None:
-            connection = self._own.connection = HTTPConnection(self._address)
+            connection = self._own.connection = HTTPConnection(self._address, timeout=CONNECT_S)
             self._connections.append(connection)
         try:
             if not hasattr(connection.sock, "settimeout"):
-                connection.timeout = CONNECT_S
                 connection.connect()
                 connection.sock.settimeout(self._timeout)
             connection.request(method, path, *data)

@@ -1,7 +1,7 @@
 """`rice VERB ...`, the same as `python -m rice_lib VERB ...`: the commands under one name.
 
-A verb's module is imported when the verb is known, and nothing before it, so that `rice infer` starts as fast as
-`python -m rice_lib.infer`. Such a module has `main(argv, prog)` and `parser(prog)`.
+A verb's module, which has `main(argv, prog)` and `parser(prog)`, is imported when the verb is known, and nothing before
+it: `rice infer` starts as fast as `python -m rice_lib.infer`.
 """
 
 from __future__ import annotations
@@ -44,21 +44,19 @@ def _run(argv: list[str]) -> int:
         return int(_module(verb).main(rest, f"rice {verb}"))
     if verb in ("--help", "-h"):
         print(_help())
-        return 0
-    if verb == "--version":
+    elif verb == "--version":
         from importlib.metadata import version
 
         print(f"rice {version('rice-lib')}")
-        return 0
-    if verb == "completion":
+    elif verb == "completion":
         print(_completion(rest))
-        return 0
-    from difflib import get_close_matches
+    else:
+        from difflib import get_close_matches
 
-    near = get_close_matches(verb, [*VERBS, "completion", "--help", "--version"], n=1)
-    raise RiceError(
-        f"rice {verb}: no such verb; {f'did you mean rice {near[0]}?' if near else 'rice --help lists them'}"
-    )
+        near = get_close_matches(verb, [*VERBS, "completion", "--help", "--version"], n=1)
+        hint = f"did you mean rice {near[0]}?" if near else "rice --help lists them"
+        raise RiceError(f"rice {verb}: no such verb; {hint}")
+    return 0
 
 
 def _module(verb: str) -> ModuleType:
@@ -89,16 +87,16 @@ def _completion(argv: list[str]) -> str:
         raise RiceError(f'name one shell: {", ".join(SHELLS)}; for bash: eval "$(rice completion bash)"')
     import shtab
 
-    return str(shtab.complete(_whole_parser(), argv[0]))
+    return str(shtab.complete(_parser_of_all(), argv[0]))
 
 
-def _whole_parser() -> argparse.ArgumentParser:
+def _parser_of_all() -> argparse.ArgumentParser:
     """Join the parsers of all verbs into one, as shtab reads it, with paths marked as such."""
     import argparse
 
-    whole = argparse.ArgumentParser(prog="rice", description="Rice varieties classified from photographs.")
-    whole.add_argument("--version", action="store_true", help="the version")
-    verbs = whole.add_subparsers(metavar="VERB")
+    command = argparse.ArgumentParser(prog="rice", description="Rice varieties classified from photographs.")
+    command.add_argument("--version", action="store_true", help="the version")
+    verbs = command.add_subparsers(metavar="VERB")
     for verb, what in VERBS.items():
         verbs.add_parser(verb, help=what)
         try:
@@ -107,7 +105,7 @@ def _whole_parser() -> argparse.ArgumentParser:
             continue  # its libraries are not installed: the verb is completed, and says so when it is run
         _mark_paths(own)
     verbs.add_parser("completion", help=COMPLETION).add_argument("shell", choices=SHELLS)
-    return whole
+    return command
 
 
 def _mark_paths(parser: argparse.ArgumentParser) -> None:

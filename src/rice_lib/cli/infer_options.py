@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from rice_lib.cli.arguments import check_output, positive
@@ -23,15 +24,13 @@ def check(arguments: argparse.Namespace) -> None:
         "--mm-per-pixel": arguments.mm_per_pixel is not None,
         "--reference-mm": arguments.reference_mm is not None,
     }
-    together = [
-        ("--explain", "--grains"),
-        ("--resume", "--grains"),
-        ("--resume", "--explain"),
-        ("--engine ray", "--grains"),
-        ("--engine ray", "--explain"),
-        ("--mm-per-pixel", "--reference-mm"),
-    ]
-    for one, other in together:
+    apart = {
+        "--explain": ["--grains"],
+        "--resume": ["--grains", "--explain"],
+        "--engine ray": ["--grains", "--explain"],
+        "--mm-per-pixel": ["--reference-mm"],
+    }
+    for one, other in [(one, other) for one, others in apart.items() for other in others]:
         if given[one] and given[other]:
             raise RiceError(f"{one} does not go with {other}; leave one of them out")
     for scale in ("--mm-per-pixel", "--reference-mm"):
@@ -45,13 +44,13 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
-    """The command's arguments; the help fits one screen of 80 x 30."""
+    """Make the command line; its help fits one screen of 80 x 30."""
     command = argparse.ArgumentParser(
         prog=prog,
         usage=f"{prog} [options] IMAGE|FOLDER|- ...",
         description="Classify rice varieties in photographs of single grains on a dark background.",
         epilog=_EPILOG.format(prog=prog),
-        formatter_class=_help_format,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=20, width=80),
         add_help=False,
     )
     add = command.add_argument_group("input and output").add_argument
@@ -87,10 +86,6 @@ examples:
   {prog} photos/ --format jsonl | jq -r .label
   find . -name '*.jpg' -print0 | {prog} - -0 --top-k 2
 Status: 0 done, 1 some inputs failed (the others are not lost), 2 usage."""
-
-
-def _help_format(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=20, width=80)
 
 
 def _length(text: str) -> float:

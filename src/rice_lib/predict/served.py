@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +56,10 @@ _Sent = tuple[list[_File], Future[Any] | None]
 """Files sent together, and the response to come; None where none of them could be read."""
 
 
+class TakesPixelsError(RiceError):
+    """The served model is no ensemble for files."""
+
+
 class FileClient(AbstractContextManager["FileClient"]):
     """A client of a server's ensemble, for one thread at a time. Use it as a context manager, or call `close`."""
 
@@ -68,12 +71,9 @@ class FileClient(AbstractContextManager["FileClient"]):
     """The version that answers; after `predict_files` it may be a newer one than before."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S, patience_s: float = PATIENCE_S) -> None:
-        """Connect to a URL as `open_predictor` takes it.
+        """Connect to a URL as `open_predictor` takes it; raises `RiceError` where no model there takes files.
 
         An attempt of a request may take `timeout_s` seconds; a server that has answered may be away for `patience_s`.
-
-        Raises:
-            RiceError: no server there, no such model, or one that does not take files.
         """
         protocol, address, model = parse_url(url)
         self._connection = Connection(protocol, address, model, timeout_s, patience_s)
@@ -91,14 +91,9 @@ class FileClient(AbstractContextManager["FileClient"]):
     def predict_files(
         self, sources: Iterable[str | os.PathLike[str] | Unreadable], reject: bool = True
     ) -> Iterator[Record]:
-        """Classify files as they come; one record a source, in order.
+        """Classify what `rice_lib.predict.inputs.expand` gives, as it comes; one record a source, in order.
 
-        Args:
-            sources: paths, and names known to stand for no file (`rice_lib.predict.inputs.expand` gives both).
-            reject: whether the model's rejection rule is applied.
-
-        Raises:
-            RiceError: the server was away for longer than `patience_s`.
+        `reject` applies the model's rejection rule. Raises `RiceError` where the server is away for too long.
         """
         batch: list[_File] = []
         in_flight: deque[_Sent] = deque()
@@ -124,10 +119,8 @@ class FileClient(AbstractContextManager["FileClient"]):
 
     def _send(self, files: list[_File]) -> _Sent:
         data = [file.data for file in files if not file.error]
-        if not data:
-            return files, None
         column = np.array([*data, None], np.object_)[:-1, None]  # None: numpy makes texts of bytes alone
-        return files, self._connection.infer(self.version, self._input, column, OUTPUTS)
+        return files, self._connection.infer(self.version, self._input, column, OUTPUTS) if data else None
 
     def _receive(self, sent: _Sent, reject: bool) -> Iterator[Record]:
         """Wait for the response to a request; yields its records."""
@@ -169,15 +162,8 @@ class FileClient(AbstractContextManager["FileClient"]):
         self.version = parameter(config, "version")
 
 
-class TakesPixelsError(RiceError):
-    """The served model is no ensemble for files."""
-
-
-def open_file_client(spec: str | Path) -> FileClient | None:
+def open_file_client(url: str) -> FileClient | None:
     """Open a client; None where the model takes pixels. Raises `RiceError` as `FileClient` does."""
-    url = os.fspath(spec)
-    if "://" not in url:
-        return None
     try:
         return FileClient(url)
     except TakesPixelsError:
