@@ -27,9 +27,7 @@ PARITY_TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
 def main(argv: Sequence[str] | None = None, prog: str = "rice export") -> int:
     """Run the command; returns its exit status."""
     arguments = parser(prog).parse_args(argv)
-    if arguments.output.suffix not in arguments.suffixes:
-        better = arguments.output.with_suffix(arguments.suffixes[0])
-        raise RiceError(f"--output {arguments.output}: a model is known by its suffix; name it {better}")
+    check_output(arguments.output, (vars(arguments).get("onnx"),), arguments.suffixes)
     arguments.act(arguments)
     return 0
 
@@ -63,7 +61,6 @@ def _onnx(arguments: argparse.Namespace) -> None:
 
 
 def _tensorrt(arguments: argparse.Namespace) -> None:
-    check_output(arguments.output, (arguments.onnx,))
     profile, pixels = BatchProfile(*arguments.batches), _pixels(arguments.images)
     print(f"{arguments.output}: building takes up to some minutes", file=sys.stderr)
     manifest = build_engine(arguments.onnx, arguments.output, profile, flavour=arguments.flavour, pixels=pixels)
