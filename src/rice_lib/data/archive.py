@@ -12,8 +12,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -51,8 +50,7 @@ def inspect(file: Path) -> ArchiveImages:
     for info in infos:
         if fault := _fault(info):
             raise RiceError(f"{file}: unsafe, entry {info.filename[:100]!r} {fault}")
-    total = sum(info.file_size for info in infos)
-    size = file.stat().st_size
+    size, total = file.stat().st_size, sum(info.file_size for info in infos)
     if total > MAX_TOTAL_BYTES or (total > _RATIO_FROM and total > MAX_RATIO * size):
         raise RiceError(f"{file}: unsafe, {size:,} bytes would unpack to {total:,} (a bomb?)")
     images = [info for info in infos if not info.is_dir() and is_image_name(info.filename)]
@@ -86,15 +84,13 @@ def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
     return written
 
 
-@contextmanager
-def _open(file: Path) -> Iterator[zipfile.ZipFile]:
+def _open(file: Path) -> zipfile.ZipFile:
     if file.is_dir():
         raise RiceError(f'{file}: a folder, not a zip; for a folder set data.source to "folder"')
     if not file.is_file():  # opening a named pipe would wait for its writer
         raise RiceError(f"{file}: {'not a regular file' if file.exists() else 'no such file'}; name a zip of images")
     try:
-        with zipfile.ZipFile(file) as archive:
-            yield archive
+        return zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
         raise RiceError(f"{file}: not a complete zip archive ({error})") from None
     except OSError as error:

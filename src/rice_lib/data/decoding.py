@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -56,37 +57,29 @@ def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[
         RiceError: no room on the disk, or a worker process was killed.
     """
     _reserve(cache, len(files))
-    return over_chunks(partial(_decode_chunk, cache=cache), list(enumerate(files)), workers, "decode")
+    return over_images(partial(_decode, cache=cache), list(enumerate(files)), workers, "decode")
 
 
-def over_chunks(
-    function: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T], workers: int | None, title: str
-) -> list[R]:
-    """Apply a function to all items, `CHUNK` at a time, in processes where there are many; shows progress.
-
-    The function takes a chunk, returns one result an item, and can be pickled; `workers` of None uses every core.
+def over_images(function: Callable[[T], R], items: Sequence[T], workers: int | None, title: str) -> list[R]:
+    """Apply a function, which can be pickled, to an item an image, in processes where there are many; shows progress.
 
     Raises:
         RiceError: a worker process was killed.
     """
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    workers = min(workers or cores(), len(chunks)) if len(items) >= POOL_FROM else 1
-    results: list[R] = []
-    bar = tqdm(total=len(items), desc=title, unit="image", delay=2, mininterval=1, leave=False)
-    with bar as progress, ExitStack() as stack:
-        run: Callable[..., Iterable[Iterable[R]]] = map
+    workers = min(workers or cores(), math.ceil(len(items) / CHUNK)) if len(items) >= POOL_FROM else 1
+    with ExitStack() as stack:
+        run: Callable[..., Iterable[R]] = map
         if workers > 1:
             # spawn: a notebook's process has threads, and forking a process with threads can hang
             context = multiprocessing.get_context("spawn")
-            run = stack.enter_context(ProcessPoolExecutor(workers, context, _set_up_worker)).map
+            pool = stack.enter_context(ProcessPoolExecutor(workers, context, _set_up_worker))
+            run = partial(pool.map, chunksize=CHUNK)
+        bar = partial(tqdm, total=len(items), desc=title, unit="image", delay=2, mininterval=1, leave=False)
         try:
-            for part in run(function, chunks):
-                results += part
-                progress.update(len(results) - progress.n)
+            return list(bar(run(function, items)))
         except BrokenProcessPool:
             message = f"{title}: a worker process was killed (out of memory?); try fewer with data.workers"
             raise RiceError(message, status=1) from None
-    return results
 
 
 def _set_up_worker() -> None:
@@ -94,13 +87,9 @@ def _set_up_worker() -> None:
     configure_pillow()
 
 
-def _decode_chunk(files: Sequence[tuple[int, Path]], cache: Path) -> list[DecodedFile]:
-    pixels = np.load(cache, mmap_mode="r+")
-    return [_decode_one(file, pixels[row]) for row, file in files]
-
-
-def _decode_one(path: Path, target: np.ndarray) -> DecodedFile:
-    """Read one file and put its pixels into `target` (uint8 `[224, 224, 3]`)."""
+def _decode(row_and_path: tuple[int, Path], cache: Path) -> DecodedFile:
+    """Read one file and put its pixels into its row of the cache."""
+    row, path = row_and_path
     data = None
     try:
         file, length = open_file(path)
@@ -112,7 +101,7 @@ def _decode_one(path: Path, target: np.ndarray) -> DecodedFile:
         digest = "" if data is None else hashlib.sha256(data).hexdigest()
         return DecodedFile(len(data or b""), digest, 0, 0, status, np.full(HASH_LENGTH, np.nan, np.float32))
     pixels = np.asarray(to_square(image, IMAGE_SIZE))
-    target[:] = pixels
+    np.load(cache, mmap_mode="r+")[row] = pixels
     status = OK if pixels.max() > BACKGROUND_MAX else f"empty: no pixel brighter than {BACKGROUND_MAX} of 255"
     digest, found = hashlib.sha256(data).hexdigest(), perceptual_hash(thumbnail(pixels))
     return DecodedFile(len(data), digest, image.width, image.height, status, found)

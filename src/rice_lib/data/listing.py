@@ -17,8 +17,7 @@ from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import is_photograph
 
-OK = "ok"
-"""Status of an image that may be used; any other status is the reason why it is not."""
+OK = "ok"  # status of an image that may be used; any other status is the reason why it is not
 
 _BY_NAME = {name.casefold(): name for name in VARIETIES}
 _NUMBER = re.compile(r"\((\d{1,9})\)$")

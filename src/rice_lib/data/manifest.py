@@ -1,7 +1,6 @@
 """Build and read the manifest: one row an image, with all that later stages need to know of it but its pixels.
 
-`build` fetches the images, decodes each once, and writes the manifest (CSV), `labels.json` and the pixel cache. Images
-that cannot be used stay in the manifest, with the reason as their status, and are in no split.
+Images that cannot be used stay in it, with the reason as their status, and are in no split.
 """
 
 from __future__ import annotations
@@ -70,10 +69,7 @@ def read(paths: Paths) -> pd.DataFrame:
 def restore(run: Run) -> bool:
     """Decode the images again where the pixel cache, which DVC does not store, is missing or not the manifest's.
 
-    Returns whether there was anything to do.
-
-    Raises:
-        RiceError: no manifest, or an image that is not the one in the manifest any more.
+    Returns whether there was anything to do; raises `RiceError` where an image is not the manifest's any more.
     """
     paths, params = run.paths, run.params
     table = read(paths)

@@ -23,8 +23,6 @@ aspect: major / minor; solidity: area / area of the convex hull; roundness: 4 pi
 green, blue: means inside the grain, 0-255; luma spread: standard deviation of luma (ITU-R BT.601) there. Lengths are in
 pixels of the 224-pixel image: times 250 / 224 for those of the public set's files."""
 
-_SQUARE = np.ones((3, 3), dtype=np.uint8)
-
 
 def shape_features(pixels: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
     """Compute the features of the largest bright object of each image.
@@ -75,7 +73,7 @@ def _features(image: np.ndarray) -> tuple[float, ...]:
     hull_area = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
     perimeter = max(cv2.arcLength(outline, True), 1.0)
     # the two outermost pixels are half background: they would measure the outline's length, not the colour
-    inside = cv2.erode(mask, _SQUARE, iterations=2, borderValue=0)
+    inside = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=2, borderValue=0)
     inside = inside if inside.any() else mask
     red, green, blue, _ = cv2.mean(image, inside)
     _, spread = cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), mask=inside)

@@ -23,9 +23,7 @@ from rice_lib.common.paths import Paths
 from rice_lib.data import archive, synthetic
 from rice_lib.data.listing import classify, find_variety_root, list_images, thin
 
-PATH_VARIABLE = "RICE_DATA"
-"""Environment variable that stands in for `data.path` where that is null."""
-
+PATH_VARIABLE = "RICE_DATA"  # stands in for `data.path` where that is null
 _RECORD = ".source.json"
 
 
@@ -33,9 +31,7 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
     """Make sure that the images are here; returns the folder that holds the variety folders.
 
     All but a `folder` end up below `paths.images`; `per_class` is not applied to a `folder`, which may hold more.
-
-    Raises:
-        RiceError: the source cannot be had: one line that says what to do.
+    Raises `RiceError` where the source cannot be had.
     """
     if params.source == "folder":
         return find_variety_root(_named_path(params, paths))

@@ -1,8 +1,7 @@
 """Divide the images into training, validation and test.
 
-`random`: each variety's images in random order, a fifth to test, a fifth of the rest to validation, duplicates always
-together. `session`: the images numbered above `split.session_after` test, which holds out a capture session that
-training never saw. A split file names the manifest it was made from, and is of no use with another.
+`random`: stratified by variety, duplicates always together. `session`: the images numbered above `split.session_after`
+test, which holds out a capture session. A split file names the manifest it was made from, and fits no other.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ _MANIFEST = "# manifest "
 
 
 def make(run: Run) -> dict[str, pd.DataFrame]:
-    """Divide the manifest's usable images by every scheme that they allow, and write the split files.
-
-    Returns scheme to table (path, label, split; the manifest's order). `session` is absent, and its file removed, where
-    `session_obstacle` names an obstacle.
+    """Divide the manifest's usable images by every scheme that they allow; write and return the tables by scheme.
 
     Raises:
         RiceError: no manifest, or too few images of a variety.
@@ -46,11 +42,7 @@ def make(run: Run) -> dict[str, pd.DataFrame]:
 
 
 def read(paths: Paths, scheme: str) -> pd.DataFrame:
-    """Read a scheme's split (path, label, split).
-
-    Raises:
-        RiceError: no such file, not a split file, or one made from another manifest.
-    """
+    """Read a scheme's split (path, label, split); raises `RiceError` for none, another file, or another manifest's."""
     if scheme not in SCHEMES:
         raise RiceError(f"no split scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     file = paths.split(scheme)
@@ -70,21 +62,15 @@ def read(paths: Paths, scheme: str) -> pd.DataFrame:
 def random_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
     """Divide a manifest by the `random` scheme: stratified, groups together, the same for the same seed."""
     images = _usable(table)
-    parts = _draw(images, params.test_fraction, "test", seed, spare=2)
-    return _draw_validation(images, parts, params, seed)
+    return _draw_validation(images, _draw(images, params.test_fraction, "test", seed, spare=2), params, seed)
 
 
 def session_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
-    """Divide a manifest by the `session` scheme: numbers above `session_after` test, with all their duplicates.
-
-    Raises:
-        RiceError: `session_obstacle`.
-    """
+    """Divide a manifest by the `session` scheme: numbers above `session_after` test, with all their duplicates."""
     if obstacle := session_obstacle(table, params):
         raise RiceError(f"no session split: {obstacle}")
     images = _usable(table)
-    parts = np.where(_late(images, params), "test", "").astype(object)
-    return _draw_validation(images, parts, params, seed)
+    return _draw_validation(images, np.where(_late(images, params), "test", "").astype(object), params, seed)
 
 
 def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
@@ -117,8 +103,7 @@ def naive_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataF
 
 def counts(split: pd.DataFrame) -> pd.DataFrame:
     """Count images by variety (rows) and part (columns), with totals."""
-    table = pd.crosstab(split["label"], split["split"]).reindex(VARIETIES, fill_value=0)
-    table = table.reindex(columns=list(PARTS), fill_value=0)
+    table = pd.crosstab(split["label"], split["split"]).reindex(index=VARIETIES, columns=PARTS, fill_value=0)
     table.loc["all"] = table.sum()
     return table.assign(all=table.sum(axis=1)).rename_axis(index=None, columns=None)
 

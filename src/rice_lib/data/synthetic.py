@@ -8,7 +8,6 @@ seed, its variety and its number only, so any number of processes makes the same
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.files import atomic_path
-from rice_lib.data.decoding import over_chunks
+from rice_lib.data.decoding import over_images
 
 VERSION = 1
 """Raised whenever the same seed would give other images: images of another version are made again."""
@@ -79,15 +78,13 @@ def write_images(folder: Path, per_class: int, seed: int, workers: int | None = 
     """Write `<Variety>/<Variety> (<number>).jpg`, numbers 1 to `per_class`, where they are not there already."""
     wanted = itertools.product(VARIETIES, range(1, per_class + 1))
     missing = [(v, n) for v, n in wanted if not (folder / v / f"{v} ({n}).jpg").is_file()]
-    write = partial(_write_chunk, folder=folder, per_class=per_class, seed=seed)
-    over_chunks(write, missing, workers, "generate")
+    over_images(partial(_write, folder=folder, per_class=per_class, seed=seed), missing, workers, "generate")
 
 
-def _write_chunk(images: Sequence[tuple[str, int]], folder: Path, per_class: int, seed: int) -> Sequence[object]:
-    for variety, number in images:
-        with atomic_path(folder / variety / f"{variety} ({number}).jpg") as temporary:
-            temporary.write_bytes(jpeg(variety, number, per_class, seed))
-    return images
+def _write(image: tuple[str, int], folder: Path, per_class: int, seed: int) -> None:
+    variety, number = image
+    with atomic_path(folder / variety / f"{variety} ({number}).jpg") as temporary:
+        temporary.write_bytes(jpeg(variety, number, per_class, seed))
 
 
 def original(variety: str, number: int, per_class: int) -> int:
@@ -191,8 +188,7 @@ def _paint(
         _texture(look, random), matrix, share.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     mean, sd = cv2.meanStdDev(texture, mask=(share > 0.99).astype(np.uint8))
-    spread = max(2.0, random.normal(*look.spread))
-    luma = (texture - mean[0, 0]) * (spread / max(sd[0, 0], 1e-3))
+    luma = (texture - mean[0, 0]) * (max(2.0, random.normal(*look.spread)) / max(sd[0, 0], 1e-3))
     # the mean R, G, B: normal, neighbours correlated as measured
     red, green, blue = random.normal(size=3)
     green = look.correlation_rg * red + np.sqrt(1 - look.correlation_rg**2) * green
@@ -205,7 +201,7 @@ def _paint(
 
 
 def _texture(look: Look, random: np.random.Generator) -> np.ndarray:
-    """Draw float32 `[32, 64]` over the grain's own -1.1 to 1.1: clouds, streaks along it, grit, rim, chalky core."""
+    """Draw float32 `[32, 64]` over the grain's own -1.1 to 1.1."""
     height, width = _TEXTURE
     x, y = np.meshgrid(np.linspace(-1.1, 1.1, width), np.linspace(-1.1, 1.1, height))
     clouds = cv2.resize(random.normal(size=(4, 7)), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -215,8 +211,7 @@ def _texture(look: Look, random: np.random.Generator) -> np.ndarray:
     rim = np.minimum(x**2 + y**2, 1.3) ** 2
     grit = random.normal(size=(height, width))
     texture = 0.6 * clouds + 0.5 * streaks + 0.25 * grit - 0.8 * rim
-    texture += 2.5 * look.chalk * random.uniform(0.2, 1.2) * core
-    return texture.astype(np.float32)
+    return (texture + 2.5 * look.chalk * random.uniform(0.2, 1.2) * core).astype(np.float32)
 
 
 def _germ(axes: np.ndarray, middle: np.ndarray, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
