@@ -118,6 +118,8 @@ def test_a_finished_scheme_is_not_trained_again_until_the_run_is_forgotten(ready
         patch.setattr(finetune, "RiceTrainer", None)
         assert train(run) == first
     assert load_checkpoint(run.paths.checkpoint("random")).config.foreground_patches == 64
+    weights, configuration = (run.paths.checkpoint("random") / name for name in ("model.safetensors", "config.json"))
+    assert weights.stat().st_mode == configuration.stat().st_mode  # others may read the weights, too
     finetune.forget(run)
     assert not run.paths.training.exists()
 
