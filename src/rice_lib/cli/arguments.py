@@ -38,9 +38,9 @@ def check_output(output: Path | None, inputs: Iterable[str | Path | None], suffi
         raise RiceError(f"{output}: cannot be written, it is a folder; name a file in it")
     if output.suffix.lower() in SUFFIXES:
         raise RiceError(f"{output}: will not be written over: it is named as an image; give --output another name")
-    if suffixes and output.suffix not in suffixes:
-        raise RiceError(f"{output}: cannot be opened as a model later; let its name end in {' or '.join(suffixes)}")
     for name in inputs if output.is_file() else ():
         path = "/dev/stdin" if name == "-" else name
         if path and os.path.exists(path) and os.path.samefile(path, output):
             raise RiceError(f"{output}: will not be written over: it is read as {name}; give --output another name")
+    if suffixes and output.suffix not in suffixes:
+        raise RiceError(f"{output}: cannot be opened as a model later; let its name end in {' or '.join(suffixes)}")
