@@ -151,10 +151,10 @@ def test_generation_is_fast():
     """At least 200 images a second of one core's time."""
     cv2.setNumThreads(1)
     start = time.process_time()
-    for number in range(1, 61):
+    for number in range(1, 21):
         for variety in VARIETIES:
             synthetic.jpeg(variety, number, 100, 83)
-    rate = 300 / (time.process_time() - start)
+    rate = 100 / (time.process_time() - start)
     print(f"{rate:.0f} images/s")
     assert rate >= 200
 

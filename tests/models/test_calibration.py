@@ -129,13 +129,13 @@ def test_a_handful_of_images_gives_a_usable_cluster(count):
 
 
 def test_the_share_of_validation_images_that_is_rejected_is_the_one_asked_for():
-    features = np.zeros((1000, len(FEATURES)), np.float32)
+    features = np.zeros((400, len(FEATURES)), np.float32)
     columns = [COLUMN[name] for name in APPEARANCE]
-    features[:, columns] = np.random.default_rng(0).normal(1, 0.1, (1000, len(columns)))
+    features[:, columns] = np.random.default_rng(0).normal(1, 0.1, (400, len(columns)))
     features[:, COLUMN["objects"]], features[:, COLUMN["area"]] = 1, 0.2
     features[:, [COLUMN["solidity"], COLUMN["fill"]]] = 0.95
-    labels, logits = np.arange(1000) % 2, np.eye(2)[np.arange(1000) % 2]
-    for share, count in ((0.01, 10), (0.05, 50), (0.0005, 0)):
+    labels, logits = np.arange(400) % 2, np.eye(2)[np.arange(400) % 2]
+    for share, count in ((0.01, 4), (0.05, 20), (0.0005, 0)):
         rule = fit_rejection_rule((features, labels), (features, logits), share=share)
         assert sum(reason is not None for reason in rule.reasons(logits, features)) == count
 

@@ -1,2 +1,1 @@
-"""Images: where they come from, what they are (manifest), how they are divided (split), how they are read
-(loading)."""
+"""Images: fetch them (sources), describe them (manifest), divide them (split), open them (loading)."""

@@ -64,8 +64,7 @@ def inspect(file: Path) -> ArchiveImages:
 def extract(images: ArchiveImages, places: Iterable[str], target: Path) -> int:
     """Unpack the images at `places` below `target` that are not there yet; returns how many were written.
 
-    Raises:
-        RiceError: the archive is damaged, or there is no room; the files written before are complete.
+    Raises `RiceError` where the archive is damaged, or there is no room; the files written before are complete.
     """
     written = 0
     with _open(images.file) as archive:

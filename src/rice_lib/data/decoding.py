@@ -53,19 +53,14 @@ class DecodedFile:
 def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[DecodedFile]:
     """Decode `files` into the new file `cache`, a `.npy` of uint8 `[n, 224, 224, 3]` (zeros where there is no image).
 
-    Raises:
-        RiceError: no room on the disk, or a worker process was killed.
+    Raises `RiceError` where the disk has no room, or a worker process was killed.
     """
     _reserve(cache, len(files))
     return over_images(partial(_decode, cache=cache), list(enumerate(files)), workers, "decode")
 
 
 def over_images(function: Callable[[T], R], items: Sequence[T], workers: int | None, title: str) -> list[R]:
-    """Apply a function, which can be pickled, to an item an image, in processes where there are many; shows progress.
-
-    Raises:
-        RiceError: a worker process was killed.
-    """
+    """Apply a function, which can be pickled, to an item an image, in processes where there are many; shows progress."""
     workers = min(workers or cores(), math.ceil(len(items) / CHUNK)) if len(items) >= POOL_FROM else 1
     with ExitStack() as stack:
         run: Callable[..., Iterable[R]] = map

@@ -31,10 +31,7 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hash(thumb: np.ndarray) -> np.ndarray:
-    """Compute float32 `[64]`, the same for all eight orientations of a uint8 thumbnail `[32, 32, 3]`.
-
-    The Euclidean distance of two hashes is at most that of the two thumbnails in any orientation.
-    """
+    """Compute float32 `[64]`, the same for all eight orientations of a uint8 thumbnail `[32, 32, 3]`."""
     grey = thumb.sum(axis=2, dtype=np.float32) / np.sqrt(3.0, dtype=np.float32)
     low = np.abs(_BASIS @ grey @ _BASIS.T)
     above, below = low[_UPPER], low.T[_UPPER]
@@ -66,15 +63,13 @@ def group_duplicates(digests: Sequence[str], hashes: np.ndarray, pixels: np.ndar
     same = np.array([first.setdefault(digest, row) if digest else row for row, digest in enumerate(digests)])
     rows = np.flatnonzero((same == np.arange(count)) & np.isfinite(hashes).all(axis=1))
     pairs = rows[KDTree(hashes[rows]).query_pairs(_RADIUS, output_type="ndarray")] if len(rows) else []
-    near = [pair for pair in pairs if _same_photograph(pixels, *pair)]
+    near = []
+    for one, other in pairs:
+        apart = orientations(thumbnail(pixels[one]).astype(np.float32)) - thumbnail(pixels[other])
+        if np.sqrt((apart**2).mean(axis=(1, 2, 3)).min()) < RMSE_LIMIT:
+            near.append((one, other))
     edges = np.concatenate([np.stack([np.arange(count), same]).T, np.array(near, dtype=np.int64).reshape(-1, 2)])
     graph = coo_array((np.ones(len(edges)), edges.T), shape=(count, count))
     _, group = connected_components(graph, directed=False)
     _, first_row, place = np.unique(group, return_index=True, return_inverse=True)
     return first_row[place]
-
-
-def _same_photograph(pixels: np.ndarray, one: int, other: int) -> bool:
-    """Compare the images at two rows in all orientations."""
-    difference = orientations(thumbnail(pixels[one]).astype(np.float32)) - thumbnail(pixels[other])
-    return bool(np.sqrt((difference**2).mean(axis=(1, 2, 3)).min()) < RMSE_LIMIT)

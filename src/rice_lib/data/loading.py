@@ -20,8 +20,7 @@ from rice_lib.data.manifest import open_cache, read
 class Examples:
     """Labelled images: `rows` of the cache `pixels` (uint8 `[manifest rows, 224, 224, 3]`, memory-mapped).
 
-    `rows` and `labels` are int64 `[n]`, `paths` the n paths as the manifest has them. Pickled (for a worker process),
-    it carries the cache's file name, not its pixels.
+    `rows` and `labels` are int64 `[n]`. Pickled for a worker process, it carries the cache's file name, not its pixels.
     """
 
     pixels: np.ndarray
@@ -64,8 +63,7 @@ class Examples:
 def open_examples(paths: Paths, scheme: str, part: str) -> Examples:
     """Open the images of one part (train, validation or test) of a split scheme, in the manifest's order.
 
-    Raises:
-        RiceError: no such part, or the manifest, cache or split is missing or belongs to another manifest.
+    Raises `RiceError` where there is no such part, or the cache or split is missing or another manifest's.
     """
     if part not in splits.PARTS:
         raise RiceError(f"no part {part!r} of a split; known: {', '.join(splits.PARTS)}")

@@ -29,13 +29,13 @@ integer in brackets in the name, if any; bytes and sha256 of the file; width and
 first image of the same photograph (see `duplicates`); status: `ok`, or why the image is not used."""
 
 _AGAIN = "run notebook 01_eda (make report) again"
+_NONE = "no manifest; run notebook 01_eda (make report) first"
 
 
 def build(run: Run) -> pd.DataFrame:
     """Fetch and decode the images of a run; write its manifest, labels and pixel cache; return the manifest.
 
-    Raises:
-        RiceError: the source cannot be had or holds no image, or there is no room for the cache.
+    Raises `RiceError` where the source cannot be had or holds no image, or there is no room for the cache.
     """
     paths, params = run.paths, run.params
     root = sources.fetch(params.data, paths, params.seed)
@@ -56,12 +56,13 @@ def build(run: Run) -> pd.DataFrame:
 
 def read(paths: Paths) -> pd.DataFrame:
     """Read the manifest that `build` wrote; raises `RiceError` where there is none, or another file."""
-    _check_there(paths)
     try:
         table = pd.DataFrame(read_csv(paths.manifest, COLUMNS)[1], columns=list(COLUMNS), dtype=str)
         numbers = pd.array([int(number) if number else pd.NA for number in table["number"]], dtype="Int64")
         sizes = dict.fromkeys(("bytes", "width", "height", "group"), "int64")
         return table.assign(number=numbers).astype(sizes)
+    except FileNotFoundError:
+        raise RiceError(f"{paths.manifest}: {_NONE}") from None
     except ValueError as error:
         raise RiceError(f"{paths.manifest}: not a manifest ({' '.join(str(error).split())}); {_AGAIN}") from None
 
@@ -89,8 +90,7 @@ def restore(run: Run) -> bool:
 def open_cache(paths: Paths) -> np.ndarray:
     """Open the pixels of the manifest's images, row by row: uint8 `[n, 224, 224, 3]`, memory-mapped, read-only.
 
-    Raises:
-        RiceError: no cache, a damaged one, or one that belongs to another manifest.
+    Raises `RiceError` where there is no cache, a damaged one, or another manifest's.
     """
     try:
         about = read_json(paths.cache / "cache.json")
@@ -130,7 +130,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def duplicate_groups(table: pd.DataFrame) -> tuple[list[int], list[int]]:
-    """Find the first rows of the groups of several images: those all of the same bytes, and those of different ones."""
+    """Find the first rows of the groups of several images: of those of the same bytes, and of different ones."""
     files = table.groupby("group")["sha256"].agg(["size", "nunique"])
     several = files[files["size"] > 1]
     return several.index[several["nunique"] == 1].tolist(), several.index[several["nunique"] > 1].tolist()
@@ -143,13 +143,10 @@ def problems(table: pd.DataFrame) -> pd.DataFrame:
 
 def manifest_hash(paths: Paths) -> str:
     """Compute the hex sha256 of the manifest file, to which splits and caches are bound; `RiceError` without one."""
-    _check_there(paths)
-    return sha256_file(paths.manifest)
-
-
-def _check_there(paths: Paths) -> None:
-    if not paths.manifest.is_file():
-        raise RiceError(f"{paths.manifest}: no manifest; run notebook 01_eda (make report) first")
+    try:
+        return sha256_file(paths.manifest)
+    except FileNotFoundError:
+        raise RiceError(f"{paths.manifest}: {_NONE}") from None
 
 
 def _table(images: Sequence[ListedImage], decoded: Sequence[DecodedFile], pixels: np.ndarray) -> pd.DataFrame:

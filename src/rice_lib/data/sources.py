@@ -33,10 +33,9 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
     All but a `folder` end up below `paths.images`; `per_class` is not applied to a `folder`, which may hold more.
     Raises `RiceError` where the source cannot be had.
     """
-    if params.source == "folder":
-        return find_variety_root(_named_path(params, paths))
-    {"synthetic": _generate, "zip": _unpack, "kaggle": _download}[params.source](params, paths, seed)
-    return paths.images
+    if params.source != "folder":
+        {"synthetic": _generate, "zip": _unpack, "kaggle": _download}[params.source](params, paths, seed)
+    return locate(params, paths)
 
 
 def locate(params: DataParams, paths: Paths) -> Path:
@@ -49,7 +48,7 @@ def locate(params: DataParams, paths: Paths) -> Path:
 
 
 def describe(params: DataParams, paths: Paths) -> str:
-    """Say in one sentence which images these are, and whether they are photographs."""
+    """Say which images these are, and whether they are photographs."""
     if params.source == "synthetic":
         return (
             "These are generated images, drawn by this project from measured shapes and colours; "

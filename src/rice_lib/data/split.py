@@ -24,11 +24,7 @@ _MANIFEST = "# manifest "
 
 
 def make(run: Run) -> dict[str, pd.DataFrame]:
-    """Divide the manifest's usable images by every scheme that they allow; write and return the tables by scheme.
-
-    Raises:
-        RiceError: no manifest, or too few images of a variety.
-    """
+    """Divide the manifest's usable images by every scheme that they allow; write and return the tables by scheme."""
     table = manifests.read(run.paths)
     splits = {"random": random_split(table, run.params.split, run.params.seed)}
     if session_obstacle(table, run.params.split) is None:

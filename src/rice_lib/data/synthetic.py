@@ -31,7 +31,6 @@ BROKEN_SHARE = 0.02
 JPEG_QUALITY = 75  # by the quantisation tables of the public set's files, which are 4:2:0 as well
 _EDGE = 1.0  # pixels by which JPEG's blur of the edge makes a drawn axis measure longer than it is
 _TEXTURE = (32, 64)
-_ANGLES = np.linspace(0, 2 * np.pi, 120, endpoint=False)
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,8 @@ def _write(image: tuple[str, int], folder: Path, per_class: int, seed: int) -> N
 
 
 def original(variety: str, number: int, per_class: int) -> int:
-    """Find the number of the image that an image is a copy of; its own where it is none.
-
-    Copies lie about 100 numbers behind their originals in the public set of 15,000, and in proportion here.
-    """
-    behind = max(1, round(per_class * 100 / 15000))
+    """Find the number of the image that an image is a copy of; its own where it is none."""
+    behind = max(1, round(per_class * 100 / 15000))  # as far as in the public set of 15,000, in proportion
     behind += behind % COPY_EVERY == 0  # the original must not be a copy itself
     is_copy = variety == "Ipsala" and number % COPY_EVERY == COPY_EVERY // 2 and number > behind
     return number - behind if is_copy else number
@@ -128,7 +124,7 @@ def draw(variety: str, number: int, per_class: int, seed: int) -> np.ndarray:
 
 def _outline(look: Look, random: np.random.Generator) -> np.ndarray:
     """Draw a closed outline, float `[120, 2]`, its long axis along x, its second moments those of the unit disc."""
-    angle = _ANGLES
+    angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
     exponent = max(1.7, look.bluntness + random.normal(0, 0.12))
     radius = (np.abs(np.cos(angle)) ** exponent + np.abs(np.sin(angle)) ** exponent) ** (-1 / exponent)
     # low waves, and finer ones that are weaker: no grain is regular
