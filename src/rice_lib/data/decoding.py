@@ -60,7 +60,7 @@ def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[
 
 
 def over_images(function: Callable[[T], R], items: Sequence[T], workers: int | None, title: str) -> list[R]:
-    """Apply a function, which can be pickled, to an item an image, in processes where there are many; shows progress."""
+    """Apply a function that can be pickled to an item an image, in processes where there are many; shows progress."""
     workers = min(workers or cores(), math.ceil(len(items) / CHUNK)) if len(items) >= POOL_FROM else 1
     with ExitStack() as stack:
         run: Callable[..., Iterable[R]] = map

@@ -63,10 +63,7 @@ def classify(path: str) -> ListedImage:
 
 
 def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> list[ListedImage]:
-    """Draw at most `per_class` images of each variety by the hash of seed and path; those of none are all kept.
-
-    So a smaller `per_class` takes a subset of a larger one.
-    """
+    """Draw at most `per_class` images of each variety by a hash (so fewer are a subset); those of none are all kept."""
     images = list(images)
     if per_class is None:
         return images

@@ -1,7 +1,4 @@
-"""Compute ten plain features of a grain: its size, outline and colour.
-
-They show how well the varieties can be classified without learnt features, and how like real grains generated ones are.
-"""
+"""Compute ten plain features of a grain (size, outline, colour): the floor that learnt features have to beat."""
 
 from __future__ import annotations
 
@@ -25,13 +22,9 @@ pixels of the 224-pixel image: times 250 / 224 for those of the public set's fil
 
 
 def shape_features(pixels: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
-    """Compute the features of the largest bright object of each image.
+    """Compute the features of the largest bright object of each image, uint8 `[224, 224, 3]`.
 
-    Args:
-        pixels: uint8 `[n, 224, 224, 3]`, or an iterable of uint8 `[224, 224, 3]`.
-
-    Returns:
-        float32 `[n, 10]`, columns as `FEATURE_NAMES`; zeros for an image with nothing in it.
+    Returns float32 `[n, 10]`, columns as `FEATURE_NAMES`; zeros for an image with nothing in it.
     """
     return np.array([_features(image) for image in pixels], dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
 
