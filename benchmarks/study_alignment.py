@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 row[f"first session, {name}"] = measure(model, images, labels["validation"])
             rows.append(row)
             print(line(row), flush=True)
-    study.write(arguments, run, "alignment", rows)
+            study.write(arguments, run, "alignment", rows)
     return 0
 
 
