@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from rice_lib.backends.vit import load_checkpoint
+from rice_lib.backends.vit import load_checkpoint, normalise
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
@@ -193,3 +193,15 @@ def test_the_loader_benchmark_measures_both_loaders(ready):
     table = loader_rates(examples, ready.paths.images, ready.params.finetune.augmentation, batch_size=8, limit=16)
     assert (table["images_per_s"] > 0).all()
     assert table["ratio"].iloc[0] == 1
+
+
+def test_an_aligned_model_trains_and_its_best_weights_come_back(ready, tmp_path):
+    changes = {"foreground_patches": None, "aligned_frame": [48, 128], "epochs": 1}
+    params = ready.params.model_copy(update={"finetune": ready.params.finetune.model_copy(update=changes)})
+    run = elsewhere(Run(params, ready.paths), tmp_path)
+    result = train(run)
+    assert np.isfinite(result.best_validation_loss)
+    model = load_checkpoint(run.paths.checkpoint("random"))
+    pixels = open_examples(run.paths, "random", "validation").batch(slice(None))
+    assert torch.isfinite(model(pixel_values=normalise(torch.from_numpy(pixels))).logits).all()
+    assert model.config.aligned_frame == [48, 128]
