@@ -8,6 +8,7 @@ are; say with `--session-model` which of them never saw the second session.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -90,9 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     rows = [row for split in SPLITS for row in features_rows(run, split, tests[split], shifted[split])]
     for name in arguments.model:
-        rows += [row for split in SPLITS for row in model_rows(name, split, tests[split], shifted[split], name)]
+        rows += [
+            row for split in SPLITS for row in model_rows(name, split, tests[split], shifted[split], Path(name).name)
+        ]
     for name in arguments.session_model:
-        rows += model_rows(name, "session", tests["session"], shifted["session"], name)
+        rows += model_rows(name, "session", tests["session"], shifted["session"], Path(name).name)
     print("\n".join(line(row) for row in rows))
     study.write(arguments, run, "shifts", rows)
     return 0
