@@ -1,9 +1,7 @@
 """`rice calibrate`: fit a model's temperature and rejection rule, and write them into the model.
 
-    rice calibrate models/scratch/vit/random --profile scratch
-    rice calibrate models/rice-vit-tiny.onnx --profile scratch
-
-The model is a checkpoint directory or an ONNX file; its weights stay as they are.
+rice calibrate models/scratch/vit/random --profile scratch
+rice calibrate models/rice-vit-tiny.onnx --profile scratch
 """
 
 from __future__ import annotations

@@ -26,10 +26,8 @@ from rice_lib.common.parameters import load_params, parse_overrides, profile_fil
 def set_params(profile: str, assignments: Sequence[str]) -> None:
     """Write `section.key=value` assignments into a profile's file, and its own name where it holds another's.
 
-    Without assignments it checks the file.
-
-    Raises:
-        RiceError: a malformed assignment, or a profile that would not be valid; the file is then as before.
+    Without assignments it checks the file. Raises `RiceError`, and leaves the file as it was, for a malformed
+    assignment or a profile that would not be valid.
     """
     values = parse_overrides(assignments)
     wanted = load_params(profile, values)

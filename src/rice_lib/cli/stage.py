@@ -38,9 +38,8 @@ _ENVIRONMENT = {
 def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook (`04_vit_finetune`) under a profile with `overrides` laid over it; returns the executed one.
 
-    Raises:
-        RiceError: wrong parameters, no such notebook (status 2), or a cell that failed (status 1; its traceback is on
-            stderr, and the notebook as far as it came is where the executed one would be).
+    Raises `RiceError` for wrong parameters, no such notebook (status 2), or a cell that failed (status 1; its traceback
+    is on stderr, and the notebook as far as it came is where the executed one would be).
     """
     if name not in NOTEBOOKS:
         raise RiceError(f"{name}: no such notebook; known: {', '.join(NOTEBOOKS)}")

@@ -109,11 +109,7 @@ def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments
     Resumes from the newest complete checkpoint in `training_folder`; where that run had finished, takes its result
     as it is. `forget` ends the run.
 
-    Args:
-        run: whose parameters and paths.
-        scheme: of the split.
-        model: from `create_model`, after `set_seed`; trained in place.
-        arguments: from `training_arguments`, of the same scheme.
+    The model comes from `create_model`, after `set_seed`, and is trained in place.
     """
     folder = training_folder(run, scheme)
     finished = folder / "finished"
