@@ -38,6 +38,7 @@ def test_size_and_colour_stay_in_a_frame_where_they_are_not_fixed():
         assert bool(same) == colour, variant
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_training_lower_the_loss():
     frames = torch.randn(40, 3, 32, 80) + torch.arange(40)[:, None, None, None] % 5
     labels = torch.arange(40) % 5
