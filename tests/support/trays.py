@@ -26,6 +26,9 @@ BACKGROUNDS = {
     "blue": ((70, 105, 165), 1.0),
     "light": ((150, 156, 160), 1.0),
     "paper": ((249, 248, 244), 0.72),
+    "cloth": ((45, 100, 62), 1.0),
+    "metal": ((132, 133, 135), 1.0),
+    "wood": ((178, 152, 124), 1.0),
 }
 GAP = 6
 """Pixels at the training scale that grains lying apart keep between them."""
@@ -53,6 +56,8 @@ class Setting:
     """Of the JPEG."""
     shape: tuple[int, int] = (1800, 2400)
     """Rows and columns at the training scale."""
+    card: int = 0
+    """Rows at the top that a ruler takes."""
     physical: tuple[float, ...] | None = None
     """One factor a grain: its size on the tray against its size in its own photograph. None: 1 for all."""
 
@@ -259,6 +264,11 @@ def _photograph(
     background[:] = colour
     grit = setting.texture * random.standard_normal((height // 3, width // 3), np.float32)
     background += cv2.resize(grit, (width, height))[..., None]
+    if setting.background in SURFACES:
+        background = SURFACES[setting.background](background, random)
+    if setting.card:  # with its edge and the lines of a ruler
+        background[: setting.card] = 235
+        background[setting.card // 2 : setting.card, ::12] = 30
     shift = np.float32([[1, 0, 9], [0, 1, 7]])
     shadow = cv2.GaussianBlur(cv2.warpAffine(cover, shift, (width, height)), (0, 0), 8)
     image = exposure * rgb + background * (1 - setting.shadow * shadow)[..., None] * (1 - cover[..., None])
@@ -273,6 +283,42 @@ def _photograph(
     pixels = image.clip(0, 255).round().astype(np.uint8)
     data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, setting.quality])[1]
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].copy(), truth
+
+
+def _cloth(background: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Creases that light and shade follow, and a weave."""
+    height, width = background.shape[:2]
+    coarse = cv2.resize(random.standard_normal((5, 6), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    weave = 0.05 * np.sin(2 * np.pi * x / 5) * np.sin(2 * np.pi * y / 5)
+    ridge = 0.15 * np.sin((x + 2 * y) / 60 + 2 * coarse)
+    return background * (1 + (0.3 * coarse).clip(-0.5, 0.6) + ridge + weave)[..., None].clip(0.2, 2)
+
+
+def _metal(background: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Stains and thin bright scratches, and a lens's dark corners."""
+    height, width = background.shape[:2]
+    scratches = np.zeros((height, width), np.float32)
+    for _ in range(400):
+        start, way = random.uniform(0, (width, height)), random.uniform(0, 2 * np.pi)
+        end = start + random.uniform(20, 160) * np.array([np.cos(way), np.sin(way)])
+        points = [tuple(np.round(point).astype(int).tolist()) for point in (start, end)]
+        cv2.line(scratches, *points, random.uniform(30, 70), int(random.integers(1, 3)), cv2.LINE_AA)
+    stains = cv2.resize(random.standard_normal((height // 25, width // 25), np.float32), (width, height))
+    scratches += 9 * stains
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    return (background + scratches[..., None]) * (1 - 0.6 * ((x**2 + y**2) / 2) ** 2)[..., None]
+
+
+def _wood(background: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Lines along the wood, as strong as the grains' contrast."""
+    height, width = background.shape[:2]
+    lines = cv2.resize(random.standard_normal((height // 4, 6), np.float32), (width, height))
+    return background + 32 * lines[..., None]
+
+
+SURFACES = {"cloth": _cloth, "metal": _metal, "wood": _wood}
+"""What makes a background uneven, from float32 RGB `[H, W, 3]` to the same."""
 
 
 def matches(truth: np.ndarray, found: np.ndarray, at_least: float = 0.5) -> dict[int, int]:

@@ -177,20 +177,51 @@ def test_two_crossing_ellipses_are_two(angle, lean, apart):
     assert areas == pytest.approx(sorted([np.pi / 4 * 200 * 56, np.pi / 4 * 180 * 56]), rel=0.15)
 
 
-def test_every_background_of_the_composer_is_taken_for_one():
-    for name, (colour, _) in BACKGROUNDS.items():
-        background = fit_background(
-            compose(synthetic_grains(3), Setting(background=name, uneven=0.3, shape=(500, 700)), 1).image
-        )
-        assert background.spread < 6
-        assert background.darker == (np.mean(colour) < 200)
+@pytest.mark.parametrize(
+    ("setting", "plain"),
+    [
+        ({"background": "cloth"}, False),
+        ({"background": "cloth", "touching": 0.5}, False),
+        ({"background": "metal"}, False),
+        ({"background": "metal", "touching": 0.5}, False),
+        ({"background": "light", "uneven": 0.6}, True),
+        ({"background": "dark", "card": 60}, True),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_grains_are_found_on_the_backgrounds_people_have(setting, plain):
+    tray = compose(synthetic_grains(12), Setting(shape=(700, 950), **setting), 0)
+    found = find(tray.image)
+    assert found.background.plain == plain
+    assert len(matches(tray.truth, numbered(found.grains, tray.truth.shape))) == len(found.grains) == 12
+
+
+@pytest.mark.parametrize("background", ["cloth", "metal", "wood"])
+def test_marks_of_the_background_are_not_counted(background):
+    empty = compose(synthetic_grains(0), Setting(shape=(700, 950), background=background), 0)
+    with pytest.raises(BadImageError, match=r"the background is too uneven|no grains on the background"):
+        find(empty.image)
+
+
+def test_wood_whose_lines_are_as_strong_as_grains_is_too_uneven():
+    tray = compose(synthetic_grains(12), Setting(shape=(700, 950), background="wood"), 0)
+    with pytest.raises(BadImageError, match="the background is too uneven"):
+        find(tray.image)
+
+
+@pytest.mark.parametrize("name", ["dark", "blue", "light", "paper"])
+def test_every_plain_background_of_the_composer_is_taken_for_one(name):
+    tray = compose(synthetic_grains(3), Setting(background=name, uneven=0.3, shape=(500, 700)), 1)
+    background = fit_background(tray.image)
+    assert background.plain
+    assert background.darker == (np.mean(BACKGROUNDS[name][0]) < 200)
 
 
 @pytest.mark.parametrize(
     ("image", "why"),
     [
         (np.full((300, 400, 3), 120, np.uint8), "nothing lies on the background"),
-        (np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8), "no plain background|nothing lies"),
+        (np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8), "too uneven"),
         (
             np.random.default_rng(0)
             .integers(0, 2, (12, 16, 1))
@@ -199,7 +230,7 @@ def test_every_background_of_the_composer_is_taken_for_one():
             .repeat(3, 2)
             .astype(np.uint8)
             * 200,
-            "background",
+            "too uneven",
         ),
         (np.full((1, 1, 3), 9, np.uint8), "nothing lies"),
     ],

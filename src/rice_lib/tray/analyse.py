@@ -44,6 +44,8 @@ def analyse(
             "the background is brighter than the grains, whose shadows blur their outlines: about one in ten is "
             "misclassified; lay them on a dark or coloured card"
         )
+    if not found.background.plain:
+        notes.append("the background is uneven: what hardly differs from it is missed; a plain card is safer")
     grains, scale = found.grains, scales.TRAINING
     if mm_per_pixel is not None:
         scale = scales.known(mm_per_pixel)

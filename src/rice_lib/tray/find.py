@@ -7,6 +7,7 @@ unknown.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -15,27 +16,21 @@ import numpy as np
 
 from rice_lib.contract.features import principal_moments
 from rice_lib.contract.image_file import BadImageError
-from rice_lib.tray.background import Background, fit_background
+from rice_lib.tray.background import TOO_UNEVEN, Background, fit_background
 from rice_lib.tray.separate import separate
 
+# Pixels of the largest photograph: another would take gigabytes of memory, and no grain needs it
 MAX_PIXELS = 64 * 1024 * 1024
-"""Pixels of the largest photograph: another would take gigabytes of memory, and no grain needs it."""
+MAX_OBJECTS = 5000  # more objects than this are no tray of grains, but a texture
+MIN_AREA = 60.0  # pixels: a smaller grain has no shape that a model could see
+SPECK = 0.12  # of the typical grain's area: what is smaller is dust or a crumb
+FRAY = 0.03  # frays of an outline finer than this are smoothed away; of the square root of the grain's area
+MIN_TYPICAL = 0.55  # on a texture: of the contrast that three quarters of the objects' area do not exceed
+DISTINCT = 4.0  # on a texture: an object this many times above its least contrast is none of the texture's marks
+TRUSTED = 2.5  # the same for half of the objects: photographs of grains on cloth and metal reach 3, on wood 2
+MIN_WIDTH = 0.24  # on a texture: width of an object, of the square root of the typical area, that is no scratch
 
-MAX_OBJECTS = 5000
-"""More objects than this are no tray of grains, but a texture."""
-
-MIN_AREA = 60.0
-"""Pixels: a smaller grain has no shape that a model could see."""
-
-SPECK = 0.12
-"""Of the typical grain's area: what is smaller is dust or a crumb."""
-
-FRAY = 0.03
-"""Frays of an outline finer than this are smoothed away; of the square root of the grain's area."""
-
-_LEVELS = (0.35, 0.42, 0.5, 0.58, 0.66, 0.74)
-"""Shares of an object's contrast at which its outline is looked for."""
-
+_LEVELS = (0.35, 0.42, 0.5, 0.58, 0.66, 0.74)  # shares of an object's contrast at which its outline is looked for
 _SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -101,62 +96,89 @@ def find(image: np.ndarray) -> Found:
         image: uint8 RGB `[H, W, 3]`.
 
     Raises:
-        BadImageError: too large, no plain background, nothing on it, or more than `MAX_OBJECTS`.
+        BadImageError: too large, too uneven a background, nothing on it, or more than `MAX_OBJECTS`.
     """
     height, width = image.shape[:2]
     if height * width > MAX_PIXELS:
         raise BadImageError(f"the photograph is too large ({width} x {height} pixels): make it smaller")
     background = fit_background(image)
-    difference = cv2.GaussianBlur(background.difference(image), (0, 0), 0.8)
     inside: list[np.ndarray] = []
     cut: list[np.ndarray] = []
-    for outline in (part for own in _outlines(difference, background.min_contrast) for part in separate(own)):
+    for outline in (part for own in _outlines(image, background) for part in separate(own)):
         low, high = outline.min(axis=0), outline.max(axis=0)
         at_border = (low <= 1).any() or high[0] >= width - 2 or high[1] >= height - 2
         (cut if at_border else inside).append(outline)
     areas = np.array([cv2.contourArea(outline) for outline in inside])
-    min_area = max(MIN_AREA, SPECK * _typical(areas))
-    grains = [Grain.of(_smooth(outline)) for outline, area in zip(inside, areas, strict=True) if area >= min_area]
+    typical = _typical(areas)
+    min_area, min_width = max(MIN_AREA, SPECK * typical), 0 if background.plain else MIN_WIDTH * math.sqrt(typical)
+    grains = [
+        Grain.of(_smooth(outline))
+        for outline, area in zip(inside, areas, strict=True)
+        if area >= min_area and min(cv2.minAreaRect(outline)[1]) >= min_width
+    ]
     if not grains:
         raise BadImageError("no grains on the background" + (", but for what the border cuts" if cut else ""))
+    row = float(np.median([grain.length for grain in grains]))
     return Found(
-        grains=_reading_order(grains),
+        grains=sorted(grains, key=lambda grain: (int(grain.centre[1] // row), grain.centre[0])),
         cut=[outline for outline in cut if cv2.contourArea(outline) >= min_area],
         specks=len(inside) - len(grains),
         background=background,
     )
 
 
-def _outlines(difference: np.ndarray, min_contrast: float) -> list[np.ndarray]:
+def _outlines(image: np.ndarray, background: Background) -> list[np.ndarray]:
     """Outline every object, where the picture is steepest."""
-    standing = difference[difference > min_contrast]
+    difference, least = background.difference, background.min_contrast
+    factor = image.shape[1] / difference.shape[1]
+    standing = difference[difference > least]
     if not len(standing):
         raise BadImageError("nothing lies on the background")
-    # Otsu among what stands out would part bright grains from dull ones: among all, it parts grains from background
-    contrast = float(np.median(standing))
-    solid = (difference > max(min_contrast, _LEVELS[0] * contrast)).astype(np.uint8)
+    solid = (difference > np.maximum(least, _LEVELS[0] * float(np.median(standing)))).astype(np.uint8)
     solid = np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, _SQUARE), np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=4)
-    large = [number for number in range(1, count) if stats[number, cv2.CC_STAT_AREA] >= MIN_AREA / 2]
+    large = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= max(MIN_AREA / factor**2 / 2, 9)]
     if len(large) > MAX_OBJECTS:
         raise BadImageError(f"more than {MAX_OBJECTS} objects on the background: photograph fewer grains at once")
+    boxes = [tuple(slice(start, start + size) for start, size in (stats[i, 1:4:2], stats[i, 0:3:2])) for i in large]
+    contrasts = np.array(
+        [np.quantile(difference[box][labels[box] == i], 0.75) for i, box in zip(large, boxes, strict=True)]
+    )
+    kept = np.full(len(large), True)
+    if large and not background.plain:
+        kept = _distinct(contrasts, stats[large, cv2.CC_STAT_AREA], np.array([least[box].mean() for box in boxes]))
     result = []
-    for number in large:
-        x, y, w, h = stats[number, : cv2.CC_STAT_AREA]
-        box = (slice(y, y + h), slice(x, x + w))
-        result += [
-            outline + np.array([x, y], np.int32) for outline in _steepest(difference[box], labels[box] == number)
-        ]
+    for i, box, contrast in itertools.compress(zip(large, boxes, contrasts, strict=True), kept):
+        own, levels = (labels[box] == i).astype(np.uint8), difference[box]
+        if factor != 1:
+            size = (round(own.shape[1] * factor), round(own.shape[0] * factor))
+            own, levels = cv2.resize(own, size, interpolation=cv2.INTER_NEAREST), cv2.resize(levels, size)
+        corner = np.round(np.array([box[1].start, box[0].start]) * factor).astype(np.int32)
+        result += [outline + corner for outline in _steepest(levels, own > 0, contrast)]
     return result
 
 
-def _steepest(difference: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+def _distinct(contrasts: np.ndarray, areas: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Mark the objects that are no scratch or fold of a textured background, bool `[n]`.
+
+    Raises:
+        BadImageError: the texture reaches too much of the contrast of what lies on it.
+    """
+    order = np.argsort(contrasts)
+    weight = np.cumsum(areas[order])
+    typical = contrasts[order][np.searchsorted(weight, 0.75 * weight[-1])]
+    distinct = (contrasts >= MIN_TYPICAL * typical) | (contrasts >= DISTINCT * least)
+    if np.median(contrasts[distinct] / least[distinct]) < TRUSTED:
+        raise BadImageError(TOO_UNEVEN)
+    return distinct
+
+
+def _steepest(difference: np.ndarray, own: np.ndarray, contrast: float) -> list[np.ndarray]:
     """Outline one object at the level where its rim is steepest: a soft shadow beside it is left outside."""
-    inner = float(np.quantile(difference[own], 0.75))
     steep = np.hypot(cv2.Sobel(difference, cv2.CV_32F, 1, 0), cv2.Sobel(difference, cv2.CV_32F, 0, 1))
     best, chosen = -1.0, own.astype(np.uint8)
     for level in _LEVELS:
-        solid = (own & (difference > level * inner)).astype(np.uint8)
+        solid = (own & (difference > level * contrast)).astype(np.uint8)
         rim = solid - cv2.erode(solid, _SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=1)
         if rim.any() and (mean := float(steep[rim > 0].mean())) > best:
             best, chosen = mean, solid
@@ -190,9 +212,3 @@ def _typical(areas: np.ndarray) -> float:
     areas = np.sort(areas)
     weight = np.cumsum(np.sqrt(areas))
     return float(areas[np.searchsorted(weight, weight[-1] / 2)])
-
-
-def _reading_order(grains: list[Grain]) -> list[Grain]:
-    """Sort row by row, a row being as high as a grain is long."""
-    row = float(np.median([grain.length for grain in grains]))
-    return sorted(grains, key=lambda grain: (int(grain.centre[1] // row), grain.centre[0]))

@@ -14,9 +14,7 @@ from PIL import Image
 from rice_lib.contract.decode import IMAGE_SIZE, to_square
 from rice_lib.tray.find import Grain, mask_of
 
-SIDE = 250
-"""Side in pixels of the training images' files."""
-
+SIDE = 250  # side in pixels of the training images' files
 RIM = 1.5
 """Pixels of a file inside the outline where the camera's blur mixes a grain's colour with the background's: they take
 the colour of the nearest pixel further in."""

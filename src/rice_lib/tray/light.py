@@ -14,11 +14,10 @@ import numpy as np
 
 from rice_lib.tray.find import Grain, mask_of
 
+# Grey levels of the dullest and the brightest variety: means over the training grains of Karacadag and Ipsala
 BRIGHTNESS = (203.0, 236.0)
-"""Grey levels of the dullest and the brightest variety: means over the training grains of Karacadag and Ipsala."""
-
+# Fewer grains than this say what the light is, but not how it falls off: chance mixes bright and dull varieties
 MIN_FOR_PLANE = 20
-"""Fewer grains than this say what the light is, but not how it falls off: chance mixes bright and dull varieties."""
 
 
 def gains(image: np.ndarray, grains: Sequence[Grain]) -> np.ndarray:
@@ -28,7 +27,9 @@ def gains(image: np.ndarray, grains: Sequence[Grain]) -> np.ndarray:
         image: the tray, uint8 RGB `[H, W, 3]`.
         grains: those found on it; at least one.
     """
-    levels = np.log([_brightness(image, grain) for grain in grains])
+    masks = [mask_of(grain.outline) for grain in grains]
+    means = [cv2.mean(image[y : y + m.shape[0], x : x + m.shape[1]], m)[:3] for m, (x, y) in masks]
+    levels = np.log(np.maximum(1.0, np.mean(means, axis=1)))
     light = np.full(len(grains), np.median(levels))
     if len(grains) >= MIN_FOR_PLANE:
         places = np.array([grain.centre for grain in grains]) / max(image.shape[:2])
@@ -40,10 +41,3 @@ def gains(image: np.ndarray, grains: Sequence[Grain]) -> np.ndarray:
             light = terms @ np.linalg.lstsq(terms * root[:, None], levels * root, rcond=None)[0]
             weight = 1 / np.maximum(np.abs(levels - light), 0.02)
     return np.exp(np.clip(light, *np.log(BRIGHTNESS)) - light)
-
-
-def _brightness(image: np.ndarray, grain: Grain) -> float:
-    """Mean of all channels over the grain, grey levels."""
-    mask, (x, y) = mask_of(grain.outline)
-    mean = cv2.mean(image[y : y + mask.shape[0], x : x + mask.shape[1]], mask)
-    return max(1.0, sum(mean[:3]) / 3)

@@ -13,17 +13,11 @@ from rice_lib.common.colours import INK, MUTED, PAPER
 from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.tray.record import Counts, TrayRecord
 
-GREY = "#8A97A3"
-"""The colour of what is unknown or cut."""
-
-MAX_SIDE = 2400
-"""Pixels of the longer side: a larger photograph is reduced."""
-
-MIN_WIDTH = 900
-"""Pixels: a smaller photograph is enlarged, so that numbers and legend can be read."""
-
+GREY = "#8A97A3"  # the colour of what is unknown or cut
+MAX_SIDE = 2400  # pixels of the longer side: a larger photograph is reduced
+MIN_WIDTH = 900  # pixels: a smaller photograph is enlarged, so that numbers and legend can be read
+# Grains narrower than this in the picture get no numbers: they could not be read, and the outline says enough
 MIN_NUMBERED = 14
-"""Grains narrower than this in the picture get no numbers: they could not be read, and the outline says enough."""
 
 
 def draw(image: np.ndarray, record: TrayRecord) -> Image.Image:
@@ -76,7 +70,7 @@ def _hatch(canvas: np.ndarray, points: np.ndarray, thick: int) -> None:
 
 def _number(tray: Image.Image, record: TrayRecord, colours: dict[str, str], factor: float, height: int) -> None:
     """Write each grain's number on a label of its colour."""
-    pen, font, pad = ImageDraw.Draw(tray), _font(height), height * 0.22
+    pen, font, pad = ImageDraw.Draw(tray), ImageFont.load_default(height), height * 0.22
     for number, (grain, prediction) in enumerate(zip(record.grains, record.predictions, strict=True), start=1):
         place, colour = (grain.centre[0] * factor, grain.centre[1] * factor), colours[prediction.label]
         left, top, right, bottom = pen.textbbox(place, str(number), font=font, anchor="mm")
@@ -104,7 +98,13 @@ def _legend(counts: Counts, colours: dict[str, str], width: int) -> Image.Image:
         pen.rounded_rectangle((x, y, x + size, y + size), radius=size // 5, fill=colour)
 
     def write(x: float, row: int, text: str, height: int, ink: str) -> None:
-        pen.text((x + 1.5 * size, pad + row * line + size / 2), text, font=_font(height), anchor="lm", fill=ink)
+        pen.text(
+            (x + 1.5 * size, pad + row * line + size / 2),
+            text,
+            font=ImageFont.load_default(height),
+            anchor="lm",
+            fill=ink,
+        )
 
     for column, own in enumerate(counts.shares):
         x = pad + column * step
@@ -120,9 +120,3 @@ def _legend(counts: Counts, colours: dict[str, str], width: int) -> Image.Image:
         note += " Hatched: cut."
     write(pad, 3, note, small, MUTED)
     return legend
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font, so that the picture is the same on every machine."""
-    return ImageFont.load_default(size)

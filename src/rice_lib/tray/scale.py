@@ -44,11 +44,8 @@ FIT = 0.12
 """A grain within this of a variety's axes (root mean square of the two logarithms) fits it: two standard deviations of
 the training grains' axes, which spread by 5 to 8 %."""
 
-ROUND = 0.9
-"""Smallest width over length, and area over that of the ellipse, of a round object."""
-
-REFERENCE_AREA = 1.5
-"""A reference object has at least this many times the area of the typical grain."""
+ROUND = 0.9  # smallest width over length, and area over that of the ellipse, of a round object
+REFERENCE_AREA = 1.5  # a reference object has at least this many times the area of the typical grain
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,7 @@ class Scale:
     """Of the tray, where it is known."""
 
 
-TRAINING = Scale((View(1.0, None, (*FAR.values(), *NEAR.values())),))
-"""One pixel of the tray is one of a training file."""
+TRAINING = Scale((View(1.0, None, (*FAR.values(), *NEAR.values())),))  # one pixel of the tray is one of a training file
 
 
 def known(mm_per_pixel: float) -> Scale:
@@ -89,7 +85,13 @@ def find_reference(grains: Sequence[Grain]) -> Grain:
         BadImageError: there is none.
     """
     min_area = REFERENCE_AREA * float(np.median([grain.area for grain in grains]))
-    candidates = [grain for grain in grains if _is_round(grain) and grain.area >= min_area]
+    candidates = [
+        grain
+        for grain in grains
+        if grain.area >= min_area
+        and grain.width / grain.length >= ROUND
+        and 2 - ROUND >= grain.area / (np.pi / 4 * grain.length * grain.width) >= ROUND
+    ]
     if not candidates:
         raise BadImageError(
             "no round reference object: lay a coin or a disc, larger than the grains and touching none, into the "
@@ -116,8 +118,3 @@ def misfit(grains: Sequence[Grain], scale: Scale) -> float | None:
         return None
     tried = np.geomspace(0.1, 10, 231)
     return float(tried[np.argmin([np.minimum(distances(times), 0.5).mean() for times in tried])])
-
-
-def _is_round(grain: Grain) -> bool:
-    ellipse = np.pi / 4 * grain.length * grain.width
-    return grain.width / grain.length >= ROUND and 2 - ROUND >= grain.area / ellipse >= ROUND

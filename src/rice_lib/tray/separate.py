@@ -15,15 +15,9 @@ CONVEX = 0.955
 """An outline that fills this much of its convex hull is one grain: of 1,500 training grains the 1st percentile lies
 at 0.945 (Basmati) to 0.966 (Karacadag)."""
 
-MIN_GAIN = 0.02
-"""The parts must fill their hulls better by this much."""
-
-MIN_PART = 0.2
-"""Of the uncut area: a smaller part is a broken tip or the bite of the germ."""
-
-MIN_TURN = np.radians(18)
-"""A notch turns inwards by at least this."""
-
+MIN_GAIN = 0.02  # the parts must fill their hulls better by this much
+MIN_PART = 0.2  # of the uncut area: a smaller part is a broken tip or the bite of the germ
+MIN_TURN = np.radians(18)  # a notch turns inwards by at least this
 _STEP = 3
 _MAX_NOTCHES = 12
 
