@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 import pytest
@@ -10,15 +12,22 @@ from support.trays import BySize, RejectsLarge
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.prediction import Prediction
 from rice_lib.tray.classify import NO_VARIETY, classify
-from rice_lib.tray.find import find
+from rice_lib.tray.find import Grain, find
 from rice_lib.tray.scale import FAR_MM, TRAINING, View, known
 
 
-def predicted(model: BySize, *views: View, reject: bool = True) -> Prediction:
-    """Of one large ellipse, at those scales."""
+@cache
+def tray() -> tuple[np.ndarray, list[Grain]]:
+    """One large ellipse, and the grain found there."""
     image = np.full((400, 400, 3), 15, np.uint8)
     cv2.ellipse(image, ((200.0, 200.0), (190.0, 90.0), 0), (230, 230, 230), -1)
-    (prediction,) = classify(model, image, find(image).grains, np.ones(1), views, reject=reject)
+    return image, find(image).grains
+
+
+def predicted(model: BySize, *views: View, reject: bool = True) -> Prediction:
+    """Of the ellipse, at those scales."""
+    image, grains = tray()
+    (prediction,) = classify(model, image, grains, np.ones(1), views, reject=reject)
     return prediction
 
 
