@@ -100,7 +100,7 @@ def _surface(small: np.ndarray) -> tuple[np.ndarray, float, float]:
     absolute deviations of the medians of tiles.
     """
     height, width = small.shape[:2]
-    step = max(1, int(np.sqrt(height * width / 20000)))
+    step = max(1, int(np.sqrt(height * width / 8000)))
     sample = small[::step, ::step]
     rows, columns = _powers(height)[::step], _powers(width)[::step]
     terms = np.stack([np.outer(rows[:, i], columns[:, j]).ravel() for i, j in _EXPONENTS], axis=1)
