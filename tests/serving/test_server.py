@@ -192,7 +192,10 @@ def test_a_broken_environment_is_an_error_of_its_own(tmp_path, monkeypatch):
 
 @real
 @pytest.mark.slow
-def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository, state):
+def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository):
+    home = tmp_path / "Mein Reis é 米 #1 (a&b) $x 'y' 100%"  # Triton starts its workers through an unquoted shell
+    home.mkdir()
+    repository, state = repository.rename(home / "repository"), home / "server"
     environment = ServingEnvironment.find(make_checkout(tmp_path / "root", environment=True))
     server = life.start(environment, repository, "rice", state, ready_timeout_s=180)
     pixels = np.random.default_rng(3).integers(0, 256, (19, 224, 224, 3), dtype=np.uint8)
@@ -203,6 +206,7 @@ def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository, state)
             np.testing.assert_allclose(client.logits(pixels), expected, atol=1e-3)  # 8 + 8 + 3
             assert client.logits(pixels[:0]).shape == (0, 5)
     assert [item for item in server.leftovers() if item.startswith("/dev/shm/")]  # the mark is really theirs
+    assert life._links(state)
     os.kill(server.pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(server.pid)], timeout=10)
     assert life.running(state) is None

@@ -16,6 +16,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -99,7 +100,7 @@ class RunningServer(Endpoint):
     def leftovers(self) -> list[str]:
         """List what of this server is still there: processes (which hold its ports), shared memory and files."""
         state_dir = Path(self.state_dir)
-        files = [*_regions(state_dir), *(state_dir / name for name in (STATE_FILE, BACKENDS))]
+        files = [*_regions(state_dir), *_links(state_dir), *(state_dir / name for name in (STATE_FILE, BACKENDS))]
         processes = [f"process {p.pid} ({p.name()})" for p in _processes(state_dir)]
         return processes + [str(file) for file in files if file.exists()]
 
@@ -188,7 +189,8 @@ def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
     seconds = time.monotonic() - began
     for file in (*_regions(state_dir), state_dir / STATE_FILE):
         file.unlink(missing_ok=True)
-    shutil.rmtree(state_dir / BACKENDS, ignore_errors=True)
+    for folder in (*_links(state_dir), state_dir / BACKENDS):
+        shutil.rmtree(folder, ignore_errors=True)
     return seconds if processes else None
 
 
@@ -255,8 +257,8 @@ def _command(environment: ServingEnvironment, server: RunningServer, ready_timeo
         restricted = [f"--http-restricted-api={protected}", f"--grpc-restricted-protocol={protected}"]
     return [
         str(environment.binary),
-        f"--model-repository={Path(server.repository).resolve()}",
-        f"--backend-directory={(state_dir / BACKENDS).resolve()}",
+        f"--model-repository={_plain_path(Path(server.repository), state_dir)}",
+        f"--backend-directory={_plain_path(state_dir / BACKENDS, state_dir)}",
         "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
         *(f"--load-model={name}" for name in Names(server.model).public),
         *(f"--{protocol}-address={server.host}" for protocol in ports),
@@ -268,6 +270,21 @@ def _command(environment: ServingEnvironment, server: RunningServer, ready_timeo
         # on a busy machine the stub's imports alone take seconds: its own limit must not be the shorter one
         f"--backend-config=python,stub-timeout-seconds={max(30, int(ready_timeout_s))}",
     ]
+
+
+def _plain_path(folder: Path, state_dir: Path) -> Path:
+    """Give a path of a folder that a shell reads as it is: Triton starts its workers by an unquoted command line."""
+    folder = folder.resolve()
+    if re.fullmatch(r"[\w@%+=:,./-]+", str(folder), re.ASCII):
+        return folder
+    link = Path(tempfile.mkdtemp(prefix=_mark(state_dir))) / "link"
+    link.symlink_to(folder)
+    return link
+
+
+def _links(state_dir: Path) -> list[Path]:
+    """Find the folders of `_plain_path`'s links."""
+    return sorted(Path(tempfile.gettempdir()).glob(f"{_mark(state_dir)}*"))
 
 
 def _reason(log: Path) -> str:
