@@ -110,6 +110,32 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_unbroken_one(rea
 
 
 @pytest.mark.slow
+def test_processes_load_after_opencv_used_its_threads(ready, tmp_path):
+    """In a process of its own, for it hangs where the threads are not stopped first."""
+    run = elsewhere(ready, tmp_path)
+    finetuned = {**SETTINGS["finetune"], "epochs": 1, "workers": 1}
+    code = f"""
+        import cv2, numpy as np
+        from pathlib import Path
+        from transformers import set_seed
+        from rice_lib.common.classes import VARIETIES
+        from rice_lib.common.paths import Paths
+        from rice_lib.common.run import Run
+        from rice_lib.models import finetune
+        from rice_lib.models.vit import create_model
+        cv2.setNumThreads(4)
+        cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (0, 0), 3)
+        params = Run.open("tiny", data={SETTINGS["data"]!r}, finetune={finetuned!r}).params
+        run = Run(params, Paths(Path({str(run.paths.root)!r}), "tiny"))
+        set_seed(1)
+        model = create_model(params.finetune, VARIETIES)
+        finetune.train(run, "random", model, finetune.training_arguments(run, "random"))
+        assert cv2.getNumThreads() == 4
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=180, check=True)
+
+
+@pytest.mark.slow
 def test_a_finished_scheme_is_not_trained_again_until_the_run_is_forgotten(ready, tmp_path, monkeypatch):
     run = elsewhere(ready, tmp_path)
     first = train(run)

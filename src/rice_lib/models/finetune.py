@@ -11,7 +11,8 @@ a changed one starts over, and a finished one leaves only its best weights.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import mlflow
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -161,7 +162,8 @@ def _fit(
     )
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
     trainer.add_callback(_Progress())
-    seconds = trainer.train(resume_from_checkpoint=str(resume) if resume else None).metrics["train_runtime"]
+    with _one_opencv_thread():
+        seconds = trainer.train(resume_from_checkpoint=str(resume) if resume else None).metrics["train_runtime"]
     state = trainer.state
     assert state.best_metric is not None  # every epoch is evaluated
     steps = state.global_step - (_step(resume) if resume else 0)
@@ -174,6 +176,18 @@ def _fit(
         resumed_from=resume.name if resume else None,
         mlflow_run=mlflow_run,
     )
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Have OpenCV compute in the thread that calls it: the loader's processes are the parallelism, and one that is
+    forked while OpenCV has threads waits for them for ever."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -217,8 +231,6 @@ class PixelDataset(Dataset):
         chosen = np.asarray(indices)
         pixels = self.examples.batch(chosen)
         if self.augmentation is not None:
-            if get_worker_info() is not None:
-                cv2.setNumThreads(1)  # the loader's processes are the parallelism
             pixels = augment(pixels, self.augmentation)
         return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(self.examples.labels[chosen])}
 
