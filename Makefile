@@ -25,7 +25,7 @@ DRY_RUN ?=
 UPGRADE ?=
 
 # A .venv knows in its stamp what it was made with: DEVICE, TORCH_INDEX, PYTHON, its folder. These are what they were where
-# the command does not say; a .venv made with others, for another folder, or by a command that was interrupted is made anew.
+# the command does not say; a .venv made with others, for another folder, or by a command that was interrupted is made again.
 # A .venv that is a link belongs to another checkout: it is used as it is, with the code of this one.
 ifneq ($(DRY_RUN),)
 PREFIX := .uv/dry-run
@@ -142,10 +142,10 @@ $(UV_OWN): | check-python
 	$(PYTHON) -m venv "$$new" && "$$new/bin/python" -m pip install --quiet --no-deps uv==$(UV_VERSION) && \
 	mv "$$new/bin/uvx" "$$new/bin/uv" $(@D)/
 
-# $(call anew,FOLDER,STAMP,PYTHON): a folder whose stamp is not the wanted one goes; the stamp comes back when all is installed.
-anew = if [ ! -x $(1)/bin/python ] || [ "$$(cat $(1)/.installed 2>/dev/null)" != "$(2)" ]; then \
+# $(call remade,FOLDER,STAMP,PYTHON): a folder whose stamp is not the wanted one goes; the stamp comes back when all is installed.
+remade = if [ ! -x $(1)/bin/python ] || [ "$$(cat $(1)/.installed 2>/dev/null)" != "$(2)" ]; then \
 		if [ -e $(1) ] || [ -L $(1) ]; then \
-			echo "$(1) is left of an interrupted command, another folder or other choices: making it anew"; fi; \
+			echo "$(1) is left of an interrupted command, another folder or other choices: making it again"; fi; \
 		rm -rf $(1); $(UV) venv --quiet --python "$(3)" $(1); \
 	fi; rm -f $(1)/.installed
 
@@ -154,7 +154,7 @@ LIST := --quiet --no-header --no-hashes --no-annotate --no-emit-project
 
 # With TORCH_INDEX all is installed but torch, torchvision and what nothing but these two asks for (CUDA, Triton's compiler)
 $(PREFIX)/.installed: uv.lock pyproject.toml | $(GET_UV) check-python
-	@$(if $(ACTIVE),,$(call anew,$(PREFIX),$(strip $(WANTED)),$(PYTHON)))
+	@$(if $(ACTIVE),,$(call remade,$(PREFIX),$(strip $(WANTED)),$(PYTHON)))
 	@$(if $(TORCH_INDEX)$(DRY_RUN),,echo "Installing what uv.lock pins into $(PREFIX): 7 GB with PyPI's torch, which brings CUDA;" \
 		"TORCH_INDEX=URL of CPU wheels: 2.7 GB")
 	@export UV_PROJECT_ENVIRONMENT="$(abspath $(PREFIX))"; \
@@ -168,12 +168,12 @@ $(PREFIX)/.installed: uv.lock pyproject.toml | $(GET_UV) check-python
 	@$(if $(DRY_RUN),rm -r $(PREFIX),echo "$(strip $(WANTED))" > $@)
 
 .venv-serve/.installed: requirements-serve.lock | $(GET_UV) check-python
-	@$(call anew,.venv-serve,$(CURDIR),$(SERVE_PYTHON))
+	@$(call remade,.venv-serve,$(CURDIR),$(SERVE_PYTHON))
 	@echo "Installing what requirements-serve.lock pins into .venv-serve (Triton)"
 	@$(UV) pip install --python .venv-serve/bin/python --no-deps --requirement requirements-serve.lock
 	@echo "$(CURDIR)" > $@
 
-# DVC expects git beside it; where the project came as an archive, it is told that there is none.
+# DVC expects git beside it; where the project came as an archive, its configuration says that there is none.
 .dvc/scm-checked:
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
 	@touch $@

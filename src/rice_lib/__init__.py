@@ -1,3 +1,3 @@
-"""Rice varieties told apart from photographs: the library that the notebooks and the commands share."""
+"""Rice varieties classified from photographs: the library that the notebooks and the commands share."""
 
 __version__ = "0.1.0"

@@ -139,7 +139,7 @@ def test_an_environment_is_made_once(make, small):
     assert "Installing" not in make(small, "venv")
 
 
-def test_an_environment_is_made_anew_where_the_project_moved(make, small):
+def test_an_environment_is_made_again_where_the_project_moved(make, small):
     make(small, "venv")
     moved = small.rename(small.with_name("moved"))
     assert ".venv is left of" in make(moved, "venv")
@@ -148,7 +148,7 @@ def test_an_environment_is_made_anew_where_the_project_moved(make, small):
 
 
 def test_an_environment_stays_what_it_was_made_as(make, small):
-    """DEVICE, TORCH_INDEX and PYTHON need not be said again; another one makes .venv anew."""
+    """DEVICE, TORCH_INDEX and PYTHON need not be said again; another one makes .venv again."""
     stamp = small / ".venv" / ".installed"
     make(small, "venv")
     assert stamp.read_text().split()[:3] == ["cpu", "pypi", sys.executable]
@@ -160,7 +160,7 @@ def test_an_environment_stays_what_it_was_made_as(make, small):
 
 
 @pytest.mark.parametrize("left", [".venv/bin/python", ".venv/.installed"])
-def test_an_environment_is_made_anew_after_an_interruption(make, small, left):
+def test_an_environment_is_made_again_after_an_interruption(make, small, left):
     make(small, "venv")
     (small / left).unlink()
     assert ".venv is left of" in make(small, "venv")
