@@ -61,6 +61,8 @@ def test_models_classify_better_than_chance(pipeline):
         wrong = vit[f"vit/{scheme}/errors"].value
         assert vit[f"vit/{scheme}/accuracy"].value == pytest.approx(1 - wrong / n)
     assert vit["vit/random/accuracy"].value > CHANCE
+    for metrics, model in ((baseline, "shape"), (baseline, "cnn"), (vit, "vit")):
+        assert metrics[f"{model}/camera/accuracy"].n == vit["vit/random/accuracy"].n
     assert 0 <= vit["vit/random/mcnemar_cnn"].value <= 1
 
 
