@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import mlflow
 import pytest
 
+from rice_lib.common import tracking
 from rice_lib.common.parameters import Params
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
@@ -21,7 +26,7 @@ def run_in(root, experiment: str = "rice") -> Run:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> tuple[Run, str]:
     """A run in whose MLflow database one run was begun and interrupted, and that run's id."""
-    run = run_in(tmp_path_factory.mktemp("first"))
+    run = run_in(tmp_path_factory.mktemp("Mein Reis é 米 #1 (a&b) 100%25 ?b=c"))
     with pytest.raises(KeyboardInterrupt), mlflow_session(run, "04_vit_finetune/random") as run_id:
         raise KeyboardInterrupt
     return run, run_id
@@ -38,6 +43,70 @@ def test_an_interrupted_run_is_continued(first):
     run, run_id = first
     with mlflow_session(run, "04_vit_finetune/random", run_id) as continued:
         assert continued == run_id
+
+
+def test_the_database_lies_in_the_project_whatever_its_folder_is_called(first):
+    run, _ = first
+    assert (run.paths.root / "mlruns/mlflow.db").stat().st_size > 0
+
+
+def test_a_moved_project_keeps_its_runs_and_its_artifacts(first, tmp_path):
+    run, _ = first
+    (tmp_path / "note.txt").write_text("a note")
+    with mlflow_session(run, "before") as before:
+        mlflow.log_artifact(str(tmp_path / "note.txt"))
+    moved = run_in(tmp_path / "moved")
+    shutil.copytree(run.paths.root, moved.paths.root)
+    with mlflow_session(moved, "after") as after:
+        mlflow.log_artifact(str(tmp_path / "note.txt"))
+    for run_id in (before, after):
+        place = moved.paths.mlruns / "artifacts" / run_id / "artifacts/note.txt"
+        assert place.read_text() == "a note"
+        assert mlflow.get_run(run_id).info.artifact_uri == place.parent.as_uri()
+    assert not (run.paths.mlruns / "artifacts" / after).exists()
+
+
+_SESSION = """
+import sys
+from pathlib import Path
+from rice_lib.common.parameters import Params
+from rice_lib.common.paths import Paths
+from rice_lib.common.run import Run
+from rice_lib.common.tracking import mlflow_session
+run = Run(Params.model_validate({"profile": "tiny", "data": {"source": "synthetic"}}), Paths(Path(sys.argv[1]), "tiny"))
+with mlflow_session(run, "01_eda") as run_id:
+    print(run_id)
+"""
+
+
+def session_elsewhere(root, **variables) -> subprocess.Popen:
+    """Begin a session in a process of its own."""
+    command = [sys.executable, "-c", _SESSION, str(root)]
+    environment = os.environ | variables
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_an_environment_in_a_folder_with_a_percent_sign(first, tmp_path):
+    """Alembic takes the path of MLflow's migrations for text with variables."""
+    run, _ = first
+    (tmp_path / "100%").mkdir()
+    (tmp_path / "100%/mlflow").symlink_to(os.path.dirname(mlflow.__file__))
+    path = os.pathsep.join([str(tmp_path / "100%"), *filter(None, sys.path)])
+    with session_elsewhere(run.paths.root, PYTHONPATH=path, TMPDIR=str(tmp_path), MLFLOW_RUN_ID="of another") as done:
+        out, errors = done.communicate(timeout=120)
+    assert done.returncode == 0, errors
+    assert mlflow.get_run(out.strip()).data.tags["notebook"] == "01_eda"
+    assert [path.name for path in tmp_path.iterdir()] == ["100%"]
+
+
+@pytest.mark.slow
+def test_several_first_sessions_at_once(tmp_path):
+    sessions = [session_elsewhere(tmp_path) for _ in range(3)]
+    for each in sessions:
+        with each:
+            errors = each.communicate(timeout=300)[1]
+        assert each.returncode == 0, errors
 
 
 def test_a_run_that_is_gone_is_not_continued(first, tmp_path):
@@ -78,10 +147,14 @@ def test_the_folder_of_figures_is_there_without_figures(first):
     assert run.paths.figure("07_triton_smoke", "any").parent.is_dir()
 
 
-def test_a_database_elsewhere_makes_no_folder_here(tmp_path):
+def test_a_database_elsewhere_makes_no_folder_here(tmp_path, monkeypatch):
+    (tmp_path / "root").mkdir()
     run = run_in(tmp_path / "root")
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     there = run.params.model_copy(update={"tracking": run.params.tracking.model_copy(update={"uri": uri})})
-    with mlflow_session(Run(there, run.paths), "01_eda"):
+    with mlflow_session(Run(there, run.paths), "01_eda") as named:
         assert (tmp_path / "elsewhere.db").is_file()
+    monkeypatch.setattr(tracking, "_URI_FROM_OUTSIDE", uri)  # as MLFLOW_TRACKING_URI says
+    with mlflow_session(run, "01_eda") as from_outside:
+        assert mlflow.get_run(named).info.experiment_id == mlflow.get_run(from_outside).info.experiment_id
     assert not run.paths.mlruns.exists()

@@ -60,18 +60,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
+def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
     """Lock a folder for one process; the kernel unlocks it when the process ends, however that is.
 
     Raises:
-        RiceError: `busy`, where another process holds it.
+        RiceError: `busy`, where another process holds it; without `busy` the lock is waited for.
     """
     import fcntl  # not on Windows, where nothing that locks runs
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
             raise RiceError(busy, 1) from None
         yield

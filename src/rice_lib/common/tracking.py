@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import platform
 import re
+import shutil
+import sqlite3
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
-from rice_lib.common.files import sha256_file, write_json
+from rice_lib.common.files import locked, sha256_file, write_json
 from rice_lib.common.machine import cores
 from rice_lib.common.run import Run
 
 VERSIONED_PACKAGES = ("torch", "transformers", "timm", "scikit-learn", "numpy", "pillow", "onnxruntime", "tensorrt")
+
+_URI_FROM_OUTSIDE = os.environ.get("MLFLOW_TRACKING_URI") or None
+"""Where the profile names no `tracking.uri`. Read once, for MLflow writes the URI that it was given last there."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,7 @@ def record(
     # the folder is an output of the stage, even where nothing was drawn
     run.paths.figure(notebook, "any").parent.mkdir(parents=True, exist_ok=True)
     with mlflow_session(run, notebook, mlflow_run) as run_id:
-        import mlflow
-
+        mlflow = import_mlflow()
         mlflow.log_metrics({key: m.value for key, m in full.items() if m.value is not None})
         for file in (*artifacts, *saved):
             mlflow.log_artifact(str(file))
@@ -81,17 +93,21 @@ def record(
 @contextlib.contextmanager
 def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[str]:
     """Start an MLflow run with the parameters logged, or continue `run_id` where it still exists; yields its id."""
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    import mlflow
-
-    uri, experiment = run.params.tracking.uri, run.params.tracking.experiment
-    if uri is None:
-        run.paths.mlruns.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(uri or f"sqlite:///{run.paths.mlruns / 'mlflow.db'}")
-    if mlflow.get_experiment_by_name(experiment) is None:
-        location = None if uri else (run.paths.mlruns / "artifacts").as_uri()
-        mlflow.create_experiment(experiment, artifact_location=location)
-    experiment_id = mlflow.set_experiment(experiment).experiment_id
+    mlflow = import_mlflow()
+    uri, experiment = run.params.tracking.uri or _URI_FROM_OUTSIDE, run.params.tracking.experiment
+    os.environ.pop("MLFLOW_RUN_ID", None)  # of whoever started us: each notebook is a run of its own
+    # MLflow makes a new database in many steps: two notebooks that begin at once would do so into each other's
+    with locked(run.paths.root):
+        if uri is None:
+            run.paths.mlruns.mkdir(parents=True, exist_ok=True)
+        database, location = run.paths.mlruns / "mlflow.db", (run.paths.mlruns / "artifacts").as_uri()
+        mlflow.set_tracking_uri(uri or f"sqlite:///{quote(str(database))}")
+        known = mlflow.get_experiment_by_name(experiment)
+        if known is None:
+            mlflow.create_experiment(experiment, artifact_location=None if uri else location)
+        elif uri is None and known.artifact_location != location:
+            _move_artifacts(database, known.artifact_location, location)
+        experiment_id = mlflow.set_experiment(experiment).experiment_id
     # only where it still exists: mlruns/ may have been deleted since, or the experiment renamed
     known = mlflow.search_runs([experiment_id], f"attributes.run_id = '{run_id}'", output_format="list")
     continued = run_id if run_id and known else None
@@ -101,6 +117,32 @@ def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[s
             origin = {key: str(value) for key, value in _flatten(provenance(run)).items()}
             mlflow.set_tags({"profile": run.params.profile, "notebook": name, **origin})
         yield active.info.run_id
+
+
+@cache
+def import_mlflow() -> ModuleType:
+    """Import MLflow, through a link where its own path holds a `%`, which Alembic takes for a variable's beginning."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    found = find_spec("mlflow")
+    if found and found.origin and "%" in found.origin:
+        folder = tempfile.mkdtemp(prefix="rice-mlflow-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        Path(folder, "mlflow").symlink_to(Path(found.origin).parent)
+        sys.path.insert(0, folder)
+    import mlflow
+
+    return mlflow
+
+
+def _move_artifacts(database: Path, before: str, now: str) -> None:
+    """Write into the database of a project that was moved where its artifacts lie now; MLflow keeps absolute URIs."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for column in ("experiments SET artifact_location", "runs SET artifact_uri"):
+            name = column.split()[-1]
+            connection.execute(
+                f"UPDATE {column} = ? || substr({name}, ?) WHERE substr({name}, 1, ?) = ?",
+                (now, len(before) + 1, len(before), before),
+            )
 
 
 def provenance(run: Run) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mlflow
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
@@ -39,7 +38,7 @@ from rice_lib.backends.vit import PROVENANCE_FILE, RiceViTForImageClassification
 from rice_lib.common.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from rice_lib.common.parameters import AugmentationParams
 from rice_lib.common.run import Run
-from rice_lib.common.tracking import mlflow_session, provenance
+from rice_lib.common.tracking import import_mlflow, mlflow_session, provenance
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.models.augment import augment
 
@@ -279,7 +278,7 @@ class _LogToMlflow(TrainerCallback):
     ) -> None:
         """Log what is a number."""
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-        mlflow.log_metrics(numbers, step=state.global_step)
+        import_mlflow().log_metrics(numbers, step=state.global_step)
 
 
 class _Progress(ProgressCallback):
