@@ -77,15 +77,15 @@ def test_what_does_not_belong_together_is_an_error(run, tmp_path):
         with pytest.raises(RiceError, match=says):
             loading.open_examples(run.paths, scheme, part)
     other = make_run(tmp_path, source="folder", path="mine")
-    with pytest.raises(RiceError, match="no pixel cache; run notebook 01_eda"):
+    with pytest.raises(RiceError, match="no manifest; run notebook 01_eda"):
         loading.open_cache(other.paths)
     write(tmp_path / "mine", images(4))
     manifest.build(other)
     with pytest.raises(RiceError, match="no such split"):
         loading.open_examples(other.paths, "random", "test")
     split.make(other)
-    with other.paths.manifest.open("a") as file:
-        file.write("\n")
+    header, first, second, *rows = other.paths.manifest.read_text().splitlines(keepends=True)
+    other.paths.manifest.write_text("".join([header, second, first, *rows]))
     with pytest.raises(RiceError, match="belongs to another manifest"):
         loading.open_examples(other.paths, "random", "test")
     with pytest.raises(RiceError, match="made from another manifest"):
@@ -94,4 +94,7 @@ def test_what_does_not_belong_together_is_an_error(run, tmp_path):
     pixels = other.paths.cache / "pixels.npy"
     pixels.write_bytes(pixels.read_bytes()[:5000])
     with pytest.raises(RiceError, match="damaged"):
+        loading.open_cache(other.paths)
+    pixels.unlink()
+    with pytest.raises(RiceError, match="no pixel cache; run notebook 01_eda"):
         loading.open_cache(other.paths)

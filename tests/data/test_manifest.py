@@ -175,6 +175,17 @@ def test_the_cache_comes_back_from_manifest_and_images(tmp_path):
     np.testing.assert_array_equal(loading.open_cache(run.paths), before)
 
 
+@pytest.mark.parametrize("damage", [lambda rows: [rows[0], *rows], lambda rows: [*rows[1:], rows[0]]])
+def test_rows_that_read_back_otherwise_do_not_reach_the_cache(tmp_path, monkeypatch, damage):
+    """As where a reader took a name's carriage return for a line's end: the file is the same, its rows are not."""
+    run = folder_run(tmp_path, images(2))
+    manifest.build(run)
+    comment, rows = manifest.read_csv(run.paths.manifest, manifest.COLUMNS)
+    monkeypatch.setattr(manifest, "read_csv", lambda *_: (comment, damage(rows)))
+    with pytest.raises(RiceError, match="belongs to another manifest"):
+        loading.open_cache(run.paths)
+
+
 @pytest.mark.real
 @pytest.mark.slow
 def test_real_images(tmp_path):

@@ -60,7 +60,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
+def locked(folder: Path, busy: str = "") -> Iterator[None]:
     """Lock a folder for one process; the kernel unlocks it when the process ends, however that is.
 
     Raises:

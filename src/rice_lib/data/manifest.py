@@ -5,9 +5,11 @@ Images that cannot be used stay in it, with the reason as their status, and are 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -50,7 +52,7 @@ def build(run: Run) -> pd.DataFrame:
     write_csv(paths.manifest, COLUMNS, table.astype(object).where(table.notna(), "").itertuples(index=False))
     id2labels = {str(number): name for name, number in LABEL_TO_ID.items()}
     write_json(paths.labels, {"labels2id": LABEL_TO_ID, "id2labels": id2labels})
-    write_json(paths.cache / "cache.json", {"manifest": manifest_hash(paths), "images": len(table)})
+    write_json(paths.cache / "cache.json", {"rows": _hash_rows(table)})
     return table
 
 
@@ -83,7 +85,7 @@ def restore(run: Run) -> bool:
         for path, expected, file in zip(table["path"], table["sha256"], decoded, strict=True):
             if file.sha256 != expected:
                 raise RiceError(f"{root / path}: not the image in {paths.manifest.name}; {_AGAIN}")
-    write_json(paths.cache / "cache.json", {"manifest": manifest_hash(paths), "images": len(table)})
+    write_json(paths.cache / "cache.json", {"rows": _hash_rows(table)})
     return True
 
 
@@ -92,16 +94,17 @@ def open_cache(paths: Paths) -> np.ndarray:
 
     Raises `RiceError` where there is no cache, a damaged one, or another manifest's.
     """
+    table = read(paths)
     try:
-        about = read_json(paths.cache / "cache.json")
+        rows = read_json(paths.cache / "cache.json").get("rows")
         pixels = np.load(paths.cache / "pixels.npy", mmap_mode="r")
-        if pixels.shape != (about["images"], IMAGE_SIZE, IMAGE_SIZE, 3) or pixels.dtype != np.uint8:
+        if pixels.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or pixels.dtype != np.uint8:
             raise ValueError("another shape or type")
     except FileNotFoundError:
         raise RiceError(f"{paths.cache}: no pixel cache; run notebook 01_eda (make report) first") from None
-    except (ValueError, KeyError):
+    except (ValueError, AttributeError):
         raise RiceError(f"{paths.cache}: the pixel cache is damaged; {_AGAIN}") from None
-    if about.get("manifest") != manifest_hash(paths):
+    if rows != _hash_rows(table) or len(pixels) != len(table):
         raise RiceError(f"{paths.cache}: the pixel cache belongs to another manifest; {_AGAIN}")
     return pixels
 
@@ -142,11 +145,19 @@ def problems(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def manifest_hash(paths: Paths) -> str:
-    """Compute the hex sha256 of the manifest file, to which splits and caches are bound; `RiceError` without one."""
+    """Compute the hex sha256 of the manifest file, to which splits are bound; `RiceError` without one."""
     try:
         return sha256_file(paths.manifest)
     except FileNotFoundError:
         raise RiceError(f"{paths.manifest}: {_NONE}") from None
+
+
+def _hash_rows(table: pd.DataFrame) -> str:
+    """Compute the hex sha256 of which file each row is of, to which the rows of a cache are bound.
+
+    Of the table, not of its file: rows that read back otherwise than they were written do not pass.
+    """
+    return sha256(json.dumps(table[["path", "sha256"]].values.tolist()).encode()).hexdigest()
 
 
 def _table(images: Sequence[ListedImage], decoded: Sequence[DecodedFile], pixels: np.ndarray) -> pd.DataFrame:
