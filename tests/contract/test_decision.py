@@ -24,7 +24,7 @@ from rice_lib.backends.vit import load_pixel_classifier
 from rice_lib.cli.export import main as export_main
 from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.decision import APPEARANCE, NOT_A_GRAIN, UNLIKE, Cluster, Decision, RejectionRule
+from rice_lib.contract.decision import APPEARANCE, NOT_A_GRAIN, UNLIKE, Cluster, Decision, ImageScale, RejectionRule
 from rice_lib.contract.features import COLUMN, FEATURES
 from rice_lib.contract.prediction import feature_table
 from rice_lib.export.onnx import export
@@ -66,6 +66,15 @@ def test_probabilities_are_the_softmax_over_the_temperature(logits, temperature)
     assert found.sum() == pytest.approx(1)
     # equal where two logits differ by less than float64 holds of their exponentials
     assert found[0, values.argmax()] == found.max()
+
+
+def test_the_scale_of_the_training_images_travels_with_the_decision():
+    scaled = replace(DECISION, scale=ImageScale("mm", 0.04))
+    assert Decision.from_json(scaled.to_json()).scale == ImageScale("mm", 0.04)
+    assert "scale" not in json.loads(DECISION.to_json())
+    for damaged in ({"unit": "inch", "per_pixel": 1.0}, {"unit": "mm", "per_pixel": 0}, {"unit": "mm"}):
+        with pytest.raises(ValueError, match="damaged"):
+            Decision.from_json(json.dumps({"temperature": 1, "scale": damaged}))
 
 
 def test_without_a_rule_nothing_is_rejected():

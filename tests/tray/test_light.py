@@ -8,7 +8,7 @@ import pytest
 from support.trays import Setting, compose, grain_of, synthetic_grains
 
 from rice_lib.tray.find import find
-from rice_lib.tray.light import BRIGHTNESS, gains
+from rice_lib.tray.light import BRIGHTNESS, MAX_GAIN, gains
 
 
 def test_dull_and_uneven_light_is_corrected_to_that_of_the_training_images():
@@ -30,3 +30,5 @@ def test_light_as_in_the_training_images_is_left_alone():
         assert gains(image, [grain]) == pytest.approx(1, abs=1e-6)
     cv2.fillPoly(image, [grain.outline], (BRIGHTNESS[0] / 2,) * 3)
     assert gains(image, [grain]) == pytest.approx(2, rel=0.02)
+    cv2.fillPoly(image, [grain.outline], (BRIGHTNESS[0] / 5,) * 3)
+    assert gains(image, [grain]) == pytest.approx(MAX_GAIN)

@@ -7,6 +7,7 @@ import pytest
 from support.trays import grain_of
 
 from rice_lib.common.classes import VARIETIES
+from rice_lib.contract.decision import ImageScale
 from rice_lib.contract.image_file import BadImageError
 from rice_lib.tray import scale
 
@@ -31,8 +32,7 @@ def test_the_reference_is_the_largest_round_object():
     coin, larger = grain_of((180, 180)), grain_of((230, 228))
     assert scale.find_reference([*grains, coin]) is coin
     assert scale.find_reference([larger, *grains, coin]) is larger
-    known = scale.by_reference(coin, 23.25)
-    assert known.mm_per_pixel == pytest.approx(23.25 / 181, rel=0.01)
+    assert scale.by_reference(coin, 23.25) == pytest.approx(23.25 / 181, rel=0.01)
     with pytest.raises(BadImageError, match="no round reference object"):
         scale.find_reference(grains)
 
@@ -44,3 +44,20 @@ def test_grains_of_another_size_are_noticed():
     for times in (0.5, 1.8):
         sized = [grain_of((a * times, b * times)) for a, b in AXES]
         assert scale.misfit(sized, scale.TRAINING) == pytest.approx(times, rel=0.15)
+
+
+def test_a_model_that_carries_its_scale_sees_grains_at_it():
+    in_mm, in_pixels = ImageScale("mm", 0.04), ImageScale("px", 1.5)
+    (view,) = scale.for_model(in_mm, ("a", "b"), 0.02).views
+    assert (view.factor, view.varieties) == (0.5, None)
+    assert scale.for_model(in_pixels, ("a", "b"), None).views[0].factor == pytest.approx(1 / 1.5)
+    with pytest.raises(BadImageError, match="give its --reference-mm"):
+        scale.for_model(in_mm, ("a", "b"), None)
+
+
+def test_the_scales_of_the_public_set_are_for_its_varieties_alone():
+    assert scale.for_model(None, VARIETIES, None) is scale.TRAINING
+    assert len(scale.for_model(None, VARIETIES, 0.05).views) == 2
+    own = scale.for_model(None, ("Basmati", "Riz rond"), 0.05)
+    assert [view.factor for view in own.views] == [1.0]
+    assert scale.misfit([grain_of((300, 40))], own) is None

@@ -26,6 +26,14 @@ def positive(text: str) -> int:
     return value
 
 
+def length(text: str) -> float:
+    """Read a finite number above 0; raises what argparse turns into a line."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return value
+
+
 def check_output(output: Path | None, inputs: Iterable[str | Path | None], suffixes: tuple[str, ...] = ()) -> None:
     """Check that a file to be written is no folder, no image, and none of those that are read (`-`: stdin).
 

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from rice_lib.cli.arguments import check_output, positive
+from rice_lib.cli.arguments import check_output, length, positive
 from rice_lib.common.errors import RiceError
 from rice_lib.predict.pipeline import BATCH_SIZE
 from rice_lib.predict.writers import FORMATS, format_of
@@ -73,8 +73,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="local, or ray: a cluster's machines (RAY_ADDRESS)",
     )
     add("--grains", action="store_true", help="inputs are trays: find, classify and count their grains")
-    add("--mm-per-pixel", type=_length, metavar="X", help="a tray's scale,")
-    add("--reference-mm", type=_length, metavar="D", help="or the diameter of a round object lying in it")
+    add("--mm-per-pixel", type=length, metavar="X", help="a tray's scale,")
+    add("--reference-mm", type=length, metavar="D", help="or the diameter of a round object lying in it")
     add("--explain", type=Path, metavar="DIR", help="save there what in each image decides")
     add("-h", "--help", action="help", help="this page")
     return command
@@ -86,10 +86,3 @@ examples:
   {prog} photos/ --format jsonl | jq -r .label
   find . -name '*.jpg' -print0 | {prog} - -0 --top-k 2
 Status: 0 done, 1 some inputs failed (the others are not lost), 2 usage."""
-
-
-def _length(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-    return value

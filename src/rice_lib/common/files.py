@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`, which takes the place of `path` on success."""
+    """Yield an empty folder beside `path`, which takes the place of `path` on success and is removed on failure."""
     fresh = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    yield fresh
-    shutil.rmtree(path, ignore_errors=True)
-    fresh.rename(path)
+    try:
+        yield fresh
+        shutil.rmtree(path, ignore_errors=True)
+        fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextmanager
@@ -93,6 +96,26 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Write a record as one line of JSON."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # bytes of a name that are no UTF-8 stay recoverable: as \\udcXX escapes, which Python's json reads back
+        text = json.dumps(record)
+    return text + "\n"
+
+
+def printable(path: str) -> str:
+    """Give a name on one line of a terminal: control characters as escapes, so that none can move the cursor."""
+    return (
+        path
+        if path.isprintable()
+        else "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in path)
+    )
 
 
 def csv_line(values: Iterable[object]) -> str:

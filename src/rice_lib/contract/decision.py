@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,16 @@ class RejectionRule:
 
 
 @dataclass(frozen=True)
+class ImageScale:
+    """The one scale at which a model's training images show their grains, where they were cut at one."""
+
+    unit: str
+    """`mm`, or `px`: a pixel of the photographs they were cut from."""
+    per_pixel: float
+    """Units to a pixel of the 250-pixel frame (`rice_lib.tray.frame`)."""
+
+
+@dataclass(frozen=True)
 class Decision:
     """How one model's logits are read; measured on the validation split by notebook 04."""
 
@@ -111,6 +121,8 @@ class Decision:
     """None rejects nothing."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What it was measured on: plain JSON values, for people."""
+    scale: ImageScale | None = None
+    """Of the training images; None where nothing says so."""
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Compute calibrated probabilities, float64 `[N, classes]`; rows sum to 1."""
@@ -130,6 +142,8 @@ class Decision:
     def to_json(self) -> str:
         """Write the whole as one line of JSON, about eight kilobytes: means keep five digits, roots four."""
         values: dict[str, Any] = {"temperature": _round(self.temperature), "about": dict(self.about)}
+        if self.scale is not None:
+            values["scale"] = asdict(self.scale)
         if self.rejection is not None:
             lower = np.tril_indices(len(APPEARANCE))
             values["rejection"] = {
@@ -162,7 +176,10 @@ class Decision:
             if not 0 < temperature < math.inf:
                 raise ValueError("temperature")
             rejection = _value(values, "rejection")
-            decision = cls(temperature, rejection and _read_rule(rejection), dict(values.get("about", {})))
+            scale = values.get("scale") and ImageScale(**values["scale"])
+            if scale and not (scale.unit in ("mm", "px") and 0 < scale.per_pixel < math.inf):
+                raise ValueError("scale")
+            decision = cls(temperature, rejection and _read_rule(rejection), dict(values.get("about", {})), scale)
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(f"the decision is damaged; {_AGAIN}") from None
         if decision.rejection is not None and classes is not None and len(decision.rejection.clusters) != classes:

@@ -59,17 +59,26 @@ def decode_all(files: Sequence[Path], cache: Path, workers: int | None) -> list[
     return over_images(partial(_decode, cache=cache), list(enumerate(files)), workers, "decode")
 
 
-def over_images(function: Callable[[T], R], items: Sequence[T], workers: int | None, title: str) -> list[R]:
+def over_images(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    workers: int | None,
+    title: str,
+    *,
+    unit: str = "image",
+    chunk: int = CHUNK,
+    pool_from: int = POOL_FROM,
+) -> list[R]:
     """Apply a function that can be pickled to an item an image, in processes where there are many; shows progress."""
-    workers = min(workers or cores(), math.ceil(len(items) / CHUNK)) if len(items) >= POOL_FROM else 1
+    workers = min(workers or cores(), math.ceil(len(items) / chunk)) if len(items) >= pool_from else 1
     with ExitStack() as stack:
         run: Callable[..., Iterable[R]] = map
         if workers > 1:
             # spawn: a notebook's process has threads, and forking a process with threads can hang
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(workers, context, _set_up_worker))
-            run = partial(pool.map, chunksize=CHUNK)
-        bar = partial(tqdm, total=len(items), desc=title, unit="image", delay=2, mininterval=1, leave=False)
+            run = partial(pool.map, chunksize=chunk)
+        bar = partial(tqdm, total=len(items), desc=title, unit=unit, delay=2, mininterval=1, leave=False)
         try:
             return list(bar(run(function, items)))
         except BrokenProcessPool:

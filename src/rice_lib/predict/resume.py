@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rice_lib.common.errors import RiceError
+from rice_lib.common.files import json_line
 from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import Source, path_of
-from rice_lib.predict.writers import Writer, csv_columns, flatten, json_line
+from rice_lib.predict.writers import Writer, csv_columns, flatten
 
 if TYPE_CHECKING:
     from types import ModuleType

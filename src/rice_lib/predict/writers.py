@@ -6,13 +6,12 @@ written as they would have been the first time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import csv_line
+from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.contract.prediction import UNKNOWN
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
@@ -78,23 +77,3 @@ def flatten(record: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     row.pop("scores", None)
     row["notes"] = "; ".join(row["notes"] or ())
     return row
-
-
-def json_line(record: Mapping[str, Any]) -> str:
-    """Write a record as one line of JSON."""
-    text = json.dumps(record, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # bytes of a name that are no UTF-8 stay recoverable: as \\udcXX escapes, which Python's json reads back
-        text = json.dumps(record)
-    return text + "\n"
-
-
-def printable(path: str) -> str:
-    """Give a name on one line of a terminal: control characters as escapes, so that none can move the cursor."""
-    return (
-        path
-        if path.isprintable()
-        else "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in path)
-    )

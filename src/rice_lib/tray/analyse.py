@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rice_lib.backends.predictor import Predictor
 from rice_lib.contract.image_file import BadImageError
+from rice_lib.contract.prediction import Classifier
 from rice_lib.tray import scale as scales
 from rice_lib.tray.classify import classify
 from rice_lib.tray.find import find
@@ -14,7 +14,7 @@ from rice_lib.tray.record import TrayRecord, count
 
 
 def analyse(
-    predictor: Predictor,
+    predictor: Classifier,
     path: str,
     image: np.ndarray,
     *,
@@ -35,7 +35,7 @@ def analyse(
         batch_size: grains of one call to the model.
 
     Raises:
-        BadImageError: not a tray of grains, or no reference object on it.
+        BadImageError: not a tray of grains, no reference object on it, or a scale that the model needs is not given.
         RiceError: the engine failed.
     """
     found, notes = find(image), []
@@ -46,15 +46,15 @@ def analyse(
         )
     if not found.background.plain:
         notes.append("the background is uneven: what hardly differs from it is missed; a plain card is safer")
-    grains, scale = found.grains, scales.TRAINING
-    if mm_per_pixel is not None:
-        scale = scales.known(mm_per_pixel)
-    elif reference_mm is not None:
+    grains = found.grains
+    if reference_mm is not None:
         reference = scales.find_reference(grains)
-        scale = scales.by_reference(reference, reference_mm)
+        mm_per_pixel = scales.by_reference(reference, reference_mm)
         grains = [grain for grain in grains if grain is not reference]
         if not grains:
             raise BadImageError("no grains beside the reference object")
+    trained = predictor.decision.scale if predictor.decision else None
+    scale = scales.for_model(trained, predictor.labels, mm_per_pixel)
     times = scales.misfit(grains, scale)
     if times is not None:
         notes.append(

@@ -21,7 +21,12 @@ the colour of the nearest pixel further in."""
 
 
 def frame(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> np.ndarray:
-    """Show one grain in the model's frame.
+    """Show one grain as the model sees it: `cut_out`, brought to uint8 RGB `[224, 224, 3]`."""
+    return np.asarray(to_square(Image.fromarray(cut_out(image, grain, factor, gain)), IMAGE_SIZE))
+
+
+def cut_out(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> np.ndarray:
+    """Cut one grain out, alone on black, as a training image's file holds it.
 
     Args:
         image: the tray, uint8 RGB `[H, W, 3]`.
@@ -30,7 +35,7 @@ def frame(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> 
         gain: what its brightness is multiplied by (`rice_lib.tray.light`).
 
     Returns:
-        uint8 RGB `[224, 224, 3]`. An object longer than the frame is reduced until it fits.
+        uint8 RGB `[SIDE, SIDE, 3]`. An object longer than the frame is reduced until it fits.
     """
     mask, (left, top) = mask_of(grain.outline)
     height, width = mask.shape
@@ -44,7 +49,7 @@ def frame(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> 
     square = np.zeros((SIDE, SIDE, 3), np.uint8)
     row, column = (SIDE - height) // 2, (SIDE - width) // 2
     square[row : row + height, column : column + width] = colours * mask[..., None]
-    return np.asarray(to_square(Image.fromarray(square), IMAGE_SIZE))
+    return square
 
 
 def _without_rim(colours: np.ndarray, mask: np.ndarray, rim: float) -> np.ndarray:

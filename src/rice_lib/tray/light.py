@@ -16,6 +16,8 @@ from rice_lib.tray.find import Grain, mask_of
 
 # Grey levels of the dullest and the brightest variety: means over the training grains of Karacadag and Ipsala
 BRIGHTNESS = (203.0, 236.0)
+# The light is corrected by no more than one stop: black rice stays black
+MAX_GAIN = 2.0
 # Fewer grains than this say what the light is, but not how it falls off: chance mixes bright and dull varieties
 MIN_FOR_PLANE = 20
 
@@ -40,4 +42,5 @@ def gains(image: np.ndarray, grains: Sequence[Grain]) -> np.ndarray:
             root = np.sqrt(weight)
             light = terms @ np.linalg.lstsq(terms * root[:, None], levels * root, rcond=None)[0]
             weight = 1 / np.maximum(np.abs(levels - light), 0.02)
-    return np.exp(np.clip(light, *np.log(BRIGHTNESS)) - light)
+    correction = np.clip(light, *np.log(BRIGHTNESS)) - light
+    return np.exp(np.clip(correction, -np.log(MAX_GAIN), np.log(MAX_GAIN)))

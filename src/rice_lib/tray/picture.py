@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
@@ -11,6 +12,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from rice_lib.common.classes import COLOURS
 from rice_lib.common.colours import INK, MUTED, PAPER
 from rice_lib.contract.prediction import UNKNOWN
+from rice_lib.tray.find import Grain
 from rice_lib.tray.record import Counts, TrayRecord
 
 GREY = "#8A97A3"  # the colour of what is unknown or cut
@@ -31,25 +33,45 @@ def draw(image: np.ndarray, record: TrayRecord) -> Image.Image:
         RGB, the tray above its legend.
     """
     assert record.counts is not None
-    height, width = image.shape[:2]
-    factor = min(MAX_SIDE / max(height, width), max(1.0, MIN_WIDTH / width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
     colours = {own.variety: COLOURS[i % len(COLOURS)] for i, own in enumerate(record.counts.shares)} | {UNKNOWN: GREY}
-    typical = factor * float(np.median([grain.width for grain in record.grains]))
-    thick = int(np.clip(typical / 14, 1, 4))
-    for outline in record.cut:
-        _hatch(canvas, outline * factor, thick)
-    for grain, prediction in zip(record.grains, record.predictions, strict=True):
-        _outline(canvas, grain.outline * factor, colours[prediction.label], thick)
-    tray = Image.fromarray(canvas)
-    if typical >= MIN_NUMBERED:
-        _number(tray, record, colours, factor, int(np.clip(0.42 * typical, 9, 26)))
+    tray = outlined(image, record.grains, [colours[own.label] for own in record.predictions], record.cut)
     legend = _legend(record.counts, colours, tray.width)
     picture = Image.new("RGB", (tray.width, tray.height + legend.height), PAPER)
     picture.paste(tray, (0, 0))
     picture.paste(legend, (0, tray.height))
     return picture
+
+
+def outlined(
+    image: np.ndarray,
+    grains: Sequence[Grain],
+    colours: Sequence[str],
+    left_out: Sequence[np.ndarray],
+    max_side: int = MAX_SIDE,
+) -> Image.Image:
+    """Draw outlines and numbers of grains upon a photograph, and hatch what is left out.
+
+    Args:
+        image: the photograph, uint8 RGB `[H, W, 3]`.
+        grains: those outlined, numbered from 1.
+        colours: one a grain.
+        left_out: outlines of what is hatched.
+        max_side: pixels of the picture's longer side.
+    """
+    height, width = image.shape[:2]
+    factor = min(max_side / max(height, width), max(1.0, MIN_WIDTH / width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    typical = factor * float(np.median([grain.width for grain in grains])) if grains else 0.0
+    thick = int(np.clip(typical / 14, 1, 4))
+    for outline in left_out:
+        _hatch(canvas, outline * factor, thick)
+    for grain, colour in zip(grains, colours, strict=True):
+        _outline(canvas, grain.outline * factor, colour, thick)
+    tray = Image.fromarray(canvas)
+    if typical >= MIN_NUMBERED:
+        _number(tray, grains, colours, factor, int(np.clip(0.42 * typical, 9, 26)))
+    return tray
 
 
 def _outline(canvas: np.ndarray, points: np.ndarray, colour: str, thick: int) -> None:
@@ -68,11 +90,11 @@ def _hatch(canvas: np.ndarray, points: np.ndarray, thick: int) -> None:
     _outline(canvas, points, GREY, 1)
 
 
-def _number(tray: Image.Image, record: TrayRecord, colours: dict[str, str], factor: float, height: int) -> None:
+def _number(tray: Image.Image, grains: Sequence[Grain], colours: Sequence[str], factor: float, height: int) -> None:
     """Write each grain's number on a label of its colour."""
     pen, font, pad = ImageDraw.Draw(tray), ImageFont.load_default(height), height * 0.22
-    for number, (grain, prediction) in enumerate(zip(record.grains, record.predictions, strict=True), start=1):
-        place, colour = (grain.centre[0] * factor, grain.centre[1] * factor), colours[prediction.label]
+    for number, (grain, colour) in enumerate(zip(grains, colours, strict=True), start=1):
+        place = (grain.centre[0] * factor, grain.centre[1] * factor)
         left, top, right, bottom = pen.textbbox(place, str(number), font=font, anchor="mm")
         box = (left - pad * 1.4, top - pad, right + pad * 1.4, bottom + pad)
         pen.rounded_rectangle(box, radius=height * 0.45, fill=colour)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rice_lib.contract.decision import ImageScale
 from rice_lib.contract.image_file import BadImageError
 from rice_lib.tray.find import Grain
 
@@ -78,6 +79,31 @@ def known(mm_per_pixel: float) -> Scale:
     return Scale(tuple(View(mm_per_pixel / mm, tuple(s), tuple(s.values())) for mm, s in sessions), mm_per_pixel)
 
 
+def for_model(trained: ImageScale | None, labels: Sequence[str], mm_per_pixel: float | None) -> Scale:
+    """Give the scale at which a model is shown the grains of a tray.
+
+    Args:
+        trained: at which the model's training images show theirs, where it carries that.
+        labels: its classes; one that carries no scale and knows other classes than the public set's sees pixel for
+            pixel.
+        mm_per_pixel: of the tray, where it is known.
+
+    Raises:
+        BadImageError: the model was trained at a known scale, and the tray's is not known.
+    """
+    if trained is None:
+        if not {*FAR, *NEAR} <= {*labels}:
+            return Scale((View(1.0, None),), mm_per_pixel)
+        return TRAINING if mm_per_pixel is None else known(mm_per_pixel)
+    unit = mm_per_pixel if trained.unit == "mm" else 1.0
+    if unit is None:
+        raise BadImageError(
+            "the model was trained on grains of known size: lay a coin beside these and give its --reference-mm, or "
+            "give --mm-per-pixel"
+        )
+    return Scale((View(unit / trained.per_pixel, None),), mm_per_pixel)
+
+
 def find_reference(grains: Sequence[Grain]) -> Grain:
     """Find the largest round object on a tray.
 
@@ -100,13 +126,18 @@ def find_reference(grains: Sequence[Grain]) -> Grain:
     return max(candidates, key=lambda grain: grain.area)
 
 
-def by_reference(reference: Grain, diameter_mm: float) -> Scale:
-    """Give the scale of a tray on which a round object of known diameter lies."""
-    return known(diameter_mm / float(np.sqrt(4 * reference.area / np.pi)))
+def by_reference(reference: Grain, diameter_mm: float) -> float:
+    """Compute the millimetres per pixel of a tray on which a round object of known diameter lies."""
+    return diameter_mm / float(np.sqrt(4 * reference.area / np.pi))
 
 
 def misfit(grains: Sequence[Grain], scale: Scale) -> float | None:
-    """Estimate how many times too large the grains are for the scale; None where at least half fit a variety."""
+    """Estimate how many times too large the grains are for the scale.
+
+    None where at least half fit a variety, or nothing is known of the varieties' sizes.
+    """
+    if not any(view.axes for view in scale.views):
+        return None
     sizes = np.log([(grain.length, grain.width) for grain in grains])
     axes = np.log([np.array(pair) / view.factor for view in scale.views for pair in view.axes])
 

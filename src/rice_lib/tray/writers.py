@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rice_lib.common.files import csv_line
-from rice_lib.predict.writers import json_line, printable
+from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.tray.record import TrayRecord
 
 _SIZES = ("x", "y", "length_px", "width_px", "length_mm", "width_mm", "angle")

@@ -1,0 +1,79 @@
+"""`rice grains`: photographs of many grains in, images of single grains out, in the photographs' folders.
+
+rice grains trays/ --output grains/ --reference-mm 23.25
+rice grains tray.jpg --output grains/ --mm-per-pixel 0.05
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rice_lib.cli.arguments import length, positive
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_folder
+from rice_lib.contract.decode import configure_pillow
+
+UNKNOWN_SCALE = (
+    "warning: no scale: one was chosen for the whole set, which is right only where all photographs were taken from "
+    "one distance; lay a coin beside the grains and give --reference-mm"
+)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
+    """Run the command; returns its exit status, 1 where some photographs could not be cut.
+
+    Raises:
+        RiceError: no photographs, no grains, or an output folder that holds other files.
+    """
+    arguments = parser(prog).parse_args(argv)
+    try:
+        from rice_lib.data import photographs
+    except ModuleNotFoundError as error:
+        raise RiceError(f"{prog} needs {error.name}, not installed here: pip install 'rice-lib[grains]'") from None
+    configure_pillow()
+    found, output = photographs.collect(arguments.inputs), arguments.output
+    if (
+        output.exists()
+        and not (output / photographs.ABOUT).is_file()
+        and (not output.is_dir() or any(output.iterdir()))
+    ):
+        raise RiceError(f"{output}: will not be replaced, {prog} did not make it; give --output another name")
+    if any(output.resolve() in photograph.file.resolve().parents for photograph in found):
+        raise RiceError(f"{output}: holds the photographs; give --output another name")
+    if arguments.mm_per_pixel is None and arguments.reference_mm is None:
+        print(UNKNOWN_SCALE, file=sys.stderr)
+    with atomic_folder(output) as fresh:
+        cuttings = photographs.cut(
+            found,
+            fresh,
+            mm_per_pixel=arguments.mm_per_pixel,
+            reference_mm=arguments.reference_mm,
+            workers=arguments.workers,
+        )
+    failed = 0
+    for cutting in cuttings:
+        what = (
+            f"error: {cutting.error}" if cutting.error else "; ".join([f"{len(cutting.grains)} grains", *cutting.notes])
+        )
+        print(f"{cutting.photograph}: {what}")
+        failed += cutting.error is not None
+    total = sum(len(cutting.grains) for cutting in cuttings)
+    print(f"{output}: {total:,} grains of {len(cuttings) - failed:,} photographs", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def parser(prog: str = "rice grains") -> argparse.ArgumentParser:
+    """Make the command line."""
+    command = argparse.ArgumentParser(prog=prog, description="Cut photographs of many grains into single grains.")
+    command.add_argument(
+        "inputs", nargs="+", type=Path, metavar="PHOTO|FOLDER", help="a folder holds <class>/photo.jpg"
+    )
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write <class>/ into")
+    scale = command.add_mutually_exclusive_group()
+    scale.add_argument("--mm-per-pixel", type=length, metavar="X", help="scale of the photographs")
+    scale.add_argument("--reference-mm", type=length, metavar="D", help="diameter of a round object lying in each")
+    command.add_argument("--workers", type=positive, metavar="N", help="processes (default: all cores)")
+    return command

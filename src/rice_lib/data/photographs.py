@@ -1,0 +1,237 @@
+"""Cut photographs of many grains into images of single grains: `rice grains`, and the source `photographs`.
+
+`FOLDER/<class>/[<session>/]photo.jpg` becomes `<class>/[<session>/]photo-001.png` and so on: one grain alone on black,
+exactly as `rice infer --grains` shows it to a model, with `photo.jpg.annotated.png` beside them. Every frame has the
+same scale: `FRAME_MM` where the photographs' scales are known, else one for the whole set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from rice_lib.common.classes import COLOURS
+from rice_lib.common.errors import RiceError
+from rice_lib.common.files import atomic_path, read_csv, read_json, write_csv, write_json
+from rice_lib.contract.decision import ImageScale
+from rice_lib.contract.decode import ANNOTATED, BadImageError, is_photograph, open_image
+from rice_lib.data.decoding import over_images
+from rice_lib.tray.find import Grain, find, mask_of
+from rice_lib.tray.frame import SIDE, cut_out
+from rice_lib.tray.light import gains
+from rice_lib.tray.picture import outlined
+from rice_lib.tray.scale import by_reference, find_reference
+
+FRAME_MM = 0.04
+"""Millimetres to a pixel of a frame: between the two scales of the public set (`tray.scale`), so that a model trained
+on it sees grains of familiar size; a frame is 10 mm wide, and the longest milled grains reach 8.5 mm."""
+
+FILL = 0.8
+"""Share of the frame that all but the longest hundredth of the grains fill, where no scale is known."""
+
+LIKE_THE_OTHERS = (0.4, 2.5)
+"""Areas, in units of the photograph's median, of what is cut: less is a crumb, more a card, a coin or a heap."""
+
+MIN_TO_COMPARE = 5
+"""Fewer objects than this on a photograph do not say what its grains are like: all are cut."""
+
+GRAINS, ABOUT = "grains.csv", "grains.json"
+COLUMNS = (
+    *("path", "photograph", "grain", "x", "y", "length_px", "width_px", "area_px"),
+    *("length_mm", "width_mm", "area_mm2", "red", "green", "blue"),
+)
+"""path: the frame, relative to this file; photograph: below the photographs' folder; grain: its number in the annotated
+picture; x, y: its centre in the photograph, pixels; length, width: axes of the ellipse of the same second moments; mm
+where the scale is known; red, green, blue: means inside the grain as photographed, 0-255."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph of many grains."""
+
+    file: Path
+    place: str
+    """POSIX path `<class>/[<session>/]name.jpg`."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What is on one photograph, and what becomes of it; written to `grains.json` without the outlines."""
+
+    photograph: str
+    grains: Sequence[Grain] = ()
+    left_out: Sequence[np.ndarray] = ()
+    """Outlines: cut by the border, unlike the other objects, the reference object."""
+    mm_per_pixel: float | None = None
+    notes: tuple[str, ...] = ()
+    """What was left out, and warnings."""
+    error: str | None = None
+    """Why nothing is cut from it."""
+
+
+def collect(inputs: Sequence[Path]) -> list[Photograph]:
+    """List photographs: of a folder all below it, with the folders below it as classes; a file's class is its folder.
+
+    Raises:
+        RiceError: no such file, a folder without photographs, or one photograph listed twice.
+    """
+    found: dict[str, Photograph] = {}
+    for path in inputs:
+        if not path.exists():
+            raise RiceError(f"{path}: no such photograph or folder")
+        folder, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
+        below = [(file, file.relative_to(folder)) for file in files]
+        below = [
+            (file, place)
+            for file, place in below
+            if is_photograph(file.name) and not any(part.startswith(".") for part in place.parts)
+        ]
+        if not below:
+            raise RiceError(f"{path}: no photographs in it")
+        for file, place in below:
+            name = (place if len(place.parts) > 1 else folder.resolve().name / place).as_posix()
+            if name in found:
+                raise RiceError(f"{file}: another photograph is {name} already; rename one of them")
+            found[name] = Photograph(file, name)
+    return list(found.values())
+
+
+def cut(
+    photographs: Sequence[Photograph],
+    output: Path,
+    *,
+    mm_per_pixel: float | None = None,
+    reference_mm: float | None = None,
+    workers: int | None = None,
+) -> list[Cutting]:
+    """Cut photographs into frames below `output`, with `grains.csv` and `grains.json`; shows progress.
+
+    Args:
+        photographs: of `collect`.
+        output: a folder.
+        mm_per_pixel: scale of every photograph.
+        reference_mm: diameter of a round object that lies in each.
+        workers: processes; None uses every core.
+
+    Raises:
+        RiceError: no grain on any of them, or the output cannot be written.
+    """
+    look = partial(_look, mm_per_pixel=mm_per_pixel, reference_mm=reference_mm)
+    cuttings = over_images(look, photographs, workers, "find grains", unit="photograph", chunk=1, pool_from=8)
+    lengths = [grain.length for cutting in cuttings for grain in cutting.grains]
+    if not lengths:
+        raise RiceError(f"no grains on {len(cuttings)} photographs; the first: {cuttings[0].error}")
+    known = mm_per_pixel is not None or reference_mm is not None
+    scale = ImageScale("mm", FRAME_MM)
+    if not known:
+        scale = ImageScale("px", float(f"{np.quantile(lengths, 0.99) / (FILL * SIDE):.4g}"))
+    names = _names([photograph.place for photograph in photographs])
+    work = list(zip(photographs, cuttings, names, strict=True))
+    write = partial(_write, output=output, scale=scale)
+    rows = over_images(write, work, workers, "cut grains", unit="photograph", chunk=1, pool_from=8)
+    write_csv(output / GRAINS, COLUMNS, (row for of_photograph in rows for row in of_photograph))
+    write_json(output / ABOUT, {"scale": asdict(scale), "photographs": [_about(cutting) for cutting in cuttings]})
+    return cuttings
+
+
+def read_scale(folder: Path) -> ImageScale | None:
+    """Read the scale of the frames in a folder that `cut` wrote; None for any other folder."""
+    return ImageScale(**read_json(folder / ABOUT)["scale"]) if (folder / ABOUT).is_file() else None
+
+
+def photograph_of(folder: Path) -> dict[str, str]:
+    """Read which photograph each frame of a folder was cut from; empty for a folder that `cut` did not write.
+
+    Raises:
+        RiceError: another file of that name.
+    """
+    if not (folder / ABOUT).is_file():
+        return {}
+    try:
+        return {row[0]: row[1] for row in read_csv(folder / GRAINS, COLUMNS)[1]}
+    except (OSError, ValueError) as error:
+        raise RiceError(f"{folder / GRAINS}: cannot be read ({error}); cut the photographs again") from None
+
+
+def _look(photograph: Photograph, mm_per_pixel: float | None, reference_mm: float | None) -> Cutting:
+    """Find the grains of one photograph and its scale."""
+    nothing = Cutting(photograph.place)
+    try:
+        found = find(np.asarray(open_image(photograph.file)))
+        grains, left_out = found.grains, list(found.cut)
+        notes = [f"{len(found.cut)} cut by the border"] * bool(found.cut)
+        if reference_mm is not None:
+            reference = find_reference(grains)
+            mm_per_pixel = by_reference(reference, reference_mm)
+            grains = [grain for grain in grains if grain is not reference]
+            left_out.append(reference.outline)
+        if len(grains) >= MIN_TO_COMPARE:
+            low, high = np.array(LIKE_THE_OTHERS) * float(np.median([grain.area for grain in grains]))
+            odd = [grain.outline for grain in grains if not low <= grain.area <= high]
+            grains = [grain for grain in grains if low <= grain.area <= high]
+            left_out += odd
+            notes += [f"{len(odd)} much smaller or larger than the other objects"] * bool(odd)
+        if not grains:
+            raise BadImageError("no grains beside the reference object")
+    except BadImageError as error:
+        return replace(nothing, error=str(error))
+    notes += ["the background is uneven"] * (not found.background.plain)
+    return replace(nothing, grains=grains, left_out=left_out, mm_per_pixel=mm_per_pixel, notes=tuple(notes))
+
+
+def _write(work: tuple[Photograph, Cutting, str], output: Path, scale: ImageScale) -> list[tuple[object, ...]]:
+    """Write the frames and the annotated picture of one photograph; returns its rows of `grains.csv`."""
+    photograph, cutting, name = work
+    if cutting.error is not None:
+        return []
+    image = np.asarray(open_image(photograph.file))
+    factor = (cutting.mm_per_pixel or 1.0) / scale.per_pixel
+    mm = cutting.mm_per_pixel
+    rows = []
+    lit = zip(cutting.grains, gains(image, cutting.grains), strict=True)
+    for number, (grain, gain) in enumerate(lit, start=1):
+        path = f"{name}-{number:03}.png"
+        _save(Image.fromarray(cut_out(image, grain, factor, gain)), output / path)
+        sizes = [round(grain.length, 2), round(grain.width, 2), round(grain.area)]
+        in_mm = [round(size * mm**power, 4) for size, power in zip(sizes, (1, 1, 2), strict=True)] if mm else [""] * 3
+        colour = [round(level, 1) for level in _colour(image, grain)]
+        centre = [round(place, 1) for place in grain.centre]
+        rows.append((path, photograph.place, number, *centre, *sizes, *in_mm, *colour))
+    picture = outlined(image, cutting.grains, [COLOURS[0]] * len(cutting.grains), cutting.left_out, max_side=1600)
+    _save(picture, output / (photograph.place + ANNOTATED))
+    return rows
+
+
+def _colour(image: np.ndarray, grain: Grain) -> tuple[float, ...]:
+    """Mean red, green and blue of a grain without its rim, where the background mixes in."""
+    mask, (x, y) = mask_of(grain.outline)
+    core = cv2.erode(mask, np.ones((5, 5), np.uint8), borderValue=0)
+    return cv2.mean(image[y : y + mask.shape[0], x : x + mask.shape[1]], core if core.any() else mask)[:3]
+
+
+def _names(places: Sequence[str]) -> list[str]:
+    """Name frames after their photograph, with its suffix where two photographs differ in nothing else."""
+    stems = [str(PurePosixPath(place).with_suffix("")) for place in places]
+    return [stem if stems.count(stem) == 1 else place for stem, place in zip(stems, places, strict=True)]
+
+
+def _about(cutting: Cutting) -> dict[str, Any]:
+    return {
+        "photograph": cutting.photograph,
+        "grains": len(cutting.grains),
+        "mm_per_pixel": cutting.mm_per_pixel,
+        "notes": list(cutting.notes),
+        "error": cutting.error,
+    }
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
