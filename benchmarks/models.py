@@ -13,9 +13,9 @@ from transformers import ViTImageProcessor
 from transformers.utils import logging
 
 from rice_lib.backends.vit import PixelClassifier, RiceViTConfig, RiceViTForImageClassification, load_checkpoint
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
 from rice_lib.contract.decode import IMAGE_SIZE
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.export.onnx import export
 from rice_lib.models.vit import create_model
 

@@ -18,9 +18,9 @@ from torch import nn
 
 from rice_lib.backends.align import GrainAlignment
 from rice_lib.backends.vit import normalise
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import run_command
 from rice_lib.data.loading import Examples, open_examples
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models.baseline import thin
 
 HEIGHT, WIDTH = 32, 80

@@ -16,12 +16,12 @@ import numpy as np
 import study
 
 from rice_lib.backends.open import open_predictor
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import run_command
 from rice_lib.common.run import Run
 from rice_lib.contract.prediction import feature_table
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.data.shape_features import FEATURE_NAMES, shape_features
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models.baseline import LinearClassifier, fit, thin
 from rice_lib.models.metrics import label_columns, wilson
 
@@ -122,7 +122,7 @@ def model_rows(
     """Measure a model under every shift, and the share of the images that it rejects."""
     rows = []
     with open_predictor(spec, threads=1) as predictor:
-        column = label_columns(predictor)
+        column = label_columns(predictor, test.classes)
         for name, images in shifted.items():
             logits = np.concatenate([predictor.logits(images[i : i + 8]) for i in range(0, len(images), 8)])
             row = row_of(title, split, name, test.labels, logits[:, column].argmax(axis=1))

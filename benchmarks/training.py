@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from models import VIT_TINY, in_form
 from rice_lib.backends.vit import RiceViTForImageClassification, normalise
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import run_command
 from rice_lib.common.parameters import FinetuneParams
 from rice_lib.contract.decode import decode
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models.vit import create_model
 
 

@@ -18,11 +18,11 @@ from rice_lib import infer
 from rice_lib.backends import open as opening
 from rice_lib.backends.open import open_predictor
 from rice_lib.cli.infer_options import parser
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
 from rice_lib.contract.image_file import SUFFIXES
 from rice_lib.contract.prediction import predict
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.predict.inputs import expand
 
 

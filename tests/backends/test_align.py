@@ -9,10 +9,10 @@ import torch
 
 from rice_lib.backends.align import MEAN_LEVEL, GrainAlignment
 from rice_lib.backends.vit import PixelClassifier, attended, load_pixel_classifier, normalise
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
 from rice_lib.contract.decode import NORMALISE_MEAN, NORMALISE_STD
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.export.onnx import check_parity, export
 from rice_lib.models.vit import create_model
 

@@ -12,9 +12,9 @@ from rice_lib.backends import predictor as predictors
 from rice_lib.backends.onnx import OnnxPredictor
 from rice_lib.backends.open import open_predictor
 from rice_lib.backends.predictor import MAX_BATCH, MIN_SHARE, Predictor
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import Decision
+from rice_lib.data.synthetic import VARIETIES
 
 
 class Counting(Predictor):

@@ -29,7 +29,7 @@ def test_shifts_change_scale_colour_and_light_as_named():
 def test_size_and_colour_stay_in_a_frame_where_they_are_not_fixed():
     small, large = grains(1)[0], study_shifts.scaled(1.25)(grains(1)[0])
     pixels = np.stack([small, large, study_shifts.gained(0.8, 1, 0.7)(small)])
-    examples = Examples(pixels, np.arange(3), np.zeros(3, np.int64), ["a", "b", "c"])
+    examples = Examples(pixels, np.arange(3), np.zeros(3, np.int64), ["a", "b", "c"], ())
     for variant, (size, colour) in study_alignment.VARIANTS.items():
         frames = study_alignment.Frames(size, colour).of(examples)
         assert frames.shape == (3, 3, study_alignment.HEIGHT, study_alignment.WIDTH)

@@ -10,10 +10,10 @@ import pytest
 
 from rice_lib.cli import evaluate
 from rice_lib.cli.evaluate import main
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import APPEARANCE, Cluster, Decision, RejectionRule
 from rice_lib.data.loading import Examples
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models.metrics import read_predictions
 
 
@@ -40,7 +40,7 @@ def command(monkeypatch):
     labels = np.arange(21) % 5
     pixels = np.zeros((21, 4, 4, 3), np.uint8)
     pixels[:, 0, 0, 0] = np.where(np.arange(21) == 0, 3, labels)
-    examples = Examples(pixels, np.arange(21), labels, [f"{i}.jpg" for i in range(21)])
+    examples = Examples(pixels, np.arange(21), labels, [f"{i}.jpg" for i in range(21)], VARIETIES)
     monkeypatch.setattr(evaluate, "open_examples", lambda paths, scheme, part: examples)
     monkeypatch.setattr(evaluate, "open_predictor", lambda spec: _Predictor())
     return main

@@ -13,8 +13,8 @@ from support.models import tiny_checkpoint, tiny_onnx, write_grains
 
 from rice_lib.backends.open import default_model
 from rice_lib.cli.explain import run
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
+from rice_lib.data.synthetic import VARIETIES
 
 
 def options(inputs, folder, model=None, **changes) -> Namespace:

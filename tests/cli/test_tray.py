@@ -18,10 +18,11 @@ from support.trays import BySize, RejectsLarge, Setting, Tray, compose, matches,
 
 from rice_lib.cli import tray as command
 from rice_lib.cli.infer_options import parser
-from rice_lib.common.classes import COLOURS, VARIETIES
+from rice_lib.common.colours import COLOURS
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import Decision
 from rice_lib.data.listing import is_image_name
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.predict.inputs import expand
 from rice_lib.tray.find import find
 from rice_lib.tray.picture import MIN_WIDTH

@@ -22,11 +22,11 @@ from rice_lib.backends.open import open_predictor
 from rice_lib.backends.plan import BatchProfile, EngineManifest
 from rice_lib.backends.vit import load_pixel_classifier
 from rice_lib.cli.export import main as export_main
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import APPEARANCE, NOT_A_GRAIN, UNLIKE, Cluster, Decision, ImageScale, RejectionRule
 from rice_lib.contract.features import COLUMN, FEATURES
 from rice_lib.contract.prediction import feature_table
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.export.onnx import export
 from rice_lib.models.calibration import write_decision
 from rice_lib.serving.repository import write_repository

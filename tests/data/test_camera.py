@@ -7,13 +7,13 @@ import pytest
 import yaml
 from support.data import grain
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.parameters import load_params
 from rice_lib.common.paths import find_root
 from rice_lib.contract.decode import decode
 from rice_lib.data import camera
 from rice_lib.data.loading import Examples
 from rice_lib.data.shape_features import FEATURE_NAMES, shape_features
+from rice_lib.data.synthetic import VARIETIES
 
 PROFILES = yaml.safe_load((find_root() / "profiles.yaml").read_text())["profiles"]
 
@@ -22,7 +22,7 @@ PROFILES = yaml.safe_load((find_root() / "profiles.yaml").read_text())["profiles
 def grains():
     pixels = np.stack([decode(grain(variety, number)) for variety in VARIETIES for number in range(1, 7)])
     labels = np.repeat(np.arange(len(VARIETIES)), 6)
-    return Examples(pixels, np.arange(len(pixels)), labels, [str(row) for row in range(len(pixels))])
+    return Examples(pixels, np.arange(len(pixels)), labels, [str(row) for row in range(len(pixels))], VARIETIES)
 
 
 def plain(**changes):
@@ -38,7 +38,7 @@ def test_an_image_depends_on_the_seed_and_its_row_alone(grains):
     assert (some.paths, some.labels.tolist()) == (["4", "2"], [0, 0])
     assert (camera.rephotograph(grains, 84).batch(slice(None)) != all_of_them.batch(slice(None))).any()
     # grains of one image under two rows are two draws
-    twice = Examples(grains.pixels, np.array([3, 3]), np.zeros(2, int), ["a", "b"])
+    twice = Examples(grains.pixels, np.array([3, 3]), np.zeros(2, int), ["a", "b"], VARIETIES)
     np.testing.assert_array_equal(*camera.rephotograph(twice, 83).pixels)
 
 

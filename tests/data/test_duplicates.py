@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.data import grain
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.contract.decode import decode
 from rice_lib.data import duplicates
+from rice_lib.data.synthetic import VARIETIES
 
 
 def group(pixels: np.ndarray, digests: list[str] | None = None) -> list[int]:

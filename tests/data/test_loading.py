@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from support.data import images, make_run, write
 
-from rice_lib.common.classes import LABEL_TO_ID
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
 from rice_lib.data import loading, manifest, split
+from rice_lib.data.synthetic import VARIETIES
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,9 @@ def test_parts_hold_their_images_with_their_labels(run, scheme):
     for part in split.PARTS:
         examples = loading.open_examples(run.paths, scheme, part)
         assert len(examples) == len(examples.paths) == len(examples.labels) > 0
+        assert examples.classes == examples.take(np.arange(1)).classes == VARIETIES
         for k, path in enumerate(examples.paths):
-            assert examples.labels[k] == LABEL_TO_ID[path.split("/")[0]]
+            assert examples.labels[k] == VARIETIES.index(path.split("/")[0])
             expected = decode(run.paths.root / "mine" / path)
             np.testing.assert_array_equal(examples.batch(np.array([k]))[0], expected)
         seen += examples.paths

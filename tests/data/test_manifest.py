@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from support.data import grain, images, make_run, png, real_images, write
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, sha256_file
 from rice_lib.contract.decode import decode
 from rice_lib.data import decoding, loading, manifest, split
 from rice_lib.data.listing import OK
+from rice_lib.data.synthetic import VARIETIES
 
 
 def folder_run(tmp_path, files, **data):
@@ -53,7 +53,7 @@ def test_bad_files_are_listed_and_in_no_split(tmp_path):
         "Ipsala/Ipsala (97).jpg": grain("Karacadag", 98),
         "Karacadag/Karacadag (98).jpg": grain("Karacadag", 98),
     }
-    run = folder_run(tmp_path, good | bad)
+    run = folder_run(tmp_path, good | bad, classes=list(VARIETIES))
     table = manifest.build(run).set_index("path")
     says = dict(
         zip(bad, ["empty: ", "corrupt: ", "corrupt: ", "mislabelled: the name says Arborio", "mislabelled: not in",
@@ -141,7 +141,7 @@ def test_only_regular_files_are_read(tmp_path):
 
 def test_no_image_no_manifest_and_a_foreign_file_are_errors(tmp_path):
     run = folder_run(tmp_path, {"Arborio/readme.txt": b""})
-    with pytest.raises(RiceError, match="no images in it"):
+    with pytest.raises(RiceError, match="no images in folders in it"):
         manifest.build(run)
     with pytest.raises(RiceError, match="no manifest; run notebook 01_eda"):
         manifest.read(run.paths)

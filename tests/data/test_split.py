@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import sha256_file, write_text
 from rice_lib.common.parameters import DataParams, Params, SplitParams
@@ -12,6 +11,7 @@ from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.data import manifest, split
 from rice_lib.data.listing import OK
+from rice_lib.data.synthetic import VARIETIES
 
 
 def table_of(sizes: dict[str, list[int]], bad: int = 0) -> pd.DataFrame:
@@ -95,8 +95,10 @@ def test_too_few_images_are_an_error():
     sizes = dict.fromkeys(VARIETIES, [1] * 9)
     with pytest.raises(RiceError, match="2 different usable images of Ipsala"):
         split.random_split(table_of(sizes | {"Ipsala": [5, 1]}), SplitParams(), 83)
-    with pytest.raises(RiceError, match="0 different usable images of Karacadag"):
-        split.random_split(table_of({k: v for k, v in sizes.items() if k != "Karacadag"}), SplitParams(), 83)
+    table = table_of(sizes)
+    table.loc[table["label"] == "Karacadag", "status"] = "corrupt: it is"
+    with pytest.raises(RiceError, match="0 different usable images of Karacadag: at least 3 are needed"):
+        split.random_split(table, SplitParams(), 83)
 
 
 def test_session_obstacles():
@@ -106,6 +108,21 @@ def test_session_obstacles():
     assert "fewer than two" in split.session_obstacle(table, SplitParams(session_after=1))
     table.loc[3, "number"] = pd.NA
     assert "1 of 150 images bear no number" in split.session_obstacle(table, SplitParams(session_after=5000))
+
+
+def test_a_session_is_a_folder_of_the_variety_where_there_are_any():
+    table = table_of(dict.fromkeys(VARIETIES, [1] * 30))
+    day = pd.Series(["", "/1 May", "/2 May"] * 50)
+    table["path"] = table["label"] + day + "/" + table["path"].str.split("/").str[1]
+    table["number"] = pd.NA
+    table.loc[table["path"].str.contains("1 May"), "group"] += table["label"].eq("Ipsala") * 1  # copies of the last day
+    frame = split.session_split(table, SplitParams(), 83).merge(table, on=["path", "label"])
+    assert (frame.loc[frame["path"].str.contains("2 May"), "split"] == "test").all()
+    others = frame[~frame["path"].str.contains("2 May")]
+    assert set(others.loc[others["label"] != "Ipsala", "split"]) == {"train", "validation"}
+    assert frame.groupby("group")["split"].nunique().eq(1).all()
+    one_day = table[~(table["label"].eq("Basmati") & table["path"].str.contains("May"))]
+    assert split.session_obstacle(one_day, SplitParams()) == "Basmati has one session"
 
 
 def make(tmp_path, table: pd.DataFrame, session_after: int = 5000) -> Run:

@@ -9,11 +9,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support.data import make_run, real_images
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.paths import find_root
 from rice_lib.contract.decode import decode, open_image
 from rice_lib.data import decoding, loading, manifest, synthetic
 from rice_lib.data.shape_features import FEATURE_NAMES, grain_mask, measure, shape_features
+from rice_lib.data.synthetic import VARIETIES
 
 
 def make(variety: str, numbers: range, per_class: int = 100, seed: int = 83) -> np.ndarray:

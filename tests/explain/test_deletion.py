@@ -13,9 +13,8 @@ from support.data import real_images
 from support.models import grains
 
 from rice_lib.backends.open import default_model, open_predictor
-from rice_lib.common.classes import VARIETIES
 from rice_lib.contract.decode import decode
-from rice_lib.data.synthetic import draw
+from rice_lib.data.synthetic import VARIETIES, draw
 from rice_lib.explain.deletion import deletion_test, first_patches
 from rice_lib.explain.occlusion import grain_area, relevance_maps
 

@@ -12,9 +12,9 @@ import torch
 from support.models import KEEP, grains, tiny_checkpoint, tiny_classifier, tiny_onnx
 
 from rice_lib.cli.export import main
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import decode
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.export.onnx import OPSETS, check_parity, export, operator_counts
 
 

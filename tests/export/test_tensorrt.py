@@ -23,9 +23,9 @@ from rice_lib.backends.plan import (
     manifest_file,
 )
 from rice_lib.cli.export import main
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import sha256_file
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.export import tensorrt
 from rice_lib.export.tensorrt import build_engine
 

@@ -13,12 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import BaselineParams, Params
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.data.loading import Examples
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models import baseline, embedding
 
 
@@ -26,7 +26,7 @@ def _examples(rows: np.ndarray, labels: np.ndarray | None = None) -> Examples:
     """Images of one pixel that hold their own row number."""
     pixels = np.repeat(np.arange(200, dtype=np.uint8), 3).reshape(200, 1, 1, 3)
     labels = rows % 5 if labels is None else labels
-    return Examples(pixels, rows, labels, [f"{row}.jpg" for row in rows])
+    return Examples(pixels, rows, labels, [f"{row}.jpg" for row in rows], VARIETIES)
 
 
 @pytest.fixture
@@ -80,8 +80,17 @@ def test_scores_are_scikit_learns(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     np.testing.assert_allclose(classifier.scores(features), expected, atol=1e-9)
 
 
+def test_two_classes_have_weights_and_scores_of_two(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    features, labels = blobs[0], blobs[1] % 2
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=baseline.ITERATIONS))
+    expected = pipeline.fit(features.astype(np.float64), labels).predict_proba(features.astype(np.float64))
+    classifier = baseline.fit(features, labels, 1.0, {})
+    assert classifier.weights.shape == (2, 6)
+    np.testing.assert_allclose(classifier.scores(features), expected, atol=1e-9)
+
+
 def test_it_is_saved_as_arrays_and_what_they_mean(blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    classifier = baseline.fit(*blobs, 1.0, {"kind": "shape", "scheme": "random"})
+    classifier = baseline.fit(*blobs, 1.0, {"labels": VARIETIES, "kind": "shape", "scheme": "random"})
     files = classifier.save(tmp_path / "baseline", "shape_random")
     arrays, about = load_file(files[0]), json.loads(files[1].read_text())
     for name in about["arrays"]:

@@ -17,13 +17,12 @@ from support.models import tiny_checkpoint, tiny_onnx
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.cli import calibrate as command
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import APPEARANCE, Decision, RejectionRule
 from rice_lib.contract.features import COLUMN, FEATURES
 from rice_lib.contract.prediction import feature_table
 from rice_lib.data.loading import Examples
-from rice_lib.data.synthetic import draw
+from rice_lib.data.synthetic import VARIETIES, draw
 from rice_lib.models import calibration
 from rice_lib.models.calibration import (
     calibrate,
@@ -171,7 +170,7 @@ def test_what_another_photograph_of_a_grain_changes_is_let_pass(rule, change, at
 
 
 def examples_of(images: np.ndarray, labels: np.ndarray) -> Examples:
-    return Examples(images, np.arange(len(images)), labels, [f"{i}.jpg" for i in range(len(images))])
+    return Examples(images, np.arange(len(images)), labels, [f"{i}.jpg" for i in range(len(images))], VARIETIES)
 
 
 class Perfect(SimpleNamespace):

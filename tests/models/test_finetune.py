@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from rice_lib.backends.vit import load_checkpoint, normalise
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.data import manifest, split
 from rice_lib.data.loading import Examples, open_examples
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models import finetune
 from rice_lib.models.vit import create_model
 
@@ -118,7 +118,7 @@ def test_processes_load_after_opencv_used_its_threads(ready, tmp_path):
         import cv2, numpy as np
         from pathlib import Path
         from transformers import set_seed
-        from rice_lib.common.classes import VARIETIES
+        from rice_lib.data.synthetic import VARIETIES
         from rice_lib.common.paths import Paths
         from rice_lib.common.run import Run
         from rice_lib.models import finetune
@@ -176,7 +176,7 @@ def kill_after_first_epoch(run):
     """Train in another process and kill it as soon as it has saved a complete checkpoint."""
     program = f"""
         from pathlib import Path
-        from rice_lib.common.classes import VARIETIES
+        from rice_lib.data.synthetic import VARIETIES
         from rice_lib.common.paths import Paths
         from rice_lib.common.run import Run
         from rice_lib.models import finetune

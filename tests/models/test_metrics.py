@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models import metrics
 
 
@@ -27,7 +27,9 @@ def predictions() -> tuple[np.ndarray, np.ndarray]:
 
 def _examples(n: int) -> SimpleNamespace:
     labels = np.arange(n) % 5
-    return SimpleNamespace(paths=[f"{VARIETIES[k]}/grain, ({i}).jpg" for i, k in enumerate(labels)], labels=labels)
+    return SimpleNamespace(
+        paths=[f"{VARIETIES[k]}/grain, ({i}).jpg" for i, k in enumerate(labels)], labels=labels, classes=VARIETIES
+    )
 
 
 def _scores(predicted: np.ndarray) -> np.ndarray:
@@ -44,7 +46,7 @@ def test_wilson_is_the_textbooks() -> None:
 
 
 def test_point_values_are_scikit_learns(predictions: tuple[np.ndarray, np.ndarray]) -> None:
-    found = metrics.classification_metrics(*predictions, seed=83)
+    found = metrics.classification_metrics(*predictions, VARIETIES, seed=83)
     f1, recall = f1_score(*predictions, average=None), recall_score(*predictions, average=None)
     assert found["accuracy"].value == pytest.approx((predictions[0] == predictions[1]).mean())
     assert found["macro_f1"].value == pytest.approx(f1.mean())
@@ -67,22 +69,22 @@ def test_multinomial_bootstrap_is_the_bootstrap_over_images(predictions: tuple[n
         )
     )
     values = (2 * hits / cases).mean(axis=0)
-    metric = metrics.classification_metrics(labels, predicted, seed=83)["macro_f1"]
+    metric = metrics.classification_metrics(labels, predicted, VARIETIES, seed=83)["macro_f1"]
     assert (metric.low, metric.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=0.002)
-    assert metric == metrics.classification_metrics(labels, predicted, seed=83)["macro_f1"]
+    assert metric == metrics.classification_metrics(labels, predicted, VARIETIES, seed=83)["macro_f1"]
 
 
 def test_intervals_of_the_full_test_split_are_quick() -> None:
     labels = np.arange(15_000) % 5
     predicted = np.where(np.arange(15_000) < 20, (labels + 1) % 5, labels)
     start = time.process_time()
-    metrics.classification_metrics(labels, predicted, seed=1)
+    metrics.classification_metrics(labels, predicted, VARIETIES, seed=1)
     assert time.process_time() - start < 5
 
 
 def test_no_error_still_has_an_interval() -> None:
     labels = np.arange(100) % 5
-    found = metrics.classification_metrics(labels, labels, seed=1)
+    found = metrics.classification_metrics(labels, labels, VARIETIES, seed=1)
     for name in ("accuracy", "macro_f1", "f1/Jasmine", "recall/Jasmine"):
         assert found[name].value == found[name].high == 1
         assert 0.8 < found[name].low < 0.97
@@ -90,20 +92,20 @@ def test_no_error_still_has_an_interval() -> None:
 
 def test_an_absent_variety_is_not_measured_and_not_in_the_mean() -> None:
     labels = np.arange(80) % 4
-    found = metrics.classification_metrics(labels, labels, seed=1)
+    found = metrics.classification_metrics(labels, labels, VARIETIES, seed=1)
     assert found["recall/Karacadag"].value is None
     assert "Karacadag" in found["recall/Karacadag"].how
     assert found["f1/Karacadag"].value is None
     assert found["macro_f1"].value == 1
     predicted_once = np.where(np.arange(80) == 0, 4, labels)
-    assert metrics.classification_metrics(labels, predicted_once, seed=1)["f1/Karacadag"].value == 0
+    assert metrics.classification_metrics(labels, predicted_once, VARIETIES, seed=1)["f1/Karacadag"].value == 0
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
 def test_every_interval_holds_its_value(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = np.array(pairs).T
-    for name, metric in metrics.classification_metrics(labels, predicted, seed=3).items():
+    for name, metric in metrics.classification_metrics(labels, predicted, VARIETIES, seed=3).items():
         if metric.value is not None and name not in ("errors", "macro_f1"):
             assert 0 <= metric.low <= metric.value <= metric.high <= 1, name
 
@@ -111,7 +113,7 @@ def test_every_interval_holds_its_value(pairs: list[tuple[int, int]]) -> None:
 @pytest.mark.parametrize(("labels", "predicted"), [([], []), ([1, 2], [1])])
 def test_nothing_to_measure(labels: list[int], predicted: list[int]) -> None:
     with pytest.raises(ValueError, match="labels and"):
-        metrics.classification_metrics(np.array(labels), np.array(predicted), seed=1)
+        metrics.classification_metrics(np.array(labels), np.array(predicted), VARIETIES, seed=1)
 
 
 def test_mcnemar_is_the_exact_binomial() -> None:
@@ -133,6 +135,7 @@ def test_predictions_file_returns_what_was_written(tmp_path) -> None:
     np.testing.assert_array_equal(read.labels, examples.labels)
     np.testing.assert_array_equal(read.predicted, predicted)
     np.testing.assert_allclose(read.scores, _scores(predicted))
+    assert read.classes == VARIETIES
 
 
 @pytest.mark.parametrize("scores", [np.ones((20, 5)), np.full((20, 5), np.nan), np.full((19, 5), 0.2)])
@@ -160,9 +163,9 @@ def test_a_foreign_predictions_file_is_one_line(tmp_path, text: str) -> None:
 
 def test_compare_matches_images_by_path() -> None:
     labels = np.arange(10) % 5
-    a = metrics.Predictions([str(i) for i in range(10)], labels, labels, _scores(labels))
+    a = metrics.Predictions([str(i) for i in range(10)], labels, labels, _scores(labels), VARIETIES)
     order = np.arange(10)[::-1]
-    b = metrics.Predictions([a.paths[i] for i in order], labels[order], labels[order], a.scores)
+    b = metrics.Predictions([a.paths[i] for i in order], labels[order], labels[order], a.scores, VARIETIES)
     assert metrics.compare(a, b) == metrics.McNemar(0, 0, 1.0)
     with pytest.raises(RiceError, match="different images"):
-        metrics.compare(a, metrics.Predictions(a.paths[1:], labels[1:], labels[1:], a.scores[1:]))
+        metrics.compare(a, metrics.Predictions(a.paths[1:], labels[1:], labels[1:], a.scores[1:], VARIETIES))

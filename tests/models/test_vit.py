@@ -6,9 +6,9 @@ import torch
 from transformers import ViTForImageClassification
 
 from rice_lib.backends import vit
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models.vit import create_model, sine_cosine_positions
 
 SMALL = ArchitectureParams(hidden_size=16, layers=2, heads=2)

@@ -1,6 +1,6 @@
 """The charts hold the numbers that they are given, and figures are written complete or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rice_lib.common.classes import VARIETIES
-from rice_lib.common.colours import INK
+from rice_lib.common.colours import COLOURS, INK
 from rice_lib.common.tracking import Metric
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models.reliability import reliability
 from rice_lib.report import charts, images, style
 
@@ -22,12 +22,15 @@ def _no_figure_left_open() -> Iterator[None]:
     plt.close("all")
 
 
+ODD = ("$5 a $kilo", "Basmati", "Basmati 370", "riz rond", "Ünï", "a_b^c", "A", "{x}", "Java & Bali")
+
+
 def _texts(fig: Figure) -> list[str]:
     return [text.get_text() for ax in fig.axes for text in ax.texts]
 
 
 def test_confusion_has_true_in_rows() -> None:
-    fig = charts.confusion(np.array([0, 0, 1, 3]), np.array([0, 2, 1, 3]))
+    fig = charts.confusion(np.array([0, 0, 1, 3]), np.array([0, 2, 1, 3]), VARIETIES)
     counts = {t.get_position(): t.get_text() for t in fig.axes[0].texts}
     assert counts[(2, 0)] == "1"  # column predicted Ipsala, row true Arborio
     assert counts[(0, 2)] == "·"
@@ -54,8 +57,9 @@ def test_reliability_has_a_column_a_reading_with_its_bins() -> None:
     assert count.get_height() == 4
 
 
-def _grains() -> pd.DataFrame:
-    return pd.DataFrame({"label": np.repeat(VARIETIES, 9), "area": np.arange(45.0), "number": np.arange(45)})
+def _grains(names: Sequence[str] = VARIETIES) -> pd.DataFrame:
+    numbers = np.arange(9 * len(names))
+    return pd.DataFrame({"label": np.repeat(names, 9), "area": numbers.astype(float), "number": numbers})
 
 
 @pytest.mark.parametrize(
@@ -68,9 +72,12 @@ def _grains() -> pd.DataFrame:
         ),
         lambda: charts.learning_curves([{"epoch": 0.5, "loss": 1.0}]),
         lambda: charts.reliability({"before": reliability(np.array([0, 1, 2]), np.eye(5)[[0, 1, 1]])}),
-        lambda: charts.weights(np.arange(10.0).reshape(5, 2), ["area", "aspect"]),
+        lambda: charts.weights(np.arange(10.0).reshape(5, 2), ["area", "aspect"], VARIETIES),
         lambda: charts.distributions(_grains(), ["area"]),
         lambda: charts.drift(_grains(), ["area"], boundary=20),
+        lambda: charts.distributions(_grains(ODD), ["area"]),
+        lambda: charts.drift(_grains(ODD), ["area"], boundary=20),
+        lambda: charts.confusion(np.arange(10) % 9, np.arange(10) % 9, ODD),
         lambda: charts.lines(
             pd.DataFrame({"batch": [1, 8], "images/s": [5, 9], "engine": ["torch"] * 2}),
             x="batch",
@@ -96,15 +103,18 @@ def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path) -> None:
 def test_a_notebook_shows_a_figure_once(monkeypatch) -> None:
     shown: list[object] = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    for fig in (images.image_grid([]), charts.confusion(np.array([1]), np.array([1]))):
+    for fig in (images.image_grid([]), charts.confusion(np.array([1]), np.array([1]), VARIETIES)):
         fig._ipython_display_()
     assert len(shown) == 2
     assert not plt.get_fignums()  # nothing left for the inline backend to show after the cell
 
 
-def test_a_colour_for_every_variety() -> None:
-    assert tuple(style.PALETTE) == VARIETIES
-    assert len(set(style.PALETTE.values())) == len(VARIETIES)
+def test_every_class_looks_different_by_colour_up_to_eight_and_then_by_marker_and_line() -> None:
+    looks = style.looks([f"rice {number}" for number in range(20)])
+    assert list(looks) == [f"rice {number}" for number in range(20)]
+    assert len({colour for colour, _, _ in list(looks.values())[:8]}) == 8
+    assert len(set(looks.values())) == 20
+    assert len(style.looks([str(number) for number in range(100)])) == 100
     style.use_style()
-    assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(style.PALETTE.values())
+    assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(COLOURS)
     assert plt.rcParams["text.color"] == INK

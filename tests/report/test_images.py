@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rice_lib.common.errors import RiceError
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.report import images
 
 
@@ -19,7 +20,8 @@ def predictions():
     scores = np.full((30, 5), 0.05)
     scores[np.arange(30), predicted] = 0.8
     scores[8] = [0.96, 0.01, 0.01, 0.01, 0.01]
-    yield SimpleNamespace(paths=[f"{i}.jpg" for i in range(30)], labels=labels, predicted=predicted, scores=scores)
+    about = {"labels": labels, "predicted": predicted, "scores": scores, "classes": VARIETIES}
+    yield SimpleNamespace(paths=[f"{i}.jpg" for i in range(30)], **about)
     plt.close("all")
 
 

@@ -187,8 +187,8 @@ def test_summary_says_what_it_is_about_first_and_that_quarto_is_missing(site):
     text = (site / "index.html").read_text()
     body = text[text.index("<main>") :]
     assert body.index("Rendered by nbconvert") < body.index("<h1>")
-    assert body.index("Generated images, not photographs") < body.index("Five varieties")
-    assert "1,200 images." in body[: body.index("Five varieties")]
+    assert body.index("Generated images, not photographs") < body.index("Varieties of rice")
+    assert "1,200 images." in body[: body.index("Varieties of rice")]
     assert "{{" not in body
     assert "{=html}" not in body
 

@@ -13,9 +13,9 @@ from support.triton import ROOT, write_onnx
 from rice_lib.backends.cuda import Gpu
 from rice_lib.backends.plan import BatchProfile, EngineManifest, check_manifest
 from rice_lib.backends.predictor import parse_decision
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.files import sha256_file
 from rice_lib.contract.decision import KEY, Decision
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving.config import Names
 from rice_lib.serving.repository import VARIANTS, write_repository
 

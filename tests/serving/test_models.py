@@ -11,12 +11,12 @@ import pytest
 from support.triton import write_onnx
 
 from rice_lib.backends.open import open_predictor
-from rice_lib.common.classes import VARIETIES
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import decode
 from rice_lib.contract.features import FEATURES, extract_features
 from rice_lib.contract.prediction import read_logits
 from rice_lib.contract.record import Record
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving import server
 from rice_lib.serving.repository import drawn_grain
 

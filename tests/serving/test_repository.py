@@ -7,10 +7,10 @@ from google.protobuf import text_format
 from support.triton import write_onnx
 from tritonclient.grpc import model_config_pb2 as pb
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked
 from rice_lib.contract.decision import Decision
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving import config as configs
 from rice_lib.serving.repository import CONTRACT, Repository, drawn_grain, write_repository
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.parameters import DataParams, Params, SplitParams
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.data import synthetic
+from rice_lib.data.synthetic import VARIETIES
 
 
 def grain(variety: str = "Arborio", number: int = 1) -> bytes:

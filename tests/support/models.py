@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from rice_lib.backends.vit import PixelClassifier
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.export.onnx import Precision, export
 from rice_lib.models.vit import create_model
 

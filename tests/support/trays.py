@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 
 from rice_lib.backends.predictor import Predictor
-from rice_lib.common.classes import VARIETIES
 from rice_lib.contract.features import COLUMN
-from rice_lib.data.synthetic import draw
+from rice_lib.data.synthetic import VARIETIES, draw
 from rice_lib.tray.find import Grain, contours
 
 BACKGROUNDS = {

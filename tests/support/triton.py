@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rice_lib.common.classes import VARIETIES
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,12 +10,12 @@ from conftest import ROOT
 from support.trays import Setting, compose, matches, numbered
 
 from rice_lib.backends.open import default_model, open_predictor
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.interval import wilson
 from rice_lib.common.paths import Paths
 from rice_lib.contract.decode import BadImageError, open_image
 from rice_lib.data.loading import open_examples
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.tray.classify import classify
 from rice_lib.tray.find import find
 from rice_lib.tray.light import gains

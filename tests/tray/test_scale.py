@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.trays import grain_of
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.contract.decision import ImageScale
 from rice_lib.contract.image_file import BadImageError
+from rice_lib.data.synthetic import VARIETIES
 from rice_lib.tray import scale
 
 AXES = [*scale.FAR.values(), *scale.NEAR.values()]

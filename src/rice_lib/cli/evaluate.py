@@ -16,7 +16,6 @@ import pandas as pd
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.cli.arguments import check_output, positive, profile_parser
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_json
 from rice_lib.common.run import Run
@@ -40,12 +39,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "rice evaluate") ->
         evaluation = evaluate(predictor, examples, options.batch_size)
     scores, predicted = evaluation.scores, evaluation.scores.argmax(axis=1)
     against = _against(options, examples, predicted) if options.against else None
-    metrics = classification_metrics(examples.labels, predicted, run.params.seed)
+    metrics = classification_metrics(examples.labels, predicted, examples.classes, run.params.seed)
     metrics["ece"] = expected_calibration_error(examples.labels, scores, run.params.seed)
     metrics["rejected"] = evaluation.rejected()
-    counts = confusion_counts(examples.labels, predicted)
+    counts = confusion_counts(examples.labels, predicted, len(examples.classes))
     what = {name: getattr(options, name) for name in ("model", "profile", "scheme", "split")}
-    print(_table(what, metrics, counts))
+    print(_table(what, metrics, pd.DataFrame(counts, examples.classes, examples.classes)))
     if against:
         print(
             f"\nagainst {against['model']}, which misclassifies {against['errors']:,}: only {options.model} is "
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "rice evaluate") ->
         content = {
             **what,
             "metrics": {name: asdict(metric) for name, metric in metrics.items()},
-            "confusion": {"labels": VARIETIES, "counts": counts.tolist()},
+            "confusion": {"labels": examples.classes, "counts": counts.tolist()},
             "wrong": _misclassified(examples, scores),
             **({"against": against} if against else {}),
             "provenance": provenance(run),
@@ -89,10 +88,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     return command
 
 
-def _table(what: Mapping[str, str], metrics: Mapping[str, Metric], counts: np.ndarray) -> str:
+def _table(what: Mapping[str, str], metrics: Mapping[str, Metric], counts: pd.DataFrame) -> str:
     rows = {name: _row(metric) for name, metric in metrics.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "95 % interval", "images"])
-    confusion = pd.DataFrame(counts, VARIETIES, pd.Index(VARIETIES, name="true, predicted:"))
+    confusion = counts.rename_axis(columns="true, predicted:")
     return "\n\n".join([", ".join(f"{k} {v}" for k, v in what.items()), table.to_string(), confusion.to_string()])
 
 
@@ -104,7 +103,7 @@ def _row(metric: Metric) -> list[str]:
 
 
 def _misclassified(examples: Examples, scores: np.ndarray) -> list[dict[str, Any]]:
-    labels, predicted = (np.array(VARIETIES)[numbers] for numbers in (examples.labels, scores.argmax(axis=1)))
+    labels, predicted = (np.array(examples.classes)[numbers] for numbers in (examples.labels, scores.argmax(axis=1)))
     columns = {
         "path": examples.paths,
         "label": labels,

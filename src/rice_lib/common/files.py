@@ -135,8 +135,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]
         stream.writelines(map(csv_line, (header, *rows)))
 
 
-def read_csv(path: Path, header: Sequence[str], comment: bool = False) -> tuple[str, list[list[str]]]:
-    """Read what `write_csv` wrote: the comment ("" where there is none) and the rows.
+def read_csv(path: Path, header: Sequence[str] | None = None, comment: bool = False) -> tuple[str, list[list[str]]]:
+    """Read what `write_csv` wrote: the comment ("" where there is none) and the rows, the header first if it is None.
 
     Raises:
         OSError: it cannot be read.
@@ -145,12 +145,13 @@ def read_csv(path: Path, header: Sequence[str], comment: bool = False) -> tuple[
     with path.open(encoding="utf-8", newline="") as stream:
         first = stream.readline().rstrip("\n") if comment else ""
         try:
-            found, *rows = list(csv.reader(stream, strict=True)) or [[]]
+            rows = list(csv.reader(stream, strict=True)) or [[]]
         except csv.Error as error:
             raise ValueError(str(error)) from None
-    if found != list(header):
+    width = len(rows[0])
+    if header is not None and (found := rows.pop(0)) != list(header):
         raise ValueError(f"its header is {','.join(found)}")
-    if any(len(row) != len(header) for row in rows):
+    if any(len(row) != width for row in rows):
         raise ValueError("a row of another length than the header")
     return first, rows
 

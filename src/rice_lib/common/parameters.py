@@ -36,6 +36,8 @@ class DataParams(_Section):
     source: Literal["synthetic", "folder", "zip", "kaggle"]
     path: str | None = None
     """The folder or zip for those sources; `RICE_DATA` in the environment stands in where this is null."""
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
+    """Folders that are classes, and no others; null takes every folder of images. Numbered in sorted order."""
     kaggle_dataset: str = "muratkokludataset/rice-image-dataset"
     per_class: Positive | None = None  # images to take of each variety (synthetic: to draw); null takes all
     workers: Positive | None = None  # processes that decode; null uses every core

@@ -12,7 +12,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
-from rice_lib.data.listing import is_image_name, variety_of
+from rice_lib.data.listing import class_root, is_image_name
 
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_TOTAL_BYTES = 16 * 1024**3
@@ -34,15 +34,18 @@ _RATIO_FROM = 1024**2  # a smaller file of one colour may shrink that much
 
 @dataclass(frozen=True)
 class ArchiveImages:
-    """A checked archive's images: place below the variety root (POSIX) to entry; `digest` differs by content."""
+    """A checked archive's images: place below the class root (POSIX) to entry; `digest` differs by content."""
 
     file: Path
     entries: Mapping[str, zipfile.ZipInfo]
     digest: str
 
 
-def inspect(file: Path) -> ArchiveImages:
-    """Check an archive's directory; raises `RiceError` where it is missing, damaged, unsafe, or holds no images."""
+def inspect(file: Path, classes: Sequence[str] | None = None) -> ArchiveImages:
+    """Check an archive's directory, `classes` as for `listing.class_root`.
+
+    Raises `RiceError` where it is missing, damaged, unsafe, or holds no images of classes.
+    """
     with _open(file) as archive:
         infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
@@ -56,7 +59,7 @@ def inspect(file: Path) -> ArchiveImages:
     images = [info for info in infos if not info.is_dir() and is_image_name(info.filename)]
     if not images:
         raise RiceError(f"{file}: no images in it")
-    entries = _placed(file, images)
+    entries = _placed(file, images, classes)
     lines = sorted(f"{place} {info.file_size} {info.CRC:08x}\n" for place, info in entries.items())
     return ArchiveImages(file, entries, hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest())
 
@@ -114,18 +117,16 @@ def _fault(info: zipfile.ZipInfo) -> str | None:
     return next((fault for fault, present in faults.items() if present), None)
 
 
-def _placed(file: Path, images: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Sort entries by their place below the one folder that holds the variety folders; outside it, by their name."""
-    names = [PurePosixPath(info.filename) for info in images]
-    roots = {name.parent.parent for name in names if variety_of(name.parent.name)}
-    if len(roots) != 1:
-        what = "several folders of varieties" if roots else "no folder named after a variety"
-        raise RiceError(f"{file}: {what} in it")
-    root = roots.pop()
+def _placed(file: Path, images: list[zipfile.ZipInfo], classes: Sequence[str] | None) -> dict[str, zipfile.ZipInfo]:
+    """Sort entries by their place below the one folder that holds the class folders; what lies outside is left out."""
+    root = class_root([info.filename for info in images], str(file), classes)
     entries: dict[str, zipfile.ZipInfo] = {}
     seen: set[str] = set()
-    for name, info in zip(names, images, strict=True):
-        place = (name.relative_to(root) if name.is_relative_to(root) else name).as_posix()
+    for info in images:
+        name = PurePosixPath(info.filename)
+        if not name.is_relative_to(root):
+            continue
+        place = name.relative_to(root).as_posix()
         # by case too: on macOS and Windows the second would overwrite the first
         if place.casefold() in seen:
             raise RiceError(f"{file}: unsafe, entry {info.filename[:100]!r} comes twice")

@@ -56,7 +56,7 @@ def rephotograph(examples: Examples, seed: int) -> Examples:
     for row, photographed in zip(examples.rows, pixels, strict=True):
         random = np.random.default_rng([seed, row])
         photographed[:] = photograph(examples.pixels[row], draw(random), random)
-    return Examples(pixels, np.arange(len(examples)), examples.labels, examples.paths)
+    return Examples(pixels, np.arange(len(examples)), examples.labels, examples.paths, examples.classes)
 
 
 def photograph(image: np.ndarray, camera: Mapping[str, float], random: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Read from a file's place and name: its variety, its number, and whether the two contradict each other.
+"""Read from a file's place and name: its class, its number, and whether the two contradict each other.
 
-The layout is that of the public set: `<Variety>/<name>.jpg`, names such as `Arborio (1).jpg` or `basmati (2).jpg`.
+The layout is that of torchvision's `ImageFolder`, `<Class>/<name>.jpg`, with names such as `Arborio (1).jpg` or
+`basmati (2).jpg`. A folder inside a class's folder is a session: `<Class>/<session>/<name>.jpg`.
 """
 
 from __future__ import annotations
@@ -8,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from rice_lib.common.classes import VARIETIES
+from rice_lib.common.classes import check_names, normalise
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import is_photograph
 
 OK = "ok"  # status of an image that may be used; any other status is the reason why it is not
 
-_BY_NAME = {name.casefold(): name for name in VARIETIES}
 _NUMBER = re.compile(r"\((\d{1,9})\)$")
 
 
@@ -33,33 +33,53 @@ class ListedImage:
     status: str
 
 
-def variety_of(folder: str) -> str:
-    """Find the variety that a folder's name stands for, whatever its case; empty for none."""
-    return _BY_NAME.get(folder.casefold(), "")
-
-
 def is_image_name(path: str) -> bool:
     """Check that a relative path has an image's suffix, and no hidden or macOS metadata part."""
     place = PurePosixPath(path)
-    return is_photograph(place.name) and not _is_hidden(place)
+    return is_photograph(place.name) and not any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
 
 
-def classify(path: str) -> ListedImage:
-    """Read a relative path: `Arborio/Arborio (12).jpg` is number 12 of Arborio."""
-    place = PurePosixPath(path)
-    label = variety_of(place.parts[0]) if len(place.parts) == 2 else ""
+def session_of(path: str) -> str:
+    """Name the session of an image: the folders between its class's folder and it; empty for none."""
+    return "/".join(PurePosixPath(path).parts[1:-1])
+
+
+def classify(path: str, classes: Sequence[str]) -> ListedImage:
+    """Read a path below the root of the class folders: `Arborio/Arborio (12).jpg` is number 12 of Arborio.
+
+    Case does not count. A name that begins with another class's name, and not with its own's, is a contradiction;
+    one that begins with a class's whose name its own begins with (Basmati in the folder Basmati 370) is none.
+    """
+    written = path.encode("utf-8", "backslashreplace").decode()
+    place = PurePosixPath(written)
+    by_name = {name.casefold(): name for name in classes}
+    label = by_name.get(normalise(place.parts[0]).casefold(), "") if len(place.parts) > 1 else ""
     found = _NUMBER.search(place.stem)
-    named = next((name for key, name in _BY_NAME.items() if place.stem.casefold().startswith(key)), "")
-    if (written := path.encode("utf-8", "backslashreplace").decode()) != path:
+    stem, own = normalise(place.stem).casefold(), label.casefold()
+    named = max((key for key in by_name if _begins(stem, key)), key=len, default="")
+    if written != path:
         # neither the manifest nor a split file could hold the name
-        path, status = written, "corrupt: the file's name is not UTF-8"
+        status = "corrupt: the file's name is not UTF-8"
     elif not label:
         status = "mislabelled: not in a variety's folder"
-    elif named not in ("", label):
-        status = f"mislabelled: the name says {named}, the folder {label}"
+    elif named and not stem.startswith(own) and not own.startswith(named):
+        status = f"mislabelled: the name says {by_name[named]}, the folder {label}"
     else:
         status = OK
-    return ListedImage(path, label, int(found[1]) if found else None, status)
+    return ListedImage(written, label, int(found[1]) if found else None, status)
+
+
+def list_places(paths: Iterable[str], classes: Sequence[str] | None) -> list[ListedImage]:
+    """Read paths below the root of the class folders; `classes` None makes a class of every folder there.
+
+    Raises `RiceError` where the names cannot be those of classes.
+    """
+    paths = list(paths)
+    if classes is None:
+        tops = (path.split("/")[0] for path in paths if "/" in path)
+        classes = sorted({normalise(top.encode("utf-8", "backslashreplace").decode()) for top in tops})
+    check_names(classes)
+    return [classify(path, classes) for path in paths]
 
 
 def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> list[ListedImage]:
@@ -76,43 +96,80 @@ def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> lis
     return [image for image in images if image.path in kept]
 
 
-def list_images(root: Path) -> list[ListedImage]:
-    """List every image file below `root`, by folder, number and name.
+def list_images(root: Path, classes: Sequence[str] | None = None) -> list[ListedImage]:
+    """List every image file below `root`, by folder, number and name; `classes` as for `list_places`.
 
     Raises:
         RiceError: a folder cannot be read.
     """
+    images = list_places(_image_paths(root), classes)
+    return sorted(images, key=lambda image: (os.path.dirname(image.path), image.number or -1, image.path))
+
+
+def find_class_root(folder: Path, classes: Sequence[str] | None = None) -> Path:
+    """Find the folder that holds the class folders, see `class_root`: `folder` itself, or one below it.
+
+    Raises:
+        RiceError: no such folder, or not one root in it.
+    """
+    if not folder.is_dir():
+        raise RiceError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
+    return folder / class_root(_image_paths(folder), str(folder), classes)
+
+
+def class_root(paths: Iterable[str], where: str, classes: Sequence[str] | None) -> PurePosixPath:
+    """Find the folder that holds the class folders: of `classes`, or else two or more folders with images in them.
+
+    Args:
+        paths: of images, POSIX.
+        where: names the folder or archive in errors.
+        classes: names of the class folders, whatever their case, or None.
+
+    Raises:
+        RiceError: there is none, there are several, or a class of `classes` has no image.
+    """
+    wanted = None if classes is None else {name.casefold() for name in classes}
+    roots: defaultdict[PurePosixPath, set[str]] = defaultdict(set)
+    for folder in {PurePosixPath(path).parent for path in paths}:
+        for depth in range(len(folder.parts)) if wanted else [len(folder.parts) - 1] if folder.name else []:
+            name = normalise(folder.parts[depth])
+            if wanted is None or name.casefold() in wanted:
+                roots[PurePosixPath(*folder.parts[:depth])].add(name)
+                break
+    found = [root for root, names in roots.items() if wanted or len(names) > 1]
+    if len(found) > 1:
+        names = ", ".join(sorted(map(str, found)))
+        raise RiceError(f"{where}: several folders of varieties ({names}); name one in data.path, or data.classes")
+    if not roots and not classes:
+        raise RiceError(f"{where}: no images in folders in it")
+    if not found:
+        held = sorted(name for names in roots.values() for name in names)
+        held_by = f"images of one class ({held[0]})" if len(held) == 1 else "no folder with a folder of images a class"
+        said = f"no folder named after a variety ({', '.join(classes)})" if classes else f"{held_by}; 2 are needed"
+        raise RiceError(f"{where}: {said} in it")
+    missing = [name for name in classes or () if name.casefold() not in {n.casefold() for n in roots[found[0]]}]
+    if missing:
+        raise RiceError(f"{where}: data.classes: no image of {', '.join(missing)} in it")
+    return found[0]
+
+
+def _begins(stem: str, name: str) -> bool:
+    """Check that a file's name begins with a class's: a word of its own of three letters or more."""
+    return len(name) >= 3 and stem.startswith(name) and not stem[len(name) :][:1].isalpha()
+
+
+def _image_paths(root: Path) -> list[str]:
+    """List the files below a folder that are named as images, relative and POSIX; hidden folders are left out."""
 
     def stop(error: OSError) -> None:
         raise RiceError(f"{error.filename}: the folder cannot be read ({error.strerror})")
 
-    paths = [entry.name for entry in os.scandir(root) if not entry.is_dir()]
-    for top in (entry for entry in os.scandir(root) if entry.is_dir()):
-        for folder, _, names in os.walk(top.path, onerror=stop):
-            parent = os.path.relpath(folder, root).replace(os.sep, "/")
-            paths += [f"{parent}/{name}" for name in names]
-    images = [classify(path) for path in paths if is_image_name(path)]
-    return sorted(images, key=lambda image: (os.path.dirname(image.path), image.number or -1, image.path))
-
-
-def find_variety_root(folder: Path) -> Path:
-    """Find the folder that holds the variety folders: `folder` itself, or the only one up to two levels below it.
-
-    Raises:
-        RiceError: no such folder, or none or several below it hold variety folders.
-    """
-    if not folder.is_dir():
-        raise RiceError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
-    for level in ("*", "*/*", "*/*/*"):
-        found = (place for place in folder.glob(level) if variety_of(place.name) and place.is_dir())
-        roots = {place.parent for place in found if not _is_hidden(place.relative_to(folder))}
-        if len(roots) == 1:
-            return roots.pop()
-        if roots:
-            names = ", ".join(sorted(map(str, roots)))
-            raise RiceError(f"{folder}: several folders of varieties ({names}); name the one you mean")
-    raise RiceError(f"{folder}: no folder named after a variety ({', '.join(VARIETIES)}) in it")
-
-
-def _is_hidden(place: PurePath) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
+    paths, seen = list[str](), {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
+        # a class's folder may be a link; one that leads back would never end
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name, place in real.items() if place not in seen]
+        seen.update(real.values())
+        parent = os.path.relpath(folder, root).replace(os.sep, "/")
+        paths += names if parent == "." else [f"{parent}/{name}" for name in names]
+    return [path for path in paths if is_image_name(path)]

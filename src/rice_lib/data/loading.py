@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rice_lib.common.classes import LABEL_TO_ID
+from rice_lib.common.classes import read_classes
 from rice_lib.common.errors import RiceError
 from rice_lib.common.paths import Paths
 from rice_lib.data import split as splits
@@ -20,13 +20,15 @@ from rice_lib.data.manifest import open_cache, read
 class Examples:
     """Labelled images: `rows` of the cache `pixels` (uint8 `[manifest rows, 224, 224, 3]`, memory-mapped).
 
-    `rows` and `labels` are int64 `[n]`. Pickled for a worker process, it carries the cache's file name, not its pixels.
+    `rows` and `labels` are int64 `[n]`, `classes` names the labels. Pickled for a worker process, it carries the name
+    of the file of the cache, not its pixels.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
     labels: np.ndarray
     paths: list[str]
+    classes: tuple[str, ...]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -46,7 +48,8 @@ class Examples:
 
     def take(self, indices: np.ndarray) -> Examples:
         """Choose the examples at `indices` (int `[b]`), in that order; no pixel is read."""
-        return Examples(self.pixels, self.rows[indices], self.labels[indices], [self.paths[i] for i in indices])
+        paths = [self.paths[i] for i in indices]
+        return Examples(self.pixels, self.rows[indices], self.labels[indices], paths, self.classes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the pixels: numpy would pickle a memory map as gigabytes of them."""
@@ -71,5 +74,6 @@ def open_examples(paths: Paths, scheme: str, part: str) -> Examples:
     row_of = {path: row for row, path in enumerate(read(paths)["path"])}
     chosen = split[split["split"] == part]
     rows = np.array([row_of[path] for path in chosen["path"]], dtype=np.int64)
-    labels = chosen["label"].map(LABEL_TO_ID).to_numpy(dtype=np.int64)
-    return Examples(pixels, rows, labels, chosen["path"].tolist())
+    classes = read_classes(paths)
+    labels = chosen["label"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+    return Examples(pixels, rows, labels, chosen["path"].tolist(), classes)

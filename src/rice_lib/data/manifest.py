@@ -14,7 +14,7 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 
-from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
+from rice_lib.common.classes import write_classes
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, read_csv, read_json, sha256_file, write_csv, write_json
 from rice_lib.common.paths import Paths
@@ -26,7 +26,7 @@ from rice_lib.data.duplicates import group_duplicates
 from rice_lib.data.listing import OK, ListedImage, list_images, thin
 
 COLUMNS = ("path", "label", "number", "bytes", "sha256", "width", "height", "group", "status")
-"""path: relative to the folder of variety folders, POSIX; label: the folder's variety, empty for none; number: the
+"""path: relative to the folder of class folders, POSIX; label: the folder's class, empty for none; number: the
 integer in brackets in the name, if any; bytes and sha256 of the file; width and height in pixels; group: row of the
 first image of the same photograph (see `duplicates`); status: `ok`, or why the image is not used."""
 
@@ -41,17 +41,14 @@ def build(run: Run) -> pd.DataFrame:
     """
     paths, params = run.paths, run.params
     root = sources.fetch(params.data, paths, params.seed)
-    images = thin(list_images(root), params.data.per_class, params.seed)
-    if not images:
-        raise RiceError(f"{root}: no images in it")
+    images = thin(list_images(root, params.data.classes), params.data.per_class, params.seed)
     # the old cache goes first: the disk may not hold two
     shutil.rmtree(paths.cache, ignore_errors=True)
     with atomic_path(paths.cache / "pixels.npy") as cache:
         decoded = decode_all([root / image.path for image in images], cache, params.data.workers)
         table = _table(images, decoded, np.load(cache, mmap_mode="r"))
     write_csv(paths.manifest, COLUMNS, table.astype(object).where(table.notna(), "").itertuples(index=False))
-    id2labels = {str(number): name for name, number in LABEL_TO_ID.items()}
-    write_json(paths.labels, {"labels2id": LABEL_TO_ID, "id2labels": id2labels})
+    write_classes(paths, class_names(table))
     write_json(paths.cache / "cache.json", {"rows": _hash_rows(table)})
     return table
 
@@ -109,6 +106,11 @@ def open_cache(paths: Paths) -> np.ndarray:
     return pixels
 
 
+def class_names(table: pd.DataFrame) -> list[str]:
+    """List the classes of a manifest (or of a split) in the order of their numbers: sorted."""
+    return sorted(set(table["label"]) - {""})
+
+
 def usable(manifest: pd.DataFrame) -> pd.DataFrame:
     """Take the rows of images that can be used."""
     return manifest[manifest["status"] == OK]
@@ -125,7 +127,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         "exact duplicate groups": names[exact].value_counts(),
         "near duplicate groups": names[near].value_counts(),
     }
-    rows = [*VARIETIES, *(["no variety"] if (names == "no variety").any() else [])]
+    rows = [*class_names(table), *(["no variety"] if (names == "no variety").any() else [])]
     result = pd.DataFrame(columns).reindex(rows).fillna(0)
     result.loc["all"] = result.sum()
     result.loc["all", "mean KB"] = table["bytes"].mean() / 1000

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from rice_lib.common.classes import COLOURS
+from rice_lib.common.colours import COLOURS
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, read_csv, read_json, write_csv, write_json
 from rice_lib.contract.decision import ImageScale

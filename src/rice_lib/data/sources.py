@@ -1,4 +1,4 @@
-"""Fetch the images. Four sources, one interface: `fetch` returns a folder that holds `<Variety>/...`.
+"""Fetch the images. Four sources, one interface: `fetch` returns a folder that holds `<Class>/...`.
 
 Images that are made, unpacked or downloaded lie below `paths.images`, with a record of what they are; a `folder` is
 read where it lies. A source that cannot be had is an error: none ever stands in for another.
@@ -21,14 +21,14 @@ from rice_lib.common.files import atomic_path, read_json, write_json
 from rice_lib.common.parameters import DataParams
 from rice_lib.common.paths import Paths
 from rice_lib.data import archive, synthetic
-from rice_lib.data.listing import classify, find_variety_root, list_images, thin
+from rice_lib.data.listing import find_class_root, list_images, list_places, thin
 
 PATH_VARIABLE = "RICE_DATA"  # stands in for `data.path` where that is null
 _RECORD = ".source.json"
 
 
 def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
-    """Make sure that the images are here; returns the folder that holds the variety folders.
+    """Make sure that the images are here; returns the folder that holds the class folders.
 
     All but a `folder` end up below `paths.images`; `per_class` is not applied to a `folder`, which may hold more.
     Raises `RiceError` where the source cannot be had.
@@ -41,7 +41,7 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
 def locate(params: DataParams, paths: Paths) -> Path:
     """Find the folder that `fetch` returned, without fetching; raises `RiceError` where it is not there."""
     if params.source == "folder":
-        return find_variety_root(_named_path(params, paths))
+        return find_class_root(_named_path(params, paths), params.classes)
     if not _record(paths).get("complete"):
         raise RiceError(f"{paths.images}: images not fetched yet; run notebook 01_eda (make report) first")
     return paths.images
@@ -74,8 +74,8 @@ def _unpack(params: DataParams, paths: Paths, seed: int) -> None:
     if _path_or_none(params) is None and _is_complete(paths, params, seed):
         print(f"{PATH_VARIABLE} and data.path name no zip; using what was unpacked before", file=sys.stderr)
         return
-    images = archive.inspect(_named_path(params, paths))
-    chosen = thin(map(classify, images.entries), params.per_class, seed)
+    images = archive.inspect(_named_path(params, paths), params.classes)
+    chosen = thin(list_places(images.entries, params.classes), params.per_class, seed)
     with _recorded(paths, params, seed, archive=images.file.name, digest=images.digest):
         archive.extract(images, [image.path for image in chosen], paths.images)
 
@@ -83,9 +83,9 @@ def _unpack(params: DataParams, paths: Paths, seed: int) -> None:
 def _download(params: DataParams, paths: Paths, seed: int) -> None:
     if _is_complete(paths, params, seed, dataset=params.kaggle_dataset):
         return
-    root = find_variety_root(_kaggle_folder(params.kaggle_dataset))
+    root = find_class_root(_kaggle_folder(params.kaggle_dataset), params.classes)
     with _recorded(paths, params, seed, dataset=params.kaggle_dataset):
-        chosen = thin(list_images(root), params.per_class, seed)
+        chosen = thin(list_images(root, params.classes), params.per_class, seed)
         for image in tqdm(chosen, desc="copy", unit="file", delay=2, mininterval=1, leave=False):
             source, target = root / image.path, paths.images / image.path
             if not target.is_file() or target.stat().st_size != source.stat().st_size:

@@ -1,7 +1,8 @@
 """Divide the images into training, validation and test.
 
-`random`: stratified by variety, duplicates always together. `session`: the images numbered above `split.session_after`
-test, which holds out a capture session. A split file names the manifest it was made from, and fits no other.
+`random`: stratified by variety, duplicates always together. `session`: the last session of each variety tests, which
+is the last of the folders inside the variety's, or where there is none, the images numbered above
+`split.session_after`. A split file names the manifest it was made from, and fits no other.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_csv, write_csv
 from rice_lib.common.parameters import SplitParams
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.data import manifest as manifests
+from rice_lib.data.listing import session_of
 
 PARTS = ("train", "validation", "test")
 SCHEMES = ("random", "session")
@@ -62,7 +63,7 @@ def random_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.Data
 
 
 def session_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
-    """Divide a manifest by the `session` scheme: numbers above `session_after` test, with all their duplicates."""
+    """Divide a manifest by the `session` scheme: the last sessions test, with all their duplicates."""
     if obstacle := session_obstacle(table, params):
         raise RiceError(f"no session split: {obstacle}")
     images = _usable(table)
@@ -72,15 +73,17 @@ def session_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.Dat
 def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
     """Say in a clause why the images do not allow the `session` scheme; return None where they do."""
     images = manifests.usable(table)
-    if unnumbered := int(images["number"].isna().sum()):
+    named = images["path"].map(session_of).ne("").any()
+    if not named and (unnumbered := int(images["number"].isna().sum())):
         return f"{unnumbered:,} of {len(images):,} images bear no number in their names"
-    late = _late(images, params)
-    for variety in VARIETIES:
+    late, after = _late(images, params), f"{params.session_after:,}"
+    for variety in manifests.class_names(images):
         of_variety = (images["label"] == variety).to_numpy()
         if not (of_variety & late).any():
-            return f"no {variety} is numbered above {params.session_after:,}"
+            return f"{variety} has one session" if named else f"no {variety} is numbered above {after}"
         if images.loc[of_variety & ~late, "group"].nunique() < 2:
-            return f"fewer than two {variety} are numbered {params.session_after:,} or less"
+            where = "not in its last session" if named else f"numbered {after} or less"
+            return f"fewer than two {variety} are {where}"
     return None
 
 
@@ -99,7 +102,7 @@ def naive_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataF
 
 def counts(split: pd.DataFrame) -> pd.DataFrame:
     """Count images by variety (rows) and part (columns), with totals."""
-    table = pd.crosstab(split["label"], split["split"]).reindex(index=VARIETIES, columns=PARTS, fill_value=0)
+    table = pd.crosstab(split["label"], split["split"]).reindex(columns=PARTS, fill_value=0)
     table.loc["all"] = table.sum()
     return table.assign(all=table.sum(axis=1)).rename_axis(index=None, columns=None)
 
@@ -108,15 +111,20 @@ def _usable(table: pd.DataFrame) -> pd.DataFrame:
     """Take the usable images; raises `RiceError` where a variety has too few to have one in each part."""
     images = manifests.usable(table)
     groups = images.groupby("label")["group"].nunique()
-    for variety in VARIETIES:
+    for variety in manifests.class_names(table):
         if (found := groups.get(variety, 0)) < len(PARTS):
             raise RiceError(f"{found} different usable images of {variety}: at least {len(PARTS)} are needed to split")
     return images
 
 
 def _late(images: pd.DataFrame, params: SplitParams) -> np.ndarray:
-    """Find images numbered above `session_after`, and duplicates of such: bool `[n]`."""
-    late = (images["number"] > params.session_after).fillna(False).astype(bool)
+    """Find the images of the last sessions, and duplicates of such: bool `[n]`."""
+    sessions = images["path"].map(session_of)
+    if sessions.ne("").any():
+        of_variety = sessions.groupby(images["label"])
+        late = (sessions == of_variety.transform("max")) & (of_variety.transform("nunique") > 1)
+    else:
+        late = (images["number"] > params.session_after).fillna(False).astype(bool)
     return late.groupby(images["group"]).transform("any").to_numpy()
 
 
@@ -135,10 +143,10 @@ def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: in
     """
     drawn = np.full(len(images), "", dtype=object)
     labels, groups = images["label"].to_numpy(), images["group"].to_numpy()
-    for variety in VARIETIES:
+    for number, variety in enumerate(manifests.class_names(images)):
         rows = np.flatnonzero(labels == variety)
         names, sizes = np.unique(groups[rows], return_counts=True)
-        order = np.random.default_rng([seed, LABEL_TO_ID[variety]]).permutation(len(names))
+        order = np.random.default_rng([seed, number]).permutation(len(names))
         room, taken = round(fraction * len(rows)), list[int]()
         for group in order:
             if sizes[group] <= room and len(taken) < len(names) - spare:

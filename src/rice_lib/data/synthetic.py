@@ -15,12 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.files import atomic_path
 from rice_lib.data.decoding import over_images
 
 VERSION = 1
 """Raised whenever the same seed would give other images: images of another version are made again."""
+
+VARIETIES = ("Arborio", "Basmati", "Ipsala", "Jasmine", "Karacadag")
+"""Names of the varieties that are drawn: those of the public set."""
 
 SIDE = 250
 SECOND_SESSION = 0.78
@@ -105,7 +107,7 @@ def draw(variety: str, number: int, per_class: int, seed: int) -> np.ndarray:
     number = original(variety, number, per_class)
     late = variety == "Jasmine" and number > SECOND_SESSION * per_class
     look = LOOKS["Jasmine, second session" if late else variety]
-    random = np.random.default_rng([seed, LABEL_TO_ID[variety], number])
+    random = np.random.default_rng([seed, VARIETIES.index(variety), number])
     outline = _outline(look, random)
     one, other = random.normal(size=2)
     along = look.axes_correlation * one + np.sqrt(1 - look.axes_correlation**2) * other

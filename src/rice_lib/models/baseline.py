@@ -18,7 +18,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, write_json
 from rice_lib.common.run import Run
@@ -61,7 +60,7 @@ class LinearClassifier:
     weights: np.ndarray
     bias: np.ndarray
     about: Mapping[str, Any]
-    """Kind, scheme, settings and provenance: what the JSON says beside the labels."""
+    """Labels, kind, scheme, settings and provenance, as the JSON says them."""
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Compute probabilities of the classes, float64 `[n, classes]`, from features `[n, d]`."""
@@ -72,13 +71,13 @@ class LinearClassifier:
         arrays, about = folder / f"{name}.safetensors", folder / f"{name}.json"
         with atomic_path(arrays) as temporary:
             temporary.write_bytes(save({key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}))
-        write_json(about, {"labels": VARIETIES, "arrays": _ARRAYS, **self.about})
+        write_json(about, {"arrays": _ARRAYS, **self.about})
         return [arrays, about]
 
 
 @dataclass(frozen=True)
 class TestedBaseline:
-    """A trained baseline and its probabilities, float64 `[n, 5]`, on the test images of its scheme."""
+    """A trained baseline and its probabilities, float64 `[n, classes]`, on the test images of its scheme."""
 
     classifier: LinearClassifier
     test: Examples
@@ -100,7 +99,7 @@ def open_task(run: Run, scheme: str) -> Task:
         RiceError: the split is not there, or a variety has no training image.
     """
     train = thin(open_examples(run.paths, scheme, "train"), run.params.baseline.max_train_images, run.params.seed)
-    for number, name in enumerate(VARIETIES):
+    for number, name in enumerate(train.classes):
         if number not in train.labels:
             raise RiceError(f"split {scheme}: no training image of {name}; the baseline needs every variety")
     return Task(scheme, train, open_examples(run.paths, scheme, "test"))
@@ -126,7 +125,7 @@ def extract(
     `compute` takes uint8 `[n, 224, 224, 3]`, at most `batch_size` images, to float32 `[n, d]`.
     """
     rows = np.unique(np.concatenate([part.rows for task in tasks for part in (task.train, task.test)]))
-    images = Examples(tasks[0].test.pixels, rows, np.zeros_like(rows), [])
+    images = Examples(tasks[0].test.pixels, rows, np.zeros_like(rows), [], ())
     return Features(rows, np.concatenate([compute(batch) for batch in images.batches(batch_size, title)]))
 
 
@@ -154,12 +153,16 @@ def fit(
         except ConvergenceWarning:
             fault = f"logistic regression did not converge in {ITERATIONS} steps at {regularisation_c:g}"
             raise RiceError(f"baseline.regularisation_c: {fault}; try a smaller one") from None
-    return LinearClassifier(scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_, about)
+    weights, bias = regression.coef_, regression.intercept_
+    if len(weights) == 1:  # of two classes scikit-learn gives the log-odds of the second
+        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    return LinearClassifier(scaler.mean_, scaler.scale_, weights, bias, about)
 
 
 def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> TestedBaseline:
     """Train on a task, save into `paths.baseline` as `<kind>_<scheme>`, and score the test images."""
     about = {
+        "labels": task.train.classes,
         "kind": kind,
         "scheme": task.scheme,
         "baseline": run.params.baseline.model_dump(mode="json"),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, write_text
 from rice_lib.common.parameters import AugmentationParams
@@ -146,14 +145,14 @@ def calibrate(predictor: Predictor, training: Examples, validation: Examples, ba
     At most `TRAINING_IMAGES` of the training images are used; the seed is that of their choice and of the clusters.
 
     Raises:
-        RiceError: the model's labels are not the varieties, or one of them has no training image.
+        RiceError: the model's labels are not the images' classes, or one of them has no training image.
     """
     from rice_lib.models.metrics import label_columns
 
-    column = label_columns(predictor)
+    column = label_columns(predictor, training.classes)
     drawn = np.random.default_rng(seed).permutation(len(training))[:TRAINING_IMAGES]
     known = training.take(np.sort(drawn))
-    absent = [f"training image of {name}" for number, name in enumerate(VARIETIES) if number not in known.labels]
+    absent = [f"training image of {name}" for number, name in enumerate(known.classes) if number not in known.labels]
     if len(validation) == 0:
         absent.append("validation image")
     if absent:

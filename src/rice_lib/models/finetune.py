@@ -1,7 +1,7 @@
 """Fine-tune the ViT with transformers' `Trainer`: resumable, tracked, fed from the memory-mapped pixels.
 
     set_seed(params.seed)
-    model = create_model(params.finetune, VARIETIES)
+    model = create_model(params.finetune, read_classes(paths))
     result = train(run, scheme, model, training_arguments(run, scheme))
 
 A run's checkpoints lie in a folder named by what the result depends on (parameters, split, seed): a killed run resumes,

@@ -5,6 +5,7 @@ A predictions file lets two models be compared on the same images afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
-from rice_lib.common.classes import LABEL_TO_ID, VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_csv, write_csv
 from rice_lib.common.interval import wilson
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from rice_lib.data.loading import Examples
 
 RESAMPLES = 2000  # of the bootstrap: each end of a 95 % interval rests on 50
-COLUMNS = ("path", "label", "predicted", *VARIETIES)
+COLUMNS = ("path", "label", "predicted")  # then one a class
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's predictions on images: `labels` and `predicted` int64 `[n]`, `scores` float64 `[n, 5]`."""
+    """A model's predictions on images: `labels` and `predicted` int64 `[n]`, `scores` float64 `[n, classes]`."""
 
     paths: list[str]
     labels: np.ndarray
     predicted: np.ndarray
     scores: np.ndarray
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,14 @@ class McNemar:
     p_value: float
 
 
-def confusion_counts(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Count a confusion matrix of the varieties, int64 `[classes, classes]`: rows true, columns predicted."""
-    return confusion_matrix(labels, predicted, labels=np.arange(len(VARIETIES)))
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Count a confusion matrix of that many classes, int64 `[classes, classes]`: rows true, columns predicted."""
+    return confusion_matrix(labels, predicted, labels=np.arange(classes))
 
 
-def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int) -> dict[str, Metric]:
+def classification_metrics(
+    labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], seed: int
+) -> dict[str, Metric]:
     """Compute accuracy, macro F1, F1 and recall of each variety, and the number of errors.
 
     Accuracy and recall have Wilson's interval. A class's F1 is 2J/(1+J) with J the share of true positives among the
@@ -63,6 +66,7 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
     Args:
         labels: true class numbers, int `[n]`.
         predicted: predicted class numbers, int `[n]`.
+        classes: names by number.
         seed: of the bootstrap.
 
     Returns:
@@ -74,14 +78,14 @@ def classification_metrics(labels: np.ndarray, predicted: np.ndarray, seed: int)
     """
     if len(labels) == 0 or len(labels) != len(predicted):
         raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions")
-    counts = confusion_counts(labels, predicted)
+    counts = confusion_counts(labels, predicted, len(classes))
     n, correct = int(counts.sum()), int(np.trace(counts))
     metrics = {
         "accuracy": Metric(correct / n, *wilson(correct, n), n=n, how="Wilson", name="accuracy"),
         "macro_f1": replace(_macro_f1(counts, seed), name="macro F1"),
         "errors": Metric(n - correct, n=n, unit="images", name="misclassified"),
     }
-    for number, name in enumerate(VARIETIES):
+    for number, name in enumerate(classes):
         hits, of_class, as_class = (
             int(k) for k in (counts[number, number], counts[number].sum(), counts[:, number].sum())
         )
@@ -147,34 +151,39 @@ def write_predictions(path: Path, examples: Examples, scores: np.ndarray) -> Pre
     Args:
         path: the file, see `Paths.predictions`.
         examples: the images, in the order of the scores; only their paths and labels are read.
-        scores: probabilities, float `[n, 5]`, columns in the order of `VARIETIES`; the largest is predicted.
+        scores: probabilities, float `[n, classes]`, columns as `examples.classes`; the largest is predicted.
 
     Raises:
         ValueError: wrong shape, or rows that are not probabilities (logits, NaN).
     """
-    scores = np.asarray(scores, np.float64)
-    if scores.shape != (len(examples.paths), len(VARIETIES)):
+    scores, classes = np.asarray(scores, np.float64), examples.classes
+    if scores.shape != (len(examples.paths), len(classes)):
         raise ValueError(f"scores of shape {scores.shape} for {len(examples.paths)} images")
     if not np.allclose(scores.sum(axis=1), 1, atol=1e-3) or scores.min(initial=0) < 0:
         raise ValueError("scores must be probabilities, each row summing to 1: take the softmax of logits")
     predicted = scores.argmax(axis=1)
     rows = (
-        [name, VARIETIES[label], VARIETIES[likeliest], *(f"{score:.9g}" for score in row)]
+        [name, classes[label], classes[likeliest], *(f"{score:.9g}" for score in row)]
         for name, label, likeliest, row in zip(examples.paths, examples.labels, predicted, scores, strict=True)
     )
-    write_csv(path, COLUMNS, rows)
-    return Predictions(list(examples.paths), np.asarray(examples.labels, np.int64), predicted, scores)
+    write_csv(path, (*COLUMNS, *classes), rows)
+    return Predictions(list(examples.paths), np.asarray(examples.labels, np.int64), predicted, scores, classes)
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read a predictions file; raises `RiceError` where it is missing or another file."""
     try:
-        _, rows = read_csv(path, COLUMNS)
+        _, (header, *rows) = read_csv(path)
+        classes = tuple(header[len(COLUMNS) :])
+        if tuple(header[: len(COLUMNS)]) != COLUMNS:
+            raise ValueError(f"its header is {','.join(header)}")
+        number = {name: number for number, name in enumerate(classes)}
         return Predictions(
             paths=[row[0] for row in rows],
-            labels=np.array([LABEL_TO_ID[row[1]] for row in rows], np.int64),
-            predicted=np.array([LABEL_TO_ID[row[2]] for row in rows], np.int64),
-            scores=np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(VARIETIES)),
+            labels=np.array([number[row[1]] for row in rows], np.int64),
+            predicted=np.array([number[row[2]] for row in rows], np.int64),
+            scores=np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(classes)),
+            classes=classes,
         )
     except FileNotFoundError:
         raise RiceError(f"{path}: no such predictions file; the notebook that trains the model writes it") from None
@@ -187,7 +196,7 @@ class Evaluation:
     """What a model predicts of labelled images."""
 
     scores: np.ndarray
-    """Probabilities, float64 `[n, 5]` (columns `VARIETIES`): calibrated where the model carries a decision."""
+    """Probabilities, float64 `[n, classes]`: calibrated where the model carries a decision."""
     reasons: list[str | None] | None
     """Why an image is rejected, None where it is not; None for all where the model has no rejection rule."""
 
@@ -199,18 +208,18 @@ class Evaluation:
         return Metric(count / n, *wilson(count, n), n=n, how="Wilson", name="rejected")
 
 
-def label_columns(predictor: Predictor) -> np.ndarray:
-    """Find the place of each of `VARIETIES` among the model's logits; raises `RiceError` for other labels."""
-    if sorted(predictor.labels) != sorted(VARIETIES):
-        raise RiceError(f"{predictor.name}: predicts {', '.join(predictor.labels)}, not {', '.join(VARIETIES)}")
-    return np.array([predictor.labels.index(name) for name in VARIETIES])
+def label_columns(predictor: Predictor, classes: Sequence[str]) -> np.ndarray:
+    """Find the place of each class among the model's logits; raises `RiceError` where its labels are others."""
+    if sorted(predictor.labels) != sorted(classes):
+        raise RiceError(f"{predictor.name}: predicts {', '.join(predictor.labels)}, not {', '.join(classes)}")
+    return np.array([predictor.labels.index(name) for name in classes])
 
 
 def evaluate(predictor: Predictor, examples: Examples, batch_size: int) -> Evaluation:
-    """Predict labelled images; shows progress. Raises `RiceError` where the model's labels are not the varieties."""
-    label_columns(predictor)
+    """Predict labelled images; shows progress. Raises `RiceError` where the model's labels are not their classes."""
+    label_columns(predictor, examples.classes)
     batches = examples.batches(batch_size, predictor.name)
     predictions = [prediction for pixels in batches for prediction in predict(predictor, pixels)]
-    scores = np.array([[prediction.scores[name] for name in VARIETIES] for prediction in predictions])
+    scores = np.array([[prediction.scores[name] for name in examples.classes] for prediction in predictions])
     has_rule = predictor.decision is not None and predictor.decision.rejection is not None
     return Evaluation(scores, [prediction.reason for prediction in predictions] if has_rule else None)

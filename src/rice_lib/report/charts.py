@@ -14,16 +14,15 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.colours import INK, MUTED
-from rice_lib.report.style import BLUE, GREY, ORANGE, PALETTE, subplots
+from rice_lib.report.style import BLUE, GREY, ORANGE, looks, subplots
 
 if TYPE_CHECKING:
     from rice_lib.common.tracking import Metric
     from rice_lib.models.reliability import Reliability
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str] = VARIETIES, title: str = "") -> Figure:
+def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
     """Draw a confusion matrix of counts, rows true, columns predicted, errors shaded; recall at the right.
 
     The shade follows the square root of the share of the row, so that one image in a thousand is visible.
@@ -107,7 +106,7 @@ def reliability(readings: Mapping[str, Reliability]) -> Figure:
     return fig
 
 
-def weights(matrix: np.ndarray, columns: Sequence[str], names: Sequence[str] = VARIETIES) -> Figure:
+def weights(matrix: np.ndarray, columns: Sequence[str], names: Sequence[str]) -> Figure:
     """Draw a linear classifier's weights: one row a feature, one column a class; float `[classes, features]`."""
     fig, ax = subplots(height=0.9 + 0.4 * len(columns))
     limit = float(np.abs(matrix).max())
@@ -144,18 +143,22 @@ def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: st
 
 def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label", title: str = "") -> Figure:
     """Draw the density of each numeric column, one curve a variety, one panel a column."""
-    rows = -(-len(columns) // 2)
+    rows, look = -(-len(columns) // 2), looks(sorted(table[by].unique()))
     fig, axes = subplots(rows, 2, height=2.1 * rows + 0.6, title=title, squeeze=False)
     for ax, column in zip(axes.flat, columns, strict=False):
-        sns.kdeplot(
-            table, x=column, hue=by, hue_order=VARIETIES, palette=PALETTE, common_norm=False, fill=True,
-            alpha=0.18, linewidth=1.6, legend=False, warn_singular=False, ax=ax,
-        )  # fmt: skip
+        for name, (colour, _, line) in look.items():
+            values = table.loc[table[by] == name, column]
+            sns.kdeplot(
+                values, color=colour, linestyle=line, fill=True, alpha=0.18, linewidth=1.6, warn_singular=False, ax=ax
+            )
         ax.set(xlabel=column, ylabel="", yticks=[])
         sns.despine(ax=ax, left=True)
     for ax in axes.flat[len(columns) :]:
         ax.axis("off")
-    handles = [mpl.lines.Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in PALETTE.items()]
+    handles = [
+        mpl.lines.Line2D([], [], color=colour, linestyle=line, linewidth=3, label=name)
+        for name, (colour, _, line) in look.items()
+    ]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
     return fig
 
@@ -168,11 +171,13 @@ def drift(table: pd.DataFrame, columns: Sequence[str], boundary: int) -> Figure:
         columns: the features, one a column of the figure.
         boundary: the number where the session split divides the images.
     """
-    fig, axes = subplots(len(VARIETIES), len(columns), height=6.4, sharex=True, sharey="col", squeeze=False)
-    for row, variety in zip(axes, VARIETIES, strict=True):
+    look = looks(sorted(table["label"].unique()))
+    height = 0.4 + 1.2 * len(look)
+    fig, axes = subplots(len(look), len(columns), height=height, sharex=True, sharey="col", squeeze=False)
+    for row, (variety, (colour, marker, _)) in zip(axes, look.items(), strict=True):
         grains = table[(table["label"] == variety) & table["number"].notna()]
         for ax, column in zip(row, columns, strict=True):
-            ax.scatter(grains["number"].astype(int), grains[column], s=5, linewidth=0, color=PALETTE[variety])
+            ax.scatter(grains["number"].astype(int), grains[column], s=5, linewidth=0, color=colour, marker=marker)
             ax.axvline(boundary, color=INK, linestyle="--", linewidth=1)
         row[0].set_title(variety, fontsize=11)
     for ax, column in zip(axes[0], columns, strict=True):

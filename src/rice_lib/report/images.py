@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from rice_lib.common.classes import VARIETIES
 from rice_lib.common.errors import RiceError
 from rice_lib.report.style import WIDTH, subplots
 
@@ -70,7 +69,7 @@ def relevance_page(
 
 def caption(predictions: Predictions, image: int) -> str:
     """Write an image's true variety, and what it is predicted as with the confidence, in two lines."""
-    true, predicted = VARIETIES[predictions.labels[image]], VARIETIES[predictions.predicted[image]]
+    true, predicted = (predictions.classes[of[image]] for of in (predictions.labels, predictions.predicted))
     return f"{true}, predicted\n{predicted} {predictions.scores[image].max():.2f}"
 
 

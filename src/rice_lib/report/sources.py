@@ -20,6 +20,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_text
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.report import results as tables
+from rice_lib.report import tables as markdown
 from rice_lib.report.results import Results, read_results
 
 _IMAGES = {
@@ -84,8 +85,10 @@ def fill(template: str, results: Results, gallery: str) -> str:
     Raises:
         RiceError: the template is not Jinja, or names a blank that nothing fills.
     """
+    classes = dict.fromkeys(str(m.of["variety"]) for _, _, m in results.metrics() if "variety" in m.of)
     blanks = {
         "profile": results.profile,
+        "classes": markdown.escape(", ".join(classes) or "not counted yet"),
         "images": _banners(results),
         "headline": tables.headline(results),
         "figures": gallery,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from rice_lib.common.classes import COLOURS, VARIETIES
+from rice_lib.common.colours import COLOURS
 from rice_lib.common.files import atomic_path
-
-PALETTE: dict[str, str] = dict(zip(VARIETIES, COLOURS, strict=True))
-"""A variety's colour."""
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A97A3"
 WIDTH = 6.4
@@ -30,6 +29,16 @@ class NotebookFigure(Figure):
         png = io.BytesIO()
         self.savefig(png, format="png", dpi=2 * self.dpi, bbox_inches="tight", facecolor="white")
         display(Image(png.getvalue(), format="png", retina=True))
+
+
+LineStyle = Literal["-", "--", ":", "-."]
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str, LineStyle]]:
+    """Choose a colour, a marker and a line style for each name: the marker and line change where colours come again."""
+    rounds: list[tuple[str, LineStyle]] = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-.")]
+    styles = [(colour, marker, line) for marker, line in rounds for colour in COLOURS]
+    return dict(zip(names, itertools.cycle(styles), strict=False))
 
 
 def use_style() -> None:

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from rice_lib.common.classes import COLOURS
-from rice_lib.common.colours import INK, MUTED, PAPER
+from rice_lib.common.colours import COLOURS, INK, MUTED, PAPER
 from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.tray.find import Grain
 from rice_lib.tray.record import Counts, TrayRecord
