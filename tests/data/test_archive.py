@@ -44,7 +44,9 @@ def test_places_images_below_the_variety_root_and_skips_the_rest(tmp_path):
         ("../evil.jpg", "leads elsewhere"),
         ("Arborio/../../evil.jpg", "leads elsewhere"),
         ("Arborio\\..\\evil.jpg", "leads elsewhere"),
+        ("..\\evil.jpg", "leads elsewhere"),
         ("/etc/evil.jpg", "absolute"),
+        ("\\etc\\evil.jpg", "absolute"),
         ("C:/evil.jpg", "absolute"),
         ("Arborio/" + "n" * 300 + ".jpg", "too long"),
     ],
@@ -54,6 +56,29 @@ def test_names_that_lead_out_are_not_unpacked(tmp_path, name, says):
         unpack(one_entry(tmp_path / "evil.zip", name), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "evil.jpg").exists()
+
+
+def test_what_is_no_image_stays_packed_whatever_it_is(tmp_path):
+    """A model of 70 MB, a table that shrinks a thousand times, a link: beside the images of many public sets."""
+    file = one_entry(tmp_path / "model.zip", "model.h5", bytes(70 * 1024**2))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("../features.csv", "0,0,0\n" * 10**6)
+        link = zipfile.ZipInfo("latest")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        target.writestr(link, "model.h5")
+    assert unpack(file, tmp_path / "out") == 1
+    assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["Arborio (1).jpg"]
+
+
+def test_names_written_on_windows_and_long_ones_are_unpacked(tmp_path):
+    long = "Arborio/" + "n" * 251 + ".jpg"
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as target:
+        target.writestr("set\\Arborio\\", "")
+        target.writestr("set\\Arborio\\Arborio (1).jpg", b"first")
+        target.writestr("set/" + long, b"second")
+    assert unpack(tmp_path / "windows.zip", tmp_path / "out") == 2
+    assert (tmp_path / "out/Arborio/Arborio (1).jpg").read_bytes() == b"first"
+    assert (tmp_path / "out" / long).read_bytes() == b"second"
 
 
 def test_links_and_devices_are_not_unpacked(tmp_path):

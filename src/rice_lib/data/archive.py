@@ -1,7 +1,7 @@
 """Unpack a zip of images from an unknown source: checked before a byte is written, and resumable.
 
-Nothing is unpacked where one entry would land outside the target, is a link, is encrypted, comes twice, or unpacks to
-absurdly much. An interrupted run resumes: a file of the right size and CRC-32 is not written again.
+Nothing is unpacked where one image would land outside the target, is a link, is encrypted, comes twice, or unpacks to
+absurdly much; what is no image stays packed. An interrupted run resumes: a file of the right size and CRC-32 is not written again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
+from rice_lib.contract.decode import is_photograph
 from rice_lib.data.listing import class_root, is_image_name
 
 MAX_FILE_BYTES = 64 * 1024**2
@@ -50,13 +51,17 @@ def inspect(file: Path, classes: Sequence[str] | None = None) -> ArchiveImages:
         infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
         raise RiceError(f"{file}: unsafe, {len(infos):,} entries (at most {MAX_ENTRIES:,})")
-    for info in infos:
+    for info in infos:  # Windows writes backslashes, and zipfile cuts a name at a NUL
+        info.filename = info.orig_filename.replace("\\", "/")
+    # the rest is never unpacked, whatever it is
+    images = [info for info in infos if not info.is_dir() and is_photograph(PurePosixPath(info.filename).name)]
+    for info in images:
         if fault := _fault(info):
             raise RiceError(f"{file}: unsafe, entry {info.filename[:100]!r} {fault}")
-    size, total = file.stat().st_size, sum(info.file_size for info in infos)
+    images = [info for info in images if is_image_name(info.filename)]
+    size, total = file.stat().st_size, sum(info.file_size for info in images)
     if total > MAX_TOTAL_BYTES or (total > _RATIO_FROM and total > MAX_RATIO * size):
         raise RiceError(f"{file}: unsafe, {size:,} bytes would unpack to {total:,} (a bomb?)")
-    images = [info for info in infos if not info.is_dir() and is_image_name(info.filename)]
     if not images:
         raise RiceError(f"{file}: no images in it")
     entries = _placed(file, images, classes)
@@ -101,12 +106,12 @@ def _open(file: Path) -> zipfile.ZipFile:
 
 def _fault(info: zipfile.ZipInfo) -> str | None:
     """Say what makes an entry unfit to be unpacked; None for nothing."""
-    name = info.orig_filename  # zipfile cuts filename at a NUL
+    name = info.filename
     parts = PurePosixPath(name).parts
     ratio = info.file_size // max(info.compress_size, 1)
     faults = {
-        "has an absolute name": name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name),
-        "has a name that leads elsewhere": ".." in parts or "\\" in name or "\0" in name,
+        "has an absolute name": name.startswith("/") or re.match(r"[A-Za-z]:", name),
+        "has a name that leads elsewhere": ".." in parts or "\0" in name,
         "has a name too long for a file system": any(len(os.fsencode(p)) > 255 for p in parts) or len(name) > 1024,
         "is a link or a device, not a file": stat.S_IFMT(info.external_attr >> 16) not in _PLAIN,
         "is encrypted": info.flag_bits & 0x1,
