@@ -13,6 +13,7 @@ SERVE_PYTHON ?= $(PYTHON)
 PROFILE ?= smoke
 ## SET="a.b=c d.e=f"     parameters to write into the profile first, e.g. SET="data.path=/rice.zip finetune.epochs=1"
 SET ?=
+export SET
 ## ARGS="-k split"       more arguments for pytest
 ARGS ?=
 ## TORCH_INDEX=URL       take torch's CPU wheels from this simple index and leave CUDA out: 2.7 GB in place of 7.1 (default: PyPI)
@@ -68,6 +69,8 @@ export UV_PYTHON_DOWNLOADS := never
 # dvc.yaml's commands say `python`: it must be this one
 export PATH := $(abspath $(PREFIX)/bin):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# without docstrings transformers cannot be imported, without asserts tests prove nothing
+unexport PYTHONOPTIMIZE
 
 help:  ## this list
 	@echo "make COMMAND [VARIABLE=value ...]"; echo
@@ -86,7 +89,8 @@ report: check-profile $(ENV) $(SERVE_ENV) .dvc/scm-checked $(if $(SET),set)  ## 
 	@echo "The report: reports/$(PROFILE)/site/index.html"
 
 set: $(ENV)
-	@python -m rice_lib set-params --profile "$(PROFILE)" $(SET)
+	@# xargs reads quotes as the shell does, and nothing else: no & nor ( has a meaning
+	@printf '%s' "$$SET" | xargs python -m rice_lib set-params --profile "$(PROFILE)"
 
 test: $(ENV) $(SERVE_ENV) $(GET_UV)  ## run the fast tests
 	@python -m pytest -m "not slow" $(ARGS)

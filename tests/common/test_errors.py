@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from rice_lib.common.errors import RiceError, run_command
@@ -35,3 +38,13 @@ def test_ctrl_c_says_no_more_than_is_known(capsys):
 def test_a_fault_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(fails(ZeroDivisionError()))
+
+
+def test_a_library_that_needs_docstrings_is_named():
+    """Python removes them at PYTHONOPTIMIZE=2, and transformers raises ValueError while it is imported."""
+    fault = "raise ValueError('no Args section')"
+    code = f"from rice_lib.common.errors import run_command\ndef main(): {fault}\nrun_command(main, 'rice export')"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: rice export: a library needs docstrings")
+    assert done.stderr.count("\n") == 1

@@ -114,6 +114,10 @@ def test_parse_overrides():
         "finetune": {"epochs": 1, "compile": True},
         "data": {"path": "/x=y.zip"},
     }
+    assert parse_overrides(["data.path=/Mein Reis é #1 (a&b) 100%/x.zip "]) == {
+        "data": {"path": "/Mein Reis é #1 (a&b) 100%/x.zip"}
+    }
+    assert parse_overrides(["data.path='/x # y'"]) == {"data": {"path": "/x # y"}}
     assert parse_overrides(["benchmark.batch_sizes=[1, 2]"]) == {"benchmark": {"batch_sizes": [1, 2]}}
     assert parse_overrides(["finetune.learning_rate=1e-4"]) == {"finetune": {"learning_rate": 1e-4}}
 

@@ -177,6 +177,16 @@ def test_an_environment_that_is_a_link_is_used_as_it_is(make, small, tmp_path):
     assert (small / ".venv" / ".installed").read_text().strip().endswith(str(small))
 
 
+def test_values_of_set_reach_the_command_as_they_are(make, small, monkeypatch):
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    (small / "own/bin").mkdir(parents=True)
+    (small / "own/bin/python").write_text('#!/bin/sh\nprintf "<%s>" "$@" "$PYTHONOPTIMIZE"\n')
+    (small / "own/bin/python").chmod(0o755)
+    (small / ".venv").symlink_to("own")
+    printed = make(small, "set", """SET=data.path='/My Reis #1 (a)/x&y;z|é.zip' seed=1 a.b="it's\"""")
+    assert "<--profile><smoke><data.path=/My Reis #1 (a)/x&y;z|é.zip><seed=1><a.b=it's><>" in printed
+
+
 def test_both_environments_decode_and_compute_with_the_same_versions():
     lines = (ROOT / "requirements-serve.lock").read_text().splitlines()
     for name in ("onnxruntime", "pillow", "tritonclient"):

@@ -54,6 +54,11 @@ def run_command(main: Callable[[], int], prog: str = "this command", extra: str 
         else:
             print(f"error: {where}{error.strerror or error}", file=sys.stderr)
             status = 2
+    except ValueError:
+        if sys.flags.optimize < 2:
+            raise
+        print(f"error: {prog}: a library needs docstrings; set PYTHONOPTIMIZE to 1, 2 removes them", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

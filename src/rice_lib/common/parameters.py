@@ -229,12 +229,15 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise RiceError(f"--set {assignment}: write it as section.key=value")
+            hint = """section.key=value, and what has spaces in quotes: SET="data.path='/my images/rice.zip'\""""
+            raise RiceError(f"--set {assignment}: write it as {hint}")
         try:
             value = yaml.load(text, _Loader)
         except (yaml.YAMLError, ValueError):
             raise RiceError(f"--set {assignment}: the value is not valid YAML") from None
         if isinstance(value, str):
+            if text.startswith(value):
+                value = text.strip()  # no comment begins at a #: it belongs to a path
             with contextlib.suppress(ValueError):  # YAML 1.1, which PyYAML reads, takes 1e-4 for a string
                 value = float(value)
         for part in reversed(key.split(".")):

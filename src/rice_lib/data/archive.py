@@ -1,7 +1,8 @@
 """Unpack a zip of images from an unknown source: checked before a byte is written, and resumable.
 
 Nothing is unpacked where one image would land outside the target, is a link, is encrypted, comes twice, or unpacks to
-absurdly much; what is no image stays packed. An interrupted run resumes: a file of the right size and CRC-32 is not written again.
+absurdly much; what is no image stays packed. An interrupted run resumes: a file of the right size and CRC-32 is not
+written again.
 """
 
 from __future__ import annotations
