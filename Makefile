@@ -177,7 +177,7 @@ $(PREFIX)/.installed: uv.lock pyproject.toml | $(GET_UV) check-python
 	@$(UV) pip install --python .venv-serve/bin/python --no-deps --requirement requirements-serve.lock
 	@echo "$(CURDIR)" > $@
 
-# DVC expects git beside it; where the project came as an archive, its configuration says that there is none.
+# DVC expects git to know its files; where the project came as an archive, its configuration says that there is none.
 .dvc/scm-checked:
-	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
+	@git ls-files --error-unmatch dvc.yaml >/dev/null 2>&1 || dvc config --local core.no_scm true
 	@touch $@

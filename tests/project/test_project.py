@@ -187,6 +187,22 @@ def test_values_of_set_reach_the_command_as_they_are(make, small, monkeypatch):
     assert "<--profile><smoke><data.path=/My Reis #1 (a)/x&y;z|é.zip><seed=1><a.b=it's><>" in printed
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_dvc_does_without_git_where_git_does_not_know_the_project(make, small, known):
+    """An archive may be unpacked inside a repository that ignores it: DVC then takes its own files for ignored."""
+    (small / "own/bin").mkdir(parents=True)
+    for name, line in (("python", ""), ("dvc", 'echo "dvc $@"')):
+        (small / "own/bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (small / "own/bin" / name).chmod(0o755)
+    (small / ".venv").symlink_to("own")
+    (small / ".dvc").mkdir()
+    (small / "dvc.yaml").touch()
+    (small.parent / ".gitignore").write_text("" if known else "small\n")
+    for command in (["init", "--quiet"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=small.parent, check=True)
+    assert ("dvc config --local core.no_scm true" in make(small, ".dvc/scm-checked")) is not known
+
+
 def test_both_environments_decode_and_compute_with_the_same_versions():
     lines = (ROOT / "requirements-serve.lock").read_text().splitlines()
     for name in ("onnxruntime", "pillow", "tritonclient"):
