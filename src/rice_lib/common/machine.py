@@ -15,12 +15,20 @@ def cores() -> int:
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
-    """Read how many cores' worth of time the process's control groups grant (cgroup v2, `cpu.max`); inf: no limit."""
+    """Read how many cores' worth of time the process's control groups grant, of either version; inf: no limit."""
     quota = math.inf
     with suppress(OSError):
-        own = next((line[4:] for line in membership.read_text().splitlines() if line.startswith("0::/")), "")
-        for group in (root / own, *(root / own).parents):
-            with suppress(OSError, ValueError):  # no such file; "max"
-                most, period = (group / "cpu.max").read_text().split()
-                quota = min(quota, int(most) / int(period))
+        for line in membership.read_text().splitlines():
+            _, controllers, own = line.split(":", 2)
+            if not controllers:
+                top, names = root, ["cpu.max"]
+            elif "cpu" in controllers.split(","):
+                top, names = root / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            else:
+                continue
+            place = top / own.lstrip("/")
+            for group in (place, *place.parents):
+                with suppress(OSError, ValueError):  # no such file; "max"
+                    most, period = (int(number) for name in names for number in (group / name).read_text().split())
+                    quota = min(quota, most / period) if most > 0 else quota
     return quota
