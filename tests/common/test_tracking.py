@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -158,3 +159,12 @@ def test_a_database_elsewhere_makes_no_folder_here(tmp_path, monkeypatch):
     with mlflow_session(run, "01_eda") as from_outside:
         assert mlflow.get_run(named).info.experiment_id == mlflow.get_run(from_outside).info.experiment_id
     assert not run.paths.mlruns.exists()
+
+
+def test_a_metric_knows_the_cell_that_made_it(monkeypatch):
+    assert Metric(1.0).cell is None, "outside a notebook"
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(execution_count=7))
+    made = Metric(1.0)
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(execution_count=9))
+    assert (made.cell, qualify({"accuracy": made}, model="vit")["vit/accuracy"].cell) == (7, 7)
+    assert qualify({"accuracy": 1.0}, model="vit")["vit/accuracy"].cell == 9

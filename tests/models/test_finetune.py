@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import set_seed
 
+from rice_lib.backends.open import open_predictor
 from rice_lib.backends.vit import load_checkpoint, normalise
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
@@ -22,6 +23,7 @@ from rice_lib.data import manifest, split
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models import finetune
+from rice_lib.models.metrics import evaluate
 from rice_lib.models.vit import create_model
 
 SETTINGS = {
@@ -87,26 +89,41 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_unbroken_one(ready, tmp_path):
-    (tmp_path / "unbroken").mkdir()
-    (tmp_path / "broken").mkdir()
-    unbroken = elsewhere(ready, tmp_path / "unbroken")
-    result = train(unbroken)
-    assert result.resumed_from is None
-    assert not list(unbroken.paths.training.rglob("checkpoint-*")), "a finished scheme leaves no training checkpoints"
-
-    broken = elsewhere(ready, tmp_path / "broken")
-    kill_after_first_epoch(broken)
-    assert not broken.paths.checkpoint("random").exists()
-    result = train(broken)
-    assert result.resumed_from is not None
-    one, other = (load_file(run.paths.checkpoint("random") / "model.safetensors") for run in (unbroken, broken))
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], atol=2e-5, rtol=0)
-    facts = json.loads((broken.paths.checkpoint("random") / "provenance.json").read_text())
+def test_the_same_run_twice_and_after_a_kill_gives_the_same_numbers_to_the_last_bit(ready, tmp_path):
+    """On a CPU: weights, what the training logged, and the test images' scores."""
+    runs = {}
+    for name in ("once", "again", "killed"):
+        (tmp_path / name).mkdir()
+        runs[name] = elsewhere(ready, tmp_path / name)
+    kill_after_first_epoch(runs["killed"])
+    assert not runs["killed"].paths.checkpoint("random").exists()
+    results = {name: train(run) for name, run in runs.items()}
+    assert {name: result.resumed_from is not None for name, result in results.items()} == {
+        "once": False, "again": False, "killed": True,
+    }  # fmt: skip
+    weights = {name: load_file(run.paths.checkpoint("random") / "model.safetensors") for name, run in runs.items()}
+    scores = {name: scores_of(run) for name, run in runs.items()}
+    for name in ("again", "killed"):
+        assert weights[name].keys() == weights["once"].keys()
+        differing = [key for key, weight in weights[name].items() if not torch.equal(weight, weights["once"][key])]
+        assert differing == [], name
+        assert learnt(results[name]) == learnt(results["once"]), name
+        np.testing.assert_array_equal(scores[name], scores["once"])
+    assert not list(runs["once"].paths.training.rglob("checkpoint-*")), "a finished scheme leaves no checkpoints"
+    facts = json.loads((runs["killed"].paths.checkpoint("random") / "provenance.json").read_text())
     assert facts["scheme"] == "random"
-    assert facts["mlflow_run"] == result.mlflow_run
+    assert facts["mlflow_run"] == results["killed"].mlflow_run
+
+
+def learnt(result):
+    """The training's log without its times."""
+    timed = ("runtime", "per_second", "total_flos")
+    return [{key: value for key, value in row.items() if not any(t in key for t in timed)} for row in result.history]
+
+
+def scores_of(run):
+    with open_predictor(run.paths.checkpoint("random"), threads=1) as predictor:
+        return evaluate(predictor, open_examples(run.paths, "random", "test"), 8).scores
 
 
 @pytest.mark.slow

@@ -41,9 +41,9 @@ METRICS = {
     "01_eda": {"images": Metric(1200)},
     "02_split": {"naive/torn_groups": Metric(12, name="groups divided", how="same seed, duplicates ignored")},
     "03_baseline": {
-        "cnn/random/accuracy": score("cnn", "random", "accuracy", 0.9583, 0.925, 0.977, 240),
+        "cnn/random/accuracy": score("cnn", "random", "accuracy", 0.9583, 0.925, 0.977, 240, cell=3),
         "cnn/session/accuracy": score("cnn", "session", "accuracy", 0.8292, 0.776, 0.872, 240),
-        "cnn/random/errors": score("cnn", "random", "misclassified", 10, n=240),
+        "cnn/random/errors": score("cnn", "random", "misclassified", 10, n=240, cell=4),
     },
     "04_vit_finetune": {
         "vit/random/accuracy": score("vit", "random", "accuracy", 0.9875, 0.964, 0.9957, 240),
@@ -82,7 +82,7 @@ def write_notebook(paths: Paths, name: str) -> None:
         new_code_cell("profile = None", metadata={"tags": ["parameters"]}, execution_count=1),
         new_code_cell('profile = "tiny"', metadata={"tags": ["injected-parameters"]}, execution_count=2),
         new_code_cell(
-            "curves",
+            f'curves = style.save(fig, paths.figure("{name}", f"{{curves}}"))',
             metadata={"fig-alt": "Curves of accuracy", "code-summary": "Imports"},
             outputs=[
                 new_output("stream", name="stderr", text="some library warns"),
@@ -211,6 +211,20 @@ def test_headline_has_each_number_with_its_interval_and_where_it_was_measured(si
         assert expected in table
     assert "not measured" in table, "the ViT's session score"
     assert "vit/random/" not in text, "no raw key"
+
+
+def test_numbers_and_figures_lead_to_the_cell_and_say_what_made_them(site):
+    text = (site / "index.html").read_text()
+    said = "run 5a0ec1f2b3c4, commit 3bf06de12ab4, parameters 0123456789ab, data fedcba987654"
+    table = section(text, "scores", "figures")
+    assert f'<a href="pages/03_baseline.html#in-3" title="{said}">0.9583 [0.9250, 0.9770]</a>' in table
+    assert f'<a href="pages/03_baseline.html#in-4" title="{said}">10 of 240</a>' in table, "of a cell that is not shown"
+    assert f'<a href="pages/03_baseline.html" title="{said}">0.8292' in table, "recorded without its cell"
+    gallery = section(text, "figures", "export")
+    for name in NOTEBOOKS:
+        assert f'from <a href="pages/{name}.html#in-3" title="{said}">' in gallery
+        page = (site / "pages" / f"{name}.html").read_text()
+        assert page.index('id="in-3"') < page.index("Imports</summary>") < page.index('id="in-4"')
 
 
 def test_each_notebook_has_its_provenance_and_command(site):

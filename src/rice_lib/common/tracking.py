@@ -34,6 +34,12 @@ _URI_FROM_OUTSIDE = os.environ.get("MLFLOW_TRACKING_URI") or None
 """Where the profile names no `tracking.uri`. Read once, for MLflow writes the URI that it was given last there."""
 
 
+def current_cell() -> int | None:
+    """Find the number of the notebook's cell that is running, the n of In [n]; None outside a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell.execution_count if shell else None
+
+
 @dataclass(frozen=True)
 class Metric:
     """A measured number. A `value` of None means "not measured here", and `how` says why."""
@@ -47,6 +53,8 @@ class Metric:
     name: str = ""  # what people call it: `macro F1`
     of: Mapping[str, str | int] = field(default_factory=dict)
     """What it belongs to: `{"model": "vit", "split": "random"}`, a `variety`, an `engine` and its `batch`."""
+    cell: int | None = field(default_factory=current_cell)
+    """The notebook's cell that made it, n of In [n]."""
 
 
 def qualify(metrics: Mapping[str, float | Metric], **of: str | int) -> dict[str, Metric]:

@@ -12,7 +12,8 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.common.tracking import Metric
-from rice_lib.report.tables import Formatted, code, link, markdown
+from rice_lib.report.tables import Formatted, code, escape, link, markdown
+from rice_lib.report.tables import metric as metric_text
 
 MODELS = {
     "shape": "Ten shape and colour features",
@@ -57,6 +58,10 @@ class Results:
     recorded: tuple[Recorded, ...]
     missing: tuple[str, ...]
     """Notebooks that recorded nothing, because they have not run."""
+
+    def by_notebook(self) -> dict[str, Recorded]:
+        """Index what was recorded by its notebook."""
+        return {recorded.notebook: recorded for recorded in self.recorded}
 
     def metrics(self) -> Iterator[tuple[str, str, Metric]]:
         """Iterate over notebook, key and metric."""
@@ -104,7 +109,8 @@ def headline(results: Results) -> str:
             row = {"model": MODELS.get(model, model), "split": split, **dict.fromkeys(SCORES)}
             row = rows.setdefault((model, split), {**row, "measured in": _page(notebook)})
             count = metric.name == "misclassified" and metric.value is not None
-            row[metric.name] = f"{metric.value:,.0f} of {metric.n:,}" if count else metric
+            text = f"{metric.value:,.0f} of {metric.n:,}" if count else None
+            row[metric.name] = traced(results.by_notebook()[notebook], metric, text)
     models = list(dict.fromkeys(model for model, _ in rows))
     ordered = sorted(rows, key=lambda row: models.index(row[0]))
     return _table([rows[row] for row in ordered], "No notebook has recorded a score yet.")
@@ -114,7 +120,7 @@ def benchmark(results: Results) -> str:
     """Compare the engines: one row an engine and batch size, or an engine that could not be measured."""
     rows: dict[tuple[Any, Any], dict[str, Any]] = {}
     absent: dict[Any, str] = {}
-    for _, _, metric in results.metrics():
+    for notebook, _, metric in results.metrics():
         if metric.of.keys() == {"engine", "batch"}:
             engine, batch = metric.of["engine"], metric.of["batch"]
             if metric.value is None:
@@ -122,7 +128,7 @@ def benchmark(results: Results) -> str:
             else:
                 name = ENGINES.get(str(engine), str(engine))
                 row = rows.setdefault((engine, batch), {"engine": name, "images a call": batch})
-                row[f"{metric.name}, {metric.unit}"] = metric.value
+                row[f"{metric.name}, {metric.unit}"] = traced(results.by_notebook()[notebook], metric)
     measured = {engine for engine, _ in rows}
     lines = [
         f"{ENGINES.get(str(engine), str(engine))}: {how}." for engine, how in absent.items() if engine not in measured
@@ -135,7 +141,7 @@ def metric_list(results: Results, notebook: str, of_engines: bool = True) -> str
     rows = [
         {
             "what": " · ".join([*_belongs(metric), metric.name or _words(key)]),
-            "value": metric,
+            "value": traced(results.by_notebook()[owner], metric),
             "unit": metric.unit,
             "cases": metric.n,
             "how": metric.how,
@@ -196,6 +202,26 @@ def versions(results: Results) -> str:
     for recorded in results.recorded:
         found |= recorded.provenance.get("versions", {})
     return _table([{"package": n, "version": v} for n, v in found.items()], "No versions were recorded.")
+
+
+def traced(recorded: Recorded, metric: Metric, text: str | None = None) -> Formatted:
+    """Show a metric, or `text` for it, as a link to the notebook's cell that made it; the title says what it is of."""
+    text = metric_text(metric) if text is None else text
+    if metric.value is None:
+        return Formatted(escape(text), number=True)
+    href = f"pages/{recorded.notebook}.html" + (f"#{anchor(metric.cell)}" if metric.cell else "")
+    return link(text, href, origin(recorded), number=True)
+
+
+def origin(recorded: Recorded) -> str:
+    """Say what made a notebook's numbers: run, commit, parameters, data."""
+    kinds = {"mlflow_run": "run", "commit": "commit", "params": "parameters", "data": "data"}
+    return ", ".join(f"{name} {str(recorded.provenance.get(key) or 'unknown')[:12]}" for key, name in kinds.items())
+
+
+def anchor(cell: int) -> str:
+    """Name the place of a cell, In [n], on its notebook's page."""
+    return f"in-{cell}"
 
 
 def _table(rows: list[dict[str, Any]], otherwise: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -21,7 +22,7 @@ from rice_lib.common.files import write_text
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.report import results as tables
 from rice_lib.report import tables as markdown
-from rice_lib.report.results import Results, read_results
+from rice_lib.report.results import Recorded, Results, read_results
 
 _IMAGES = {
     "synthetic": "<strong>Generated images, not photographs.</strong> Everything on this page was measured on grains "
@@ -136,8 +137,9 @@ def _gallery(results: Results, paths: Paths, pages: dict[str, Page]) -> str:
     figures = []
     for recorded in results.recorded:
         page = pages.get(recorded.notebook)
-        origin = f', from <a href="{page.href}">{escape(page.title)}</a>' if page else ""
+        cells = _cells_of_figures(paths.notebook(recorded.notebook)) if page else {}
         for name, caption in recorded.figures.items():
+            origin = _origin(page, recorded, cells, name) if page else ""
             file = paths.figure(recorded.notebook, name)
             if not file.is_file():
                 raise RiceError(f"{file}: missing; run: rice stage {recorded.notebook} --profile {paths.profile}")
@@ -146,6 +148,24 @@ def _gallery(results: Results, paths: Paths, pages: dict[str, Page]) -> str:
             figures.append(f"<figure>{image}<figcaption>{text}{origin}</figcaption></figure>")
     inside = "\n".join(figures)
     return _raw(f'<div class="gallery">\n{inside}\n</div>') if figures else "No figures."
+
+
+def _origin(page: Page, recorded: Recorded, cells: Mapping[str, int], figure: str) -> str:
+    """Link a figure to the cell that drew it."""
+    cell = next((cell for pattern, cell in cells.items() if re.fullmatch(pattern, figure)), None)
+    href = page.href + (f"#{tables.anchor(cell)}" if cell else "")
+    return f', from <a href="{href}" title="{escape(tables.origin(recorded))}">{escape(page.title)}</a>'
+
+
+def _cells_of_figures(notebook: Path) -> dict[str, int]:
+    """Find the cells that save figures: a pattern of the figure's name to the n of In [n]."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return {
+        re.sub(r"\\{.*?\\}", ".+", re.escape(name)): cell.execution_count
+        for cell in cells
+        for name in re.findall(r'paths\.figure\([^,()]+, f?"([^"]+)"\)', cell.source)
+        if cell.get("execution_count")
+    }
 
 
 def _raw(html: str) -> str:
@@ -164,7 +184,10 @@ def _write_notebook(name: str, paths: Paths) -> Page:
         ) from None
     tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
     hidden = {"remove-cell", *({"parameters"} if "injected-parameters" in tags else ())}
-    notebook.cells = [cell for cell in notebook.cells if not hidden.intersection(cell.metadata.get("tags", []))]
+    cells = [(_anchor(cell), cell) for cell in notebook.cells]
+    shown = [(place, cell) for place, cell in cells if not hidden.intersection(cell.metadata.get("tags", []))]
+    ends = [place for place, cell in cells if "remove-cell" in cell.metadata.get("tags", [])]
+    notebook.cells = [cell for pair in shown for cell in pair if cell is not None] + [end for end in ends if end]
     title = name
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and cell.source.startswith("# ") and title == name:
@@ -180,6 +203,14 @@ def _write_notebook(name: str, paths: Paths) -> Page:
     target = paths.report / "pages" / f"{name}.ipynb"
     write_text(target, nbformat.writes(notebook) + "\n")
     return Page(target, title, f"pages/{name}.html")
+
+
+def _anchor(cell: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """Mark the place of an executed cell, which the summary's numbers link to."""
+    if not cell.get("execution_count"):
+        return None
+    name = tables.anchor(cell.execution_count)
+    return nbformat.v4.new_markdown_cell(f'<a id="{name}"></a>', id=name)
 
 
 def _describe_images(cell: nbformat.NotebookNode, title: str) -> None:
