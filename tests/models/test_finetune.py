@@ -116,9 +116,11 @@ def test_the_same_run_twice_and_after_a_kill_gives_the_same_numbers_to_the_last_
 
 
 def learnt(result):
-    """The training's log without its times."""
-    timed = ("runtime", "per_second", "total_flos")
-    return [{key: value for key, value in row.items() if not any(t in key for t in timed)} for row in result.history]
+    """The training's log without its times, and without the training loss: each line averages it since the line before,
+    and a resumed run has no lines before its first."""
+    left_out = ("runtime", "per_second", "total_flos", "train_loss")
+    kept = [{k: v for k, v in row.items() if not any(part in k for part in left_out)} for row in result.history]
+    return [{k: v for k, v in row.items() if k != "loss"} for row in kept]
 
 
 def scores_of(run):
