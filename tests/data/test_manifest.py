@@ -7,9 +7,10 @@ import pytest
 from support.data import grain, images, make_run, png, real_images, write
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import read_json, sha256_file
+from rice_lib.common.files import read_json, sha256_file, write_csv, write_json
+from rice_lib.contract.decision import ImageScale
 from rice_lib.contract.decode import decode
-from rice_lib.data import decoding, loading, manifest, split
+from rice_lib.data import decoding, loading, manifest, photographs, split
 from rice_lib.data.listing import OK
 from rice_lib.data.synthetic import VARIETIES
 
@@ -38,6 +39,24 @@ def test_one_row_an_image_and_its_pixels_in_the_same_row(tmp_path):
         "labels2id": {"Arborio": 0, "Basmati": 1, "Ipsala": 2, "Jasmine": 3, "Karacadag": 4},
         "id2labels": {"0": "Arborio", "1": "Basmati", "2": "Ipsala", "3": "Jasmine", "4": "Karacadag"},
     }
+
+
+def test_grains_of_one_photograph_are_one_group(tmp_path):
+    files = {f"{v}/tray ({p})-{n:03}.png": png(np.asarray(decode(grain(v, 10 * p + n))))
+             for v in ("Arborio", "Basmati") for p in (1, 2) for n in (1, 2)}  # fmt: skip
+    files["Basmati/tray (1)-003.png"] = files["Basmati/tray (2)-001.png"]  # one grain on two photographs joins them
+    run = folder_run(tmp_path, files)
+    rows = [[path, f"{path.split('-')[0]}.jpg", *[0] * (len(photographs.COLUMNS) - 2)] for path in files]
+    write_csv(tmp_path / "mine" / photographs.GRAINS, photographs.COLUMNS, rows)
+    write_json(tmp_path / "mine" / photographs.ABOUT, {"scale": {"unit": "mm", "per_pixel": 0.04}, "photographs": []})
+    table = manifest.build(run)
+    pd.testing.assert_frame_equal(table, manifest.read(run.paths))
+    assert table["group"].tolist() == [0, 0, 2, 2, 4, 4, 4, 4, 4]
+    assert table["duplicate"].tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 8]
+    assert table["number"].tolist() == [1, 1, 2, 2, 1, 1, 1, 2, 2]
+    assert manifest.duplicate_groups(table) == ([6], [])
+    assert manifest.read_scale(run.paths) == ImageScale("mm", 0.04)
+    assert set(table["status"]) == {OK}
 
 
 def test_bad_files_are_listed_and_in_no_split(tmp_path):

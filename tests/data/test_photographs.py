@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support.trays import BySize, Setting, compose, synthetic_grains
+from support.trays import BySize, Setting, compose, synthetic_grains, with_coin
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
@@ -24,13 +23,9 @@ GRAINS_EACH = 8
 
 
 def photograph(file: Path, seed: int, coin: bool = True, scale: float = 1.0) -> np.ndarray:
-    """Save a tray of eight generated grains, with a coin of 20 mm in its corner; a pixel is 0.1 mm at scale 1."""
-    tray = compose(synthetic_grains(GRAINS_EACH), Setting("blue", shape=(700, 1000), scale=scale), seed)
-    picture = np.full((tray.image.shape[0] + round(300 * scale), tray.image.shape[1], 3), (70, 105, 165), np.uint8)
-    picture[: tray.image.shape[0]] = tray.image
-    if coin:
-        centre = (round(200 * scale), tray.image.shape[0] + round(130 * scale))
-        cv2.circle(picture, centre, round(COIN_PX / 2 * scale), (230, 215, 150), -1, cv2.LINE_AA)
+    """Save a tray of eight generated grains, with a coin of 20 mm below them; a pixel is 0.1 mm at scale 1."""
+    tray = compose(synthetic_grains(GRAINS_EACH), Setting("blue", shape=(700, 900), scale=scale), seed).image
+    picture = with_coin(tray, COIN_PX * scale) if coin else tray
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(file)
     return picture
@@ -70,7 +65,7 @@ def test_without_a_scale_one_is_chosen_for_the_set(tmp_path):
     for seed in range(2):
         photograph(tmp_path / "in" / "a" / f"{seed}.png", seed, coin=False)
     cut(collect([tmp_path / "in"]), tmp_path / "out")
-    scale = photographs.read_scale(tmp_path / "out")
+    scale = ImageScale(**photographs.read_about(tmp_path / "out")["scale"])
     lengths = [float(row["length_px"]) for row in rows(tmp_path / "out")]
     assert scale == ImageScale("px", pytest.approx(np.quantile(lengths, 0.99) / (0.8 * 250), rel=0.01))
     assert {row["length_mm"] for row in rows(tmp_path / "out")} == {""}

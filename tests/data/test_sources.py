@@ -2,11 +2,15 @@ from pathlib import Path
 
 import kagglehub
 import pytest
+from PIL import Image
 from support.data import archive, images, make_run, write
+from support.trays import Setting, compose, synthetic_grains
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
-from rice_lib.data import sources
+from rice_lib.contract.decision import ImageScale
+from rice_lib.data import manifest, sources
+from rice_lib.data.photographs import read_about
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +142,27 @@ def test_kaggle_out_of_reach_is_one_clear_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
     assert "data.source to zip" in str(caught.value)
     assert not run.paths.images.exists()
+
+
+def test_photographs_are_cut_once_and_again_when_they_or_the_scale_change(tmp_path):
+    for variety in ("Basmati", "Riz rond"):
+        (tmp_path / "trays" / variety).mkdir(parents=True)
+        tray = compose(synthetic_grains(4), Setting(shape=(450, 600)), len(variety))
+        Image.fromarray(tray.image).save(tmp_path / "trays" / variety / "1.png")
+    (tmp_path / "trays" / "Basmati" / "Riz rond 2.jpg").write_bytes(b"")
+    run = make_run(tmp_path, source="photographs", path="trays", mm_per_pixel=0.05)
+    table = manifest.build(run)
+    assert table.groupby("label")["photograph"].agg(["size", "nunique"]).values.tolist() == [[4, 1], [4, 1]]
+    assert manifest.read_scale(run.paths) == ImageScale("mm", 0.04)
+    assert "the photographs in" in sources.describe(run.params.data, run.paths)
+    about = read_about(run.paths.images)["photographs"]
+    assert [(entry["grains"], entry["error"]) for entry in about] == [
+        (4, None), (4, None), (0, "mislabelled: the name says Riz rond, the folder Basmati"),
+    ]  # fmt: skip
+    made = (run.paths.images / "grains.csv").stat().st_mtime_ns
+    fetch(run)
+    assert (run.paths.images / "grains.csv").stat().st_mtime_ns == made
+    fetch(make_run(tmp_path, source="photographs", path="trays", mm_per_pixel=0.06))
+    assert (run.paths.images / "grains.csv").stat().st_mtime_ns != made
+    with pytest.raises(RiceError, match="does not go with"):
+        fetch(make_run(tmp_path, source="photographs", path="trays", mm_per_pixel=0.06, reference_mm=20.0))

@@ -26,7 +26,46 @@ def table_of(sizes: dict[str, list[int]], bad: int = 0) -> pd.DataFrame:
     rows += [(f"Arborio/bad{k}.jpg", "Arborio", 1, group + k, "corrupt: it is") for k in range(bad)]
     table = pd.DataFrame(rows, columns=["path", "label", "number", "group", "status"])
     table["number"] = table["number"].astype("Int64")
-    return table.assign(bytes=1, sha256="0", width=250, height=250)[list(manifest.COLUMNS)]
+    return table.assign(photograph="", duplicate=table["group"], bytes=1, sha256="0", width=250, height=250)[
+        list(manifest.COLUMNS)
+    ]
+
+
+def table_of_photographs(photographs: dict[str, int], grains: int = 20) -> pd.DataFrame:
+    """A manifest of grains cut from so many photographs of each variety; the number of grains varies a little."""
+    sizes = {label: [grains + k % 3 - 1 for k in range(count)] for label, count in photographs.items()}
+    table = table_of(sizes)
+    return table.assign(photograph=table["group"].astype(str) + ".jpg", duplicate=np.arange(len(table)))
+
+
+def photographs_by_part(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Photographs of each variety (rows) that have grains in each part (columns)."""
+    frame = split.random_split(table, SplitParams(), seed).merge(table[["path", "photograph"]], on="path")
+    return frame.groupby(["label", "split"])["photograph"].nunique().unstack()[list(split.PARTS)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("count", "parts"), [(3, [1, 1, 1]), (5, [3, 1, 1]), (10, [6, 2, 2])])
+def test_a_split_tears_no_photograph_and_tests_on_one_of_each_variety(count, parts, seed):
+    table = table_of_photographs({"Basmati": count, "Riz rond": count})
+    frame = split.random_split(table, SplitParams(), seed)
+    assert split.torn_groups(table, frame).empty
+    found = photographs_by_part(table, seed)
+    assert found.sum(axis=1).tolist() == [count, count]
+    assert np.abs(found.to_numpy() - parts).max() <= (1 if count == 10 else 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_two_photographs_one_tests_and_one_alone_is_divided(seed):
+    table = table_of_photographs({"one": 1, "two": 2, "three": 3})
+    frame = split.random_split(table, SplitParams(), seed).merge(table[["path", "photograph"]], on="path")
+    assert (split.counts(frame)[list(split.PARTS)] > 0).all(axis=None)
+    of_two = frame[frame["label"] == "two"].groupby("split")["photograph"].agg(set)
+    assert not of_two["test"] & (of_two["train"] | of_two["validation"])
+    assert of_two["train"] == of_two["validation"]
+    assert set(split.torn_groups(table, frame)["group"]) == set(
+        table.loc[table["photograph"].isin({"0.jpg"} | of_two["train"]), "group"]
+    )
 
 
 group_sizes = st.lists(st.integers(1, 4), min_size=3, max_size=30)

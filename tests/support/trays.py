@@ -284,6 +284,15 @@ def _photograph(
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].copy(), truth
 
 
+def with_coin(image: np.ndarray, diameter: float) -> np.ndarray:
+    """A tray with a strip of blue card below it, on which a disc lies; diameter in pixels."""
+    height, width = image.shape[:2]
+    strip = np.full((round(1.5 * diameter), width, 3), BACKGROUNDS["blue"][0], np.uint8)
+    picture = np.concatenate([image, strip])
+    centre = (round(diameter), height + round(0.65 * diameter))
+    return cv2.circle(picture, centre, round(diameter / 2), (230, 215, 150), -1, cv2.LINE_AA)
+
+
 def _cloth(background: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Creases that light and shade follow, and a weave."""
     height, width = background.shape[:2]

@@ -34,11 +34,11 @@ def check_names(names: Sequence[str]) -> None:
             raise RiceError(f"classes {same!r} and {name!r} differ by case alone; give them one folder, or two names")
 
 
-def write_classes(paths: Paths, names: Sequence[str]) -> None:
-    """Write `labels.json` of a profile: `labels2id` and `id2labels`."""
+def write_classes(paths: Paths, names: Sequence[str], **about: object) -> None:
+    """Write `labels.json` of a profile: `labels2id` and `id2labels`, and what else is `about` the images."""
     numbers = {name: number for number, name in enumerate(names)}
     by_number = {str(number): name for name, number in numbers.items()}
-    write_json(paths.labels, {"labels2id": numbers, "id2labels": by_number})
+    write_json(paths.labels, {"labels2id": numbers, "id2labels": by_number, **about})
 
 
 def read_classes(paths: Paths) -> tuple[str, ...]:

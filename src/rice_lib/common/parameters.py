@@ -33,11 +33,15 @@ class _Section(BaseModel):
 class DataParams(_Section):
     """Where the images come from."""
 
-    source: Literal["synthetic", "folder", "zip", "kaggle"]
+    source: Literal["synthetic", "folder", "zip", "kaggle", "photographs"]
     path: str | None = None
-    """The folder or zip for those sources; `RICE_DATA` in the environment stands in where this is null."""
+    """The folder, zip or folder of photographs; `RICE_DATA` in the environment stands in where this is null."""
     classes: Annotated[list[str], Field(min_length=2)] | None = None
     """Folders that are classes, and no others; null takes every folder of images. Numbered in sorted order."""
+    mm_per_pixel: Annotated[float, Field(gt=0)] | None = None
+    """Scale of `photographs`, all taken from one distance."""
+    reference_mm: Annotated[float, Field(gt=0)] | None = None
+    """Or the diameter of a round object that lies in each; with neither, one scale is chosen for the whole set."""
     kaggle_dataset: str = "muratkokludataset/rice-image-dataset"
     per_class: Positive | None = None  # images to take of each variety (synthetic: to draw); null takes all
     workers: Positive | None = None  # processes that decode; null uses every core

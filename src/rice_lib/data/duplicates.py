@@ -55,8 +55,6 @@ def group_duplicates(digests: Sequence[str], hashes: np.ndarray, pixels: np.ndar
     Returns:
         int64 `[n]`: for each image the row of its group's first one; a lone image is its own group.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
     from scipy.spatial import KDTree
 
     count, first = len(digests), dict[str, int]()
@@ -68,8 +66,17 @@ def group_duplicates(digests: Sequence[str], hashes: np.ndarray, pixels: np.ndar
         apart = orientations(thumbnail(pixels[one]).astype(np.float32)) - thumbnail(pixels[other])
         if np.sqrt((apart**2).mean(axis=(1, 2, 3)).min()) < RMSE_LIMIT:
             near.append((one, other))
-    edges = np.concatenate([np.stack([np.arange(count), same]).T, np.array(near, dtype=np.int64).reshape(-1, 2)])
+    return join(same, np.array(near, dtype=np.int64).reshape(-1, 2))
+
+
+def join(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Join groups of rows by further pairs, int64 `[m, 2]`; int64 `[n]`, as `group_duplicates` gives them."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(group)
+    edges = np.concatenate([np.stack([np.arange(count), group]).T, pairs])
     graph = coo_array((np.ones(len(edges)), edges.T), shape=(count, count))
-    _, group = connected_components(graph, directed=False)
-    _, first_row, place = np.unique(group, return_index=True, return_inverse=True)
+    _, joined = connected_components(graph, directed=False)
+    _, first_row, place = np.unique(joined, return_index=True, return_inverse=True)
     return first_row[place]

@@ -39,6 +39,12 @@ def is_image_name(path: str) -> bool:
     return is_photograph(place.name) and not any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
 
 
+def number_of(path: str) -> int | None:
+    """Read the number in brackets that ends a file's name; None for none."""
+    found = _NUMBER.search(PurePosixPath(path).stem)
+    return int(found[1]) if found else None
+
+
 def session_of(path: str) -> str:
     """Name the session of an image: the folders between its class's folder and it; empty for none."""
     return "/".join(PurePosixPath(path).parts[1:-1])
@@ -54,7 +60,6 @@ def classify(path: str, classes: Sequence[str]) -> ListedImage:
     place = PurePosixPath(written)
     by_name = {name.casefold(): name for name in classes}
     label = by_name.get(normalise(place.parts[0]).casefold(), "") if len(place.parts) > 1 else ""
-    found = _NUMBER.search(place.stem)
     stem, own = normalise(place.stem).casefold(), label.casefold()
     named = max((key for key in by_name if _begins(stem, key)), key=len, default="")
     if written != path:
@@ -66,7 +71,7 @@ def classify(path: str, classes: Sequence[str]) -> ListedImage:
         status = f"mislabelled: the name says {by_name[named]}, the folder {label}"
     else:
         status = OK
-    return ListedImage(written, label, int(found[1]) if found else None, status)
+    return ListedImage(written, label, number_of(written), status)
 
 
 def list_places(paths: Iterable[str], classes: Sequence[str] | None) -> list[ListedImage]:

@@ -12,16 +12,17 @@ from tqdm import tqdm
 from rice_lib.common.classes import read_classes
 from rice_lib.common.errors import RiceError
 from rice_lib.common.paths import Paths
+from rice_lib.contract.decision import ImageScale
 from rice_lib.data import split as splits
-from rice_lib.data.manifest import open_cache, read
+from rice_lib.data.manifest import open_cache, read, read_scale
 
 
 @dataclass
 class Examples:
     """Labelled images: `rows` of the cache `pixels` (uint8 `[manifest rows, 224, 224, 3]`, memory-mapped).
 
-    `rows` and `labels` are int64 `[n]`, `classes` names the labels. Pickled for a worker process, it carries the name
-    of the file of the cache, not its pixels.
+    `rows` and `labels` are int64 `[n]`; `classes` names the labels, `scale` is that of the grains, where it is known.
+    Pickled for a worker process, it carries the cache's file name, not its pixels.
     """
 
     pixels: np.ndarray
@@ -29,6 +30,7 @@ class Examples:
     labels: np.ndarray
     paths: list[str]
     classes: tuple[str, ...]
+    scale: ImageScale | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -49,7 +51,7 @@ class Examples:
     def take(self, indices: np.ndarray) -> Examples:
         """Choose the examples at `indices` (int `[b]`), in that order; no pixel is read."""
         paths = [self.paths[i] for i in indices]
-        return Examples(self.pixels, self.rows[indices], self.labels[indices], paths, self.classes)
+        return Examples(self.pixels, self.rows[indices], self.labels[indices], paths, self.classes, self.scale)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the pixels: numpy would pickle a memory map as gigabytes of them."""
@@ -76,4 +78,4 @@ def open_examples(paths: Paths, scheme: str, part: str) -> Examples:
     rows = np.array([row_of[path] for path in chosen["path"]], dtype=np.int64)
     classes = read_classes(paths)
     labels = chosen["label"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
-    return Examples(pixels, rows, labels, chosen["path"].tolist(), classes)
+    return Examples(pixels, rows, labels, chosen["path"].tolist(), classes, read_scale(paths))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 
@@ -19,16 +19,21 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, read_csv, read_json, sha256_file, write_csv, write_json
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
-from rice_lib.contract.decode import IMAGE_SIZE
-from rice_lib.data import sources
+from rice_lib.contract.decision import ImageScale
+from rice_lib.contract.decode import ANNOTATED, IMAGE_SIZE
+from rice_lib.data import photographs, sources
 from rice_lib.data.decoding import DecodedFile, decode_all
-from rice_lib.data.duplicates import group_duplicates
-from rice_lib.data.listing import OK, ListedImage, list_images, thin
+from rice_lib.data.duplicates import group_duplicates, join
+from rice_lib.data.listing import OK, ListedImage, list_images, number_of, thin
 
-COLUMNS = ("path", "label", "number", "bytes", "sha256", "width", "height", "group", "status")
+COLUMNS = (
+    *("path", "label", "number", "photograph", "bytes", "sha256", "width", "height", "duplicate", "group", "status"),
+)
 """path: relative to the folder of class folders, POSIX; label: the folder's class, empty for none; number: the
-integer in brackets in the name, if any; bytes and sha256 of the file; width and height in pixels; group: row of the
-first image of the same photograph (see `duplicates`); status: `ok`, or why the image is not used."""
+integer in brackets in the name, if any; photograph: the one of many grains that it was cut from, empty for none; bytes
+and sha256 of the file; width and height in pixels; duplicate: row of the first image that shows the same (see
+`duplicates`); group: row of the first image that a split keeps it together with, which are duplicates and grains of one
+photograph; status: `ok`, or why the image is not used."""
 
 _AGAIN = "run notebook 01_eda (make report) again"
 _NONE = "no manifest; run notebook 01_eda (make report) first"
@@ -46,9 +51,10 @@ def build(run: Run) -> pd.DataFrame:
     shutil.rmtree(paths.cache, ignore_errors=True)
     with atomic_path(paths.cache / "pixels.npy") as cache:
         decoded = decode_all([root / image.path for image in images], cache, params.data.workers)
-        table = _table(images, decoded, np.load(cache, mmap_mode="r"))
+        table = _table(images, decoded, np.load(cache, mmap_mode="r"), photographs.photograph_of(root))
     write_csv(paths.manifest, COLUMNS, table.astype(object).where(table.notna(), "").itertuples(index=False))
-    write_classes(paths, class_names(table))
+    scale = {name: value for name, value in photographs.read_about(root).items() if name == "scale"}
+    write_classes(paths, class_names(table), **scale)
     write_json(paths.cache / "cache.json", {"rows": _hash_rows(table)})
     return table
 
@@ -58,7 +64,7 @@ def read(paths: Paths) -> pd.DataFrame:
     try:
         table = pd.DataFrame(read_csv(paths.manifest, COLUMNS)[1], columns=list(COLUMNS), dtype=str)
         numbers = pd.array([int(number) if number else pd.NA for number in table["number"]], dtype="Int64")
-        sizes = dict.fromkeys(("bytes", "width", "height", "group"), "int64")
+        sizes = dict.fromkeys(("bytes", "width", "height", "duplicate", "group"), "int64")
         return table.assign(number=numbers).astype(sizes)
     except FileNotFoundError:
         raise RiceError(f"{paths.manifest}: {_NONE}") from None
@@ -106,6 +112,26 @@ def open_cache(paths: Paths) -> np.ndarray:
     return pixels
 
 
+def read_scale(paths: Paths) -> ImageScale | None:
+    """Read the scale at which the images show their grains; None where they were not cut at one."""
+    scale = read_json(paths.labels).get("scale")
+    return ImageScale(**scale) if scale else None
+
+
+def cut_photographs(run: Run) -> pd.DataFrame:
+    """List the photographs that the images were cut from: see `photographs.read_about`, and the `annotated` pictures.
+
+    Empty where the images were not cut.
+    """
+    root = sources.locate(run.params.data, run.paths)
+    columns = ["photograph", "grains", "mm_per_pixel", "notes", "error"]
+    table = pd.DataFrame(photographs.read_about(root).get("photographs", []), columns=columns)
+    return table.assign(
+        label=table["photograph"].map(lambda place: place.split("/")[0]),
+        annotated=table["photograph"].map(lambda place: root / f"{place}{ANNOTATED}"),
+    )
+
+
 def class_names(table: pd.DataFrame) -> list[str]:
     """List the classes of a manifest (or of a split) in the order of their numbers: sorted."""
     return sorted(set(table["label"]) - {""})
@@ -136,7 +162,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def duplicate_groups(table: pd.DataFrame) -> tuple[list[int], list[int]]:
     """Find the first rows of the groups of several images: of those of the same bytes, and of different ones."""
-    files = table.groupby("group")["sha256"].agg(["size", "nunique"])
+    files = table.groupby("duplicate")["sha256"].agg(["size", "nunique"])
     several = files[files["size"] > 1]
     return several.index[several["nunique"] == 1].tolist(), several.index[several["nunique"] > 1].tolist()
 
@@ -162,19 +188,27 @@ def _hash_rows(table: pd.DataFrame) -> str:
     return sha256(json.dumps(table[["path", "sha256"]].values.tolist()).encode()).hexdigest()
 
 
-def _table(images: Sequence[ListedImage], decoded: Sequence[DecodedFile], pixels: np.ndarray) -> pd.DataFrame:
+def _table(
+    images: Sequence[ListedImage], decoded: Sequence[DecodedFile], pixels: np.ndarray, cut_from: Mapping[str, str]
+) -> pd.DataFrame:
     listed, files = pd.DataFrame(images), pd.DataFrame([vars(file) for file in decoded]).drop(columns="hash")
     hashes = np.stack([file.hash for file in decoded])
     hashes[(files["status"] != OK).to_numpy()] = np.nan
+    duplicate = group_duplicates(files["sha256"].tolist(), hashes, pixels)
+    photograph = pd.Series([cut_from.get(path, "") for path in listed["path"]], dtype=str)
+    first = photograph.index.to_series().groupby(photograph).transform("first")[photograph != ""]
     table = listed.assign(
-        number=pd.array(listed["number"], dtype="Int64"),
-        group=group_duplicates(files["sha256"].tolist(), hashes, pixels),
+        # a frame is numbered as its photograph is
+        number=pd.array(listed["number"].where(photograph == "", photograph.map(number_of)), dtype="Int64"),
+        photograph=photograph,
+        duplicate=duplicate,
+        group=join(duplicate, np.stack([first.index, first], axis=1).astype(np.int64)),
         status=listed["status"].where(listed["status"] != OK, files["status"]),
         **files.drop(columns="status"),
     )[list(COLUMNS)]
     # a photograph that is filed under two varieties: nobody knows which is right, so neither is used
     good = usable(table)
-    for _, rows in good[good.groupby("group")["label"].transform("nunique") > 1].groupby("group"):
+    for _, rows in good[good.groupby("duplicate")["label"].transform("nunique") > 1].groupby("duplicate"):
         names = " and ".join(sorted(set(rows["label"])))
         table.loc[rows.index, "status"] = f"mislabelled: the same photograph lies under {names}"
     return table

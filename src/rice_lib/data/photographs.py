@@ -42,6 +42,9 @@ LIKE_THE_OTHERS = (0.4, 2.5)
 MIN_TO_COMPARE = 5
 """Fewer objects than this on a photograph do not say what its grains are like: all are cut."""
 
+VERSION = 1
+"""Raised whenever the same photographs would give other frames: those of another version are cut again."""
+
 GRAINS, ABOUT = "grains.csv", "grains.json"
 COLUMNS = (
     *("path", "photograph", "grain", "x", "y", "length_px", "width_px", "area_px"),
@@ -109,6 +112,7 @@ def cut(
     *,
     mm_per_pixel: float | None = None,
     reference_mm: float | None = None,
+    unusable: Sequence[Cutting] = (),
     workers: int | None = None,
 ) -> list[Cutting]:
     """Cut photographs into frames below `output`, with `grains.csv` and `grains.json`; shows progress.
@@ -118,6 +122,7 @@ def cut(
         output: a folder.
         mm_per_pixel: scale of every photograph.
         reference_mm: diameter of a round object that lies in each.
+        unusable: further photographs, to be listed as those of which nothing is cut.
         workers: processes; None uses every core.
 
     Raises:
@@ -137,13 +142,17 @@ def cut(
     write = partial(_write, output=output, scale=scale)
     rows = over_images(write, work, workers, "cut grains", unit="photograph", chunk=1, pool_from=8)
     write_csv(output / GRAINS, COLUMNS, (row for of_photograph in rows for row in of_photograph))
-    write_json(output / ABOUT, {"scale": asdict(scale), "photographs": [_about(cutting) for cutting in cuttings]})
+    about = [_about(cutting) for cutting in (*cuttings, *unusable)]
+    write_json(output / ABOUT, {"scale": asdict(scale), "photographs": about})
     return cuttings
 
 
-def read_scale(folder: Path) -> ImageScale | None:
-    """Read the scale of the frames in a folder that `cut` wrote; None for any other folder."""
-    return ImageScale(**read_json(folder / ABOUT)["scale"]) if (folder / ABOUT).is_file() else None
+def read_about(folder: Path) -> dict[str, Any]:
+    """Read `grains.json`: the frames' `scale`, and of each of the `photographs` what `Cutting` holds, but outlines.
+
+    Empty for a folder that `cut` did not write.
+    """
+    return dict(read_json(folder / ABOUT)) if (folder / ABOUT).is_file() else {}
 
 
 def photograph_of(folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Fetch the images. Four sources, one interface: `fetch` returns a folder that holds `<Class>/...`.
+"""Fetch the images. Five sources, one interface: `fetch` returns a folder that holds `<Class>/...`.
 
-Images that are made, unpacked or downloaded lie below `paths.images`, with a record of what they are; a `folder` is
-read where it lies. A source that cannot be had is an error: none ever stands in for another.
+Images that are made, unpacked, downloaded or cut lie below `paths.images`, with a record of what they are; a `folder`
+is read where it lies. A source that cannot be had is an error: none ever stands in for another.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, read_json, write_json
+from rice_lib.common.files import atomic_path, read_json, sha256_file, write_json
 from rice_lib.common.parameters import DataParams
 from rice_lib.common.paths import Paths
-from rice_lib.data import archive, synthetic
-from rice_lib.data.listing import find_class_root, list_images, list_places, thin
+from rice_lib.data import archive, photographs, synthetic
+from rice_lib.data.listing import OK, find_class_root, list_images, list_places, thin
 
 PATH_VARIABLE = "RICE_DATA"  # stands in for `data.path` where that is null
 _RECORD = ".source.json"
@@ -34,7 +35,8 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
     Raises `RiceError` where the source cannot be had.
     """
     if params.source != "folder":
-        {"synthetic": _generate, "zip": _unpack, "kaggle": _download}[params.source](params, paths, seed)
+        fetchers = {"synthetic": _generate, "zip": _unpack, "kaggle": _download, "photographs": _cut}
+        fetchers[params.source](params, paths, seed)
     return locate(params, paths)
 
 
@@ -57,6 +59,8 @@ def describe(params: DataParams, paths: Paths) -> str:
     name = f"Kaggle's {params.kaggle_dataset}"
     if params.source == "folder":
         name = f"the folder {_named_path(params, paths)}"
+    elif params.source == "photographs":
+        name = f"the photographs in {_named_path(params, paths)}, one grain each"
     elif params.source == "zip":
         name = f"the archive {_record(paths).get('archive')}"
     some = f", of which {params.per_class:,} a variety were drawn" if params.per_class else ""
@@ -93,6 +97,22 @@ def _download(params: DataParams, paths: Paths, seed: int) -> None:
                     shutil.copyfile(source, temporary)
 
 
+def _cut(params: DataParams, paths: Paths, seed: int) -> None:
+    scale = {"mm_per_pixel": params.mm_per_pixel, "reference_mm": params.reference_mm}
+    if None not in scale.values():
+        raise RiceError("data.mm_per_pixel does not go with data.reference_mm; set one of them to null")
+    root = find_class_root(_named_path(params, paths), params.classes)
+    images = list_images(root, params.classes)
+    lines = [f"{image.path} {sha256_file(root / image.path)}\n" for image in images]
+    about = {**scale, "version": photographs.VERSION, "digest": sha256("".join(lines).encode()).hexdigest()}
+    if _is_complete(paths, params, seed, **about):
+        return
+    good = [photographs.Photograph(root / image.path, image.path) for image in images if image.status == OK]
+    unusable = [photographs.Cutting(image.path, error=image.status) for image in images if image.status != OK]
+    with _recorded(paths, params, seed, **about):
+        photographs.cut(good, paths.images, **scale, unusable=unusable, workers=params.workers)
+
+
 def _kaggle_folder(dataset: str) -> Path:
     """Download, or find in kagglehub's own cache; kagglehub resumes and checks. Public: no credentials."""
     import kagglehub
@@ -126,7 +146,7 @@ def _record(paths: Paths) -> dict[str, Any]:
         return {}
 
 
-def _is_complete(paths: Paths, params: DataParams, seed: int, **about: str) -> bool:
+def _is_complete(paths: Paths, params: DataParams, seed: int, **about: object) -> bool:
     drawn = {} if params.per_class is None else {"seed": seed}
     wanted = {"source": params.source, "per_class": params.per_class, "complete": True, **drawn, **about}
     return wanted.items() <= _record(paths).items()

@@ -97,7 +97,7 @@ def torn_groups(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
 
 def naive_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
     """Divide as most projects do, for comparison only: the `random` scheme that knows nothing of duplicates."""
-    return random_split(table.assign(group=np.arange(len(table))), params, seed)
+    return random_split(table.assign(group=np.arange(len(table)), duplicate=np.arange(len(table))), params, seed)
 
 
 def counts(split: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def counts(split: pd.DataFrame) -> pd.DataFrame:
 def _usable(table: pd.DataFrame) -> pd.DataFrame:
     """Take the usable images; raises `RiceError` where a variety has too few to have one in each part."""
     images = manifests.usable(table)
-    groups = images.groupby("label")["group"].nunique()
+    groups = images.groupby("label")["duplicate"].nunique()
     for variety in manifests.class_names(table):
         if (found := groups.get(variety, 0)) < len(PARTS):
             raise RiceError(f"{found} different usable images of {variety}: at least {len(PARTS)} are needed to split")
@@ -139,13 +139,17 @@ def _draw_validation(images: pd.DataFrame, parts: np.ndarray, params: SplitParam
 def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: int) -> np.ndarray:
     """Give `part` to that fraction of each variety's images (rounded), an empty name to the others.
 
-    Draws groups in random order while they fit, at least one (else the smallest), and leaves `spare` at least.
+    Draws groups in random order while they fit, at least one (else the smallest), and leaves `spare` at least. Where a
+    variety's images are one group, all of them grains of one photograph, it is divided.
     """
     drawn = np.full(len(images), "", dtype=object)
-    labels, groups = images["label"].to_numpy(), images["group"].to_numpy()
+    labels = images["label"].to_numpy()
     for number, variety in enumerate(manifests.class_names(images)):
         rows = np.flatnonzero(labels == variety)
-        names, sizes = np.unique(groups[rows], return_counts=True)
+        groups = images["group"].to_numpy()[rows]
+        if len(np.unique(groups)) == 1:
+            groups = images["duplicate"].to_numpy()[rows]
+        names, sizes = np.unique(groups, return_counts=True)
         order = np.random.default_rng([seed, number]).permutation(len(names))
         room, taken = round(fraction * len(rows)), list[int]()
         for group in order:
@@ -153,5 +157,5 @@ def _draw(images: pd.DataFrame, fraction: float, part: str, seed: int, spare: in
                 taken.append(group)
                 room -= sizes[group]
         taken = taken or [order[np.argmin(sizes[order])]]
-        drawn[rows[np.isin(groups[rows], names[taken])]] = part
+        drawn[rows[np.isin(groups, names[taken])]] = part
     return drawn

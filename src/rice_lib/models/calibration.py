@@ -169,7 +169,7 @@ def calibrate(predictor: Predictor, training: Examples, validation: Examples, ba
         "validation_images": len(validation),
         "validation_rejected": sum(reason is not None for reason in rule.reasons(logits, features)),
     }
-    return Decision(fit_temperature(logits, column[validation.labels]), rule, about)
+    return Decision(fit_temperature(logits, column[validation.labels]), rule, about, training.scale)
 
 
 def _shifted_too(
