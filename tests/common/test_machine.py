@@ -33,9 +33,7 @@ def test_the_quota_of_version_1(top, own, tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
         (tmp_path / folder / "cpu.cfs_period_us").write_text("100000\n")
-    (tmp_path / "membership").write_text(
-        "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n0::/\n"
-    )
+    (tmp_path / "membership").write_text("5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n0::/\n")
     assert machine._quota(tmp_path, tmp_path / "membership") == 1.5
 
 

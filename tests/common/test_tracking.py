@@ -138,6 +138,8 @@ def test_numbers_and_figures_are_recorded_with_their_provenance(first):
     assert {"created", "commit", "params", "data", "source", "hardware", "versions"} < set(made_by)
     logged = mlflow.get_run(made_by["mlflow_run"])
     assert logged.data.metrics == {"cnn/accuracy": 0.9}
+    assert logged.data.tags["mlflow.note.content"] == "**accuracy**: Accuracy"
+    assert content["parameters"]["split"]["test_fraction"] == 0.2
     assert logged.data.params["split.test_fraction"] == "0.2"
     assert logged.data.tags["source"] == "synthetic"
 

@@ -114,7 +114,7 @@ def test_figures_of_the_summary_page_are_saved_and_recorded_under_one_name(noteb
 
 def test_figures_have_an_alternative_text(notebook):
     drawn = re.compile(r"\b(charts|images)\.\w+\(|style\.save\(")
-    not_drawn = re.compile(r"images\.(caption|most_confident_mistakes)\(")
+    not_drawn = re.compile(r"(images\.(caption|most_confident_mistakes)|charts\.most_confused)\(")
     for cell in code_of(notebook):
         if drawn.search(not_drawn.sub("", cell.source)):
             assert cell.metadata.get("fig-alt"), cell.id

@@ -1,6 +1,7 @@
 """The charts hold the numbers that they are given, and figures are written complete or not at all."""
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -88,16 +89,50 @@ def _grains(names: Sequence[str] = VARIETIES) -> pd.DataFrame:
 )
 def test_every_figure_is_drawn_and_written(draw, tmp_path) -> None:
     style.use_style()
-    file = tmp_path / "new" / "f.png"
-    assert isinstance(style.save(draw(), file), Figure)
-    assert Image.open(file).width > 500
-    assert [p.name for p in file.parent.iterdir()] == ["f.png"]
+    written = []
+    for _ in range(2):
+        fig = draw()
+        assert isinstance(style.save(fig, tmp_path / "new" / "f"), Figure)
+        (file,) = (tmp_path / "new").iterdir()
+        written.append(file.read_bytes())
+    assert written[0] == written[1], "the same figure, the same file"
+    if fig.photographs:
+        assert Image.open(file).format == "JPEG"
+        assert Image.open(file).width > 1000, "twice the page's pixels"
+    else:
+        assert b"<svg" in written[0]
+        assert len(written[0]) < 200_000
 
 
-def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path) -> None:
-    with pytest.raises(ValueError, match="not supported"):
-        style.save(images.image_grid([]), tmp_path / "f.nonsense")
-    assert not list(tmp_path.iterdir())
+def test_a_figure_takes_the_place_of_one_of_the_other_kind(tmp_path) -> None:
+    (tmp_path / "f.svg").write_text("old")
+    style.save(images.image_grid([]), tmp_path / "f.svg")
+    assert [file.name for file in tmp_path.iterdir()] == ["f.jpg"]
+
+
+def test_slope_names_each_model_once_and_says_what_was_not_measured() -> None:
+    found = {
+        "ViT": {"random": Metric(0.99, 0.98, 0.995), "session": Metric(0.8, 0.7, 0.9)},
+        "CNN": {"random": Metric(0.99)},
+    }
+    texts = _texts(charts.slope(found, ["random", "session", "camera"]))
+    assert sorted(texts) == ["80.0 ViT", "99.0 CNN", "not measured\nhere"]
+
+
+def test_recalls_have_a_point_a_variety_and_model() -> None:
+    rows = [("Arborio", "ViT", 0.9), ("Basmati", "ViT", 0.8), ("Arborio", "CNN", 0.7)]
+    table = pd.DataFrame([{"variety": v, "model": m, "kind": "random", "recall": Metric(r)} for v, m, r in rows])
+    (ax,) = charts.recalls(table).axes
+    drawn = {c.get_label(): c.lines[0].get_xdata().tolist() for c in ax.containers}
+    assert drawn == {"ViT": [90, 80], "CNN": [70]}
+
+
+def test_the_most_frequent_error_is_named() -> None:
+    labels = np.array([0, 0, 0, 1, 2])
+    found = SimpleNamespace(labels=labels, predicted=labels, classes=VARIETIES)
+    assert charts.most_confused(found) == "all 5 images are classified correctly"
+    found.predicted = np.array([0, 3, 3, 0, 2])
+    assert charts.most_confused(found) == "3 of 5 images are misclassified, most often Arborio as Jasmine (2)"
 
 
 def test_a_notebook_shows_a_figure_once(monkeypatch) -> None:

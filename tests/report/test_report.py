@@ -21,7 +21,7 @@ from rice_lib.common.files import write_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.common.tracking import Metric
 from rice_lib.report.render import render
-from rice_lib.report.results import read_results
+from rice_lib.report.results import KINDS, read_results
 from rice_lib.report.sources import write_sources
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def record(paths: Paths, name: str, **changes) -> None:
     content = {"notebook": name, "profile": "tiny", "metrics": metrics, "figures": figures}
     write_json(paths.metrics(name), {**content, "provenance": provenance(**changes)})
     paths.figure(name, "curves").parent.mkdir(parents=True, exist_ok=True)
-    paths.figure(name, "curves").write_bytes(f"figure of {name}".encode())
+    paths.figure(name, "curves").write_text(f"<svg>{name}</svg>")
 
 
 class Page(HTMLParser):
@@ -187,8 +187,8 @@ def test_summary_says_what_it_is_about_first_and_that_quarto_is_missing(site):
     text = (site / "index.html").read_text()
     body = text[text.index("<main>") :]
     assert body.index("Rendered by nbconvert") < body.index("<h1>")
-    assert body.index("Generated images, not photographs") < body.index("Varieties of rice")
-    assert "1,200 images." in body[: body.index("Varieties of rice")]
+    assert body.index("Generated images, not photographs") < body.index("Which variety is the grain")
+    assert "1,200 images." in body[: body.index("Which variety is the grain")]
     assert "{{" not in body
     assert "{=html}" not in body
 
@@ -197,38 +197,51 @@ def section(text: str, name: str, following: str) -> str:
     return text[text.index(f'id="{name}"') : text.index(f'id="{following}"')]
 
 
-def test_headline_has_each_number_with_its_interval_and_where_it_was_measured(site):
+def test_the_answer_comes_first_in_four_numbers(site):
     text = (site / "index.html").read_text()
-    table = section(text, "scores", "figures")
-    for expected in (
-        "0.9583",
-        "[0.9250, 0.9770]",
-        "0.8292",
-        "10 of 240",
-        "Frozen CNN",
-        'href="pages/03_baseline.html"',
-    ):
+    answers = re.findall(r'class="answer".*?</(?:a|div)>', text)
+    assert [re.search(r"<b>(.*?)</b>", each)[1] for each in answers] == [*KINDS.values(), "speed"]
+    random, session, camera, speed = answers
+    assert "98.75 %" in random
+    assert "96.40 to 99.57 %" in random
+    assert "240 images" in random
+    assert 'href="pages/04_vit_finetune.html"' in random
+    assert "not measured here" in session
+    assert "no image numbers" in session
+    assert "no notebook has recorded it" in camera
+    assert "71 <span>images/s" in speed
+    assert "one image in 19 ms" in speed
+
+
+def test_headline_compares_models_in_percent(site):
+    table = section((site / "index.html").read_text(), "models", "confusion")
+    for expected in ("95.83", "92.50\u201397.70", "82.92", "Frozen CNN"):
         assert expected in table
-    assert "not measured" in table, "the ViT's session score"
-    assert "vit/random/" not in text, "no raw key"
+    assert "vit/random/" not in (site / "index.html").read_text(), "no raw key"
+
+
+def test_captions_say_the_finding(paths):
+    write_sources(paths)
+    text = (paths.report / "index.qmd").read_text()
+    assert "on the session never seen by \u221212.9 points (Frozen CNN, logistic regression)" in text
 
 
 def test_numbers_and_figures_lead_to_the_cell_and_say_what_made_them(site):
     text = (site / "index.html").read_text()
     said = "run 5a0ec1f2b3c4, commit 3bf06de12ab4, parameters 0123456789ab, data fedcba987654"
-    table = section(text, "scores", "figures")
-    assert f'<a href="pages/03_baseline.html#in-3" title="{said}">0.9583 [0.9250, 0.9770]</a>' in table
-    assert f'<a href="pages/03_baseline.html#in-4" title="{said}">10 of 240</a>' in table, "of a cell that is not shown"
-    assert f'<a href="pages/03_baseline.html" title="{said}">0.8292' in table, "recorded without its cell"
-    gallery = section(text, "figures", "export")
+    table = section(text, "models", "confusion")
+    assert f'<a href="pages/03_baseline.html#in-3" title="{said}">95.83</a>' in table
+    assert f'<a href="pages/03_baseline.html#in-4" title="{said}">10</a>' in text, "of a cell that is not shown"
+    assert f'<a href="pages/03_baseline.html" title="{said}">82.92' in table, "recorded without its cell"
+    gallery = section(text, "figures", "reproduce")
     for name in NOTEBOOKS:
-        assert f'from <a href="pages/{name}.html#in-3" title="{said}">' in gallery
+        assert f'<a href="pages/{name}.html#in-3" title="{said}"><img' in gallery
         page = (site / "pages" / f"{name}.html").read_text()
         assert page.index('id="in-3"') < page.index("Imports</summary>") < page.index('id="in-4"')
 
 
 def test_each_notebook_has_its_provenance_and_command(site):
-    table = section((site / "index.html").read_text(), "reproduce", "everything")
+    table = section((site / "index.html").read_text(), "reproduce", "versions")
     for expected in (RUN[:8], "3bf06de12ab4", "fedcba98", "01234567", "A CPU", "single-item finetune@tiny"):
         assert expected in table
     assert RUN not in table
@@ -236,14 +249,12 @@ def test_each_notebook_has_its_provenance_and_command(site):
 
 def test_what_was_not_measured_is_listed(site):
     text = (site / "index.html").read_text()
-    table = section(text, "not-measured", "reproduce")
-    assert "TensorRT, float16: throughput, median latency" in table
-    assert "no NVIDIA GPU" in table
-    assert "no image numbers" in table
+    opening = text[: text.index('id="models"')]
+    assert re.search(r"<strong>TensorRT, float16</strong>: no NVIDIA GPU", opening)
+    assert re.search(r"<strong>ViT · session split</strong>: no image numbers", opening)
     speed = section(text, "speed", "serving")
     assert "not measured here: no NVIDIA GPU" in speed
     assert "throughput, images/s" in speed
-    assert "peak memory" in speed
 
 
 def test_text_of_metrics_is_escaped(site):
@@ -268,13 +279,14 @@ def test_notebook_pages_fold_code_and_leave_out_stderr(site):
 def test_figures_are_those_that_the_notebooks_recorded(paths):
     index = render(write_sources(paths), paths)
     for name in NOTEBOOKS:
-        assert (index.parent / f"figures/{name}/curves.png").read_text() == f"figure of {name}"
-        assert f'<img src="figures/{name}/curves.png" alt="Curves of &lt;{name}&gt;"' in index.read_text()
+        assert (index.parent / f"figures/{name}/curves.svg").read_text() == f"<svg>{name}</svg>"
+        image = f'<img src="figures/{name}/curves.svg" alt="Curves of &lt;{name}&gt;"'
+        assert image in index.read_text()
 
 
 def test_a_recorded_figure_that_is_missing_is_one_line(paths):
     paths.figure("03_baseline", "curves").unlink()
-    with pytest.raises(RiceError, match=r"curves\.png: missing; run: rice stage 03_baseline --profile tiny"):
+    with pytest.raises(RiceError, match=r"curves\.svg: missing; run: rice stage 03_baseline --profile tiny"):
         write_sources(paths)
 
 

@@ -9,17 +9,20 @@ interpreter; the executed notebook is kept even where a cell failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rice_lib.cli.arguments import profile_parser
 from rice_lib.common.errors import RiceError
+from rice_lib.common.files import read_json
 from rice_lib.common.parameters import Params, load_params, parse_overrides
-from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.common.paths import NOTEBOOKS, Paths, find_root
 from rice_lib.common.run import Run
 
 _ENVIRONMENT = {
@@ -110,8 +113,20 @@ def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path)
 def main(arguments: Sequence[str] | None = None, prog: str = "rice stage") -> int:
     """Run the command; returns its exit status."""
     options = parser(prog).parse_args(arguments)
-    run_stage(options.notebook, options.profile, parse_overrides(options.set))
+    began = time.monotonic()
+    print(purpose(find_root() / "notebooks" / f"{options.notebook}.ipynb"), flush=True)
+    output = run_stage(options.notebook, options.profile, parse_overrides(options.set))
+    page = Path("reports", output.parents[1].name, "site", "pages", f"{options.notebook}.html")
+    print(f"{output.stem}: {time.monotonic() - began:.0f} s. Its page, once the report is rendered: {page}")
     return 0
+
+
+def purpose(notebook: Path) -> str:
+    """Read a notebook's title and the first sentence below it; its name, where it has none."""
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        title, _, text = "".join(read_json(notebook)["cells"][0]["source"]).partition("\n\n")
+        return f"{title.lstrip('# ')}: {' '.join(text.partition('.')[0].split())}."
+    return notebook.stem
 
 
 def parser(prog: str) -> argparse.ArgumentParser:

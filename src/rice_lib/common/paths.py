@@ -91,8 +91,9 @@ class Paths:
         return self.report / "metrics" / f"{name}.json"
 
     def figure(self, notebook: str, name: str) -> Path:
-        """Name a figure that the report shows outside its notebook too."""
-        return self.report / "figures" / notebook / f"{name}.png"
+        """Name a figure that the report shows outside its notebook too: photographs are .jpg, drawings .svg."""
+        photographs = self.report / "figures" / notebook / f"{name}.jpg"
+        return photographs if photographs.is_file() else photographs.with_suffix(".svg")
 
     def predictions(self, model: str, scheme: str) -> Path:
         """Name the file of a model's predictions on the test images of a scheme (see `models.metrics`)."""

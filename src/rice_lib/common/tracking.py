@@ -70,6 +70,7 @@ def record(
     *,
     figures: Mapping[str, str] | None = None,
     artifacts: Iterable[Path] = (),
+    model: Path | None = None,
     mlflow_run: str | None = None,
 ) -> Path:
     """Write `reports/<profile>/metrics/<notebook>.json`, log the same to MLflow, and return the file.
@@ -80,6 +81,7 @@ def record(
         metrics: key to number; a key is a path, `vit/random/accuracy`.
         figures: name to caption of those for the summary page, which `run.paths.figure(notebook, name)` holds.
         artifacts: files to log to MLflow.
+        model: an ONNX file, logged as a model that `mlflow models` serves.
         mlflow_run: id of a run begun by `mlflow_session`, which is continued; None starts one.
     """
     figures, full = dict(figures or {}), _as_metrics(metrics)
@@ -88,11 +90,17 @@ def record(
     run.paths.figure(notebook, "any").parent.mkdir(parents=True, exist_ok=True)
     with mlflow_session(run, notebook, mlflow_run) as run_id:
         mlflow = import_mlflow()
-        mlflow.log_metrics({key: m.value for key, m in full.items() if m.value is not None})
-        for file in (*artifacts, *saved):
+        mlflow.log_metrics(_named(full))
+        mlflow.set_tag("mlflow.note.content", "\n\n".join(f"**{name}**: {text}" for name, text in figures.items()))
+        for file in saved:
+            mlflow.log_artifact(str(file), "figures")
+        for file in artifacts:
             mlflow.log_artifact(str(file))
+        if model is not None:
+            _log_model(model)
     about = {"notebook": notebook, "profile": run.params.profile}
     values = {"metrics": {key: asdict(m) for key, m in full.items()}, "figures": figures}
+    values["parameters"] = run.params.model_dump(mode="json")
     content = {**about, **values, "provenance": {**provenance(run), "mlflow_run": run_id}}
     write_json(run.paths.metrics(notebook), content)
     return run.paths.metrics(notebook)
@@ -200,6 +208,41 @@ def hardware() -> str:
 
 def _as_metrics(metrics: Mapping[str, float | Metric]) -> dict[str, Metric]:
     return {key: m if isinstance(m, Metric) else Metric(float(m)) for key, m in metrics.items()}
+
+
+def _named(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Name numbers for MLflow's pages as people call them: `vit/random/macro F1`; by the key where two would be one."""
+    named: dict[str, float] = {}
+    for key, metric in metrics.items():
+        if metric.value is not None:
+            name = "/".join(str(part) for part in (*metric.of.values(), metric.name) if part) if metric.name else key
+            name = re.sub(r"[^\w\-. :/]", "", name)
+            named[key if name in named else name] = metric.value
+    return named
+
+
+def _log_model(file: Path) -> None:
+    import numpy as np
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    graph = onnx.load(file)
+    schemas = []
+    for tensors in (graph.graph.input, graph.graph.output):
+        kinds = {each.name: each.type.tensor_type for each in tensors}
+        types = {name: onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) for name, kind in kinds.items()}
+        shapes = {name: [axis.dim_value or -1 for axis in kind.shape.dim] for name, kind in kinds.items()}
+        schemas.append(Schema([TensorSpec(types[name], tuple(shapes[name]), name) for name in kinds]))
+    example = {each.name: np.zeros([max(1, size) for size in each.shape], each.type) for each in schemas[0]}
+    import_mlflow().onnx.log_model(
+        graph,
+        name="model",
+        signature=ModelSignature(inputs=schemas[0], outputs=schemas[1]),
+        input_example=example,
+        pip_requirements=["numpy", "onnxruntime"],  # named, because MLflow would run the model to find them
+        onnx_execution_providers=["CPUExecutionProvider"],
+    )
 
 
 def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,11 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from rice_lib.common.colours import INK, MUTED
-from rice_lib.report.style import BLUE, GREY, ORANGE, looks, subplots
+from rice_lib.report.style import BLUE, GREY, MODEL_STYLES, ORANGE, looks, subplots
 
 if TYPE_CHECKING:
     from rice_lib.common.tracking import Metric
+    from rice_lib.models.metrics import Predictions
     from rice_lib.models.reliability import Reliability
 
 
@@ -141,6 +144,84 @@ def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: st
     return fig
 
 
+def slope(accuracies: Mapping[str, Mapping[str, Metric]], kinds: Sequence[str]) -> Figure:
+    """Draw each model's accuracy from one kind of test images to the next, with 95 % intervals.
+
+    Args:
+        accuracies: model to kind of test images to accuracy; what was not measured is absent or of value None.
+        kinds: the kinds of test images, from the easiest to the hardest.
+    """
+    fig, ax = subplots(height=3.4)
+    end, ends = len(kinds) - 0.85, []
+    for number, (model, found) in enumerate(accuracies.items()):
+        colour, marker = MODEL_STYLES[number % len(MODEL_STYLES)]
+        beside = 0.05 * (number - (len(accuracies) - 1) / 2)  # so that no interval hides another
+        at = [place + beside for place, kind in enumerate(kinds) if _value(found.get(kind)) is not None]
+        values, below, above = np.array([_reach(found[kinds[round(place)]]) for place in at]).reshape(-1, 3).T * 100
+        ax.errorbar(at, values, (below, above), color=colour, marker=marker, markersize=7, capsize=4, zorder=3)
+        if at:
+            ax.plot([at[-1], end], [values[-1]] * 2, color=colour, linestyle=":", linewidth=1.2)
+            ends.append([values[-1], textwrap.fill(f"{values[-1]:.1f} {model}", 19), colour])
+    for place, kind in enumerate(kinds):
+        if all(_value(found.get(kind)) is None for found in accuracies.values()):
+            ax.text(place, 0.06, "not measured\nhere", transform=ax.get_xaxis_transform(), ha="center", color=MUTED)
+    ax.set_xticks(range(len(kinds)), [textwrap.fill(kind, 14) for kind in kinds])
+    ax.set(xlim=(-0.25, len(kinds) + 0.1), ylabel="accuracy, %")
+    ax.grid(False, axis="x")
+    low, high = ax.get_ylim()
+    least, gap = -math.inf, 0.15 * (high - low)
+    for value, text, colour in sorted(ends):
+        least = max(value, least + gap)
+        ax.text(end + 0.04, least, text, color=colour, va="center", fontsize=11, weight="bold")
+    return fig
+
+
+def recalls(table: pd.DataFrame) -> Figure:
+    """Draw the recall of each variety by model, one panel a kind of test images, with 95 % intervals.
+
+    Args:
+        table: `variety`, `model`, `kind` and `recall`, a `Metric` that has a value.
+    """
+    kinds, varieties, models = (list(dict.fromkeys(table[name])) for name in ("kind", "variety", "model"))
+    fig, axes = subplots(1, len(kinds), height=1.5 + 0.42 * len(varieties), sharey=True, squeeze=False)
+    for ax, kind in zip(axes.flat, kinds, strict=True):
+        for number, model in enumerate(models):
+            colour, marker = MODEL_STYLES[number % len(MODEL_STYLES)]
+            chosen = table[(table["kind"] == kind) & (table["model"] == model)]
+            values, below, above = np.array([_reach(m) for m in chosen["recall"]]).reshape(-1, 3).T * 100
+            rows = [varieties.index(name) + 0.2 * (number - (len(models) - 1) / 2) for name in chosen["variety"]]
+            style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 6}
+            ax.errorbar(values, rows, xerr=(below, above), label=model, **style)
+        ax.set(title=textwrap.fill(kind, 14), xlabel="recall, %")
+    axes[0, 0].set_yticks(range(len(varieties)), varieties)
+    axes[0, 0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(2, len(models)), fontsize=10)
+    return fig
+
+
+def _value(metric: Metric | None) -> float | None:
+    return None if metric is None else metric.value
+
+
+def _reach(metric: Metric) -> tuple[float, float, float]:
+    """A metric's value, and how far its interval reaches below and above."""
+    value = metric.value or 0.0
+    low, high = (value if end is None else end for end in (metric.low, metric.high))
+    return value, max(value - low, 0), max(high - value, 0)
+
+
+def most_confused(predictions: Predictions) -> str:
+    """Say what a confusion matrix shows: how many are misclassified, and which error is the most frequent."""
+    counts = confusion_matrix(predictions.labels, predictions.predicted, labels=range(len(predictions.classes)))
+    wrong = counts - np.diag(np.diag(counts))
+    if not wrong.any():
+        return f"all {counts.sum():,} images are classified correctly"
+    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
+    often = f"most often {predictions.classes[row]} as {predictions.classes[column]} ({wrong[row, column]:,})"
+    return f"{wrong.sum():,} of {counts.sum():,} images are misclassified, {often}"
+
+
 def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label", title: str = "") -> Figure:
     """Draw the density of each numeric column, one curve a variety, one panel a column."""
     rows, look = -(-len(columns) // 2), looks(sorted(table[by].unique()))
@@ -177,7 +258,8 @@ def drift(table: pd.DataFrame, columns: Sequence[str], boundary: int) -> Figure:
     for row, (variety, (colour, marker, _)) in zip(axes, look.items(), strict=True):
         grains = table[(table["label"] == variety) & table["number"].notna()]
         for ax, column in zip(row, columns, strict=True):
-            ax.scatter(grains["number"].astype(int), grains[column], s=5, linewidth=0, color=colour, marker=marker)
+            numbers = grains["number"].astype(int)
+            ax.scatter(numbers, grains[column], s=5, linewidth=0, color=colour, marker=marker, rasterized=True)
             ax.axvline(boundary, color=INK, linestyle="--", linewidth=1)
         row[0].set_title(variety, fontsize=11)
     for ax, column in zip(axes[0], columns, strict=True):

@@ -34,7 +34,7 @@ def image_grid(
     rows = max(1, -(-len(pixels) // columns))
     lines = max((text.count("\n") + 1 for text in titles or [] if text), default=0)
     height = rows * (WIDTH / columns + 0.19 * lines) + (0.35 if title else 0)
-    fig, axes = subplots(rows, columns, height=height, title=title, squeeze=False)
+    fig, axes = subplots(rows, columns, height=height, title=title, photographs=True, squeeze=False)
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[union-attr,call-arg]
     for number, ax in enumerate(axes.flat):
         ax.axis("off")

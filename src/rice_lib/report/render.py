@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_text
@@ -45,31 +46,41 @@ def render(sources: Sources, paths: Paths) -> Path:
 
 
 def _render_with_nbconvert(sources: Sources, site: Path) -> None:
+    pages = sources.pages
+    for number, page in enumerate(pages):
+        links = {"links": pages, "current": number, "before": pages[number - 1] if number else None}
+        links["after"] = pages[number + 1] if number + 1 < len(pages) else None
+        html = _framed(page.file, page.title, root="../" * page.href.count("/"), profile=sources.profile, **links)
+        write_text(site / page.href, html)
+    shutil.copyfile(sources.folder / "styles.css", site / "styles.css")
+    if (figures := sources.folder / "figures").is_dir():
+        shutil.copytree(figures, site / "figures")
+
+
+def render_page(page: Path, title: str, style_sheet: Path) -> Path:
+    """Render one Markdown page beside itself, with nbconvert, as `index.html`; returns that."""
+    target = page.with_name("index.html")
+    write_text(target, _framed(page, title, root="", profile=None, links=(), current=None))
+    shutil.copyfile(style_sheet, page.with_name("styles.css"))
+    return target
+
+
+def _framed(page: Path, title: str, **place: Any) -> str:
+    """The HTML of a page in the frame of the site; `place` fills the frame's other blanks."""
     from jinja2 import Environment, FileSystemLoader
     from pygments.formatters import HtmlFormatter
 
     jinja = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    frame = jinja.get_template("page.html.j2")
-    pages = sources.pages
-    for number, page in enumerate(pages):
-        body = _body(page.file)
-        html = frame.render(
-            root="../" * page.href.count("/"),
-            title=page.title,
-            profile=sources.profile,
-            body=body,
-            links=pages,
-            current=number,
-            sections=[(name, _MARKUP.sub("", heading).strip()) for name, heading in _SECTION.findall(body)],
-            before=pages[number - 1] if number else None,
-            after=pages[number + 1] if number + 1 < len(pages) else None,
-            highlighting=HtmlFormatter(style="default").get_style_defs(".highlight"),
-            layout=(_TEMPLATES / "layout.css").read_text(encoding="utf-8"),
-        )
-        write_text(site / page.href, html + "\n")
-    shutil.copyfile(sources.folder / "styles.css", site / "styles.css")
-    if (figures := sources.folder / "figures").is_dir():
-        shutil.copytree(figures, site / "figures")
+    body = _body(page)
+    html = jinja.get_template("page.html.j2").render(
+        title=title,
+        body=body,
+        sections=[(name, _MARKUP.sub("", heading).strip()) for name, heading in _SECTION.findall(body)],
+        highlighting=HtmlFormatter(style="default").get_style_defs(".highlight"),
+        layout=(_TEMPLATES / "layout.css").read_text(encoding="utf-8"),
+        **place,
+    )
+    return html + "\n"
 
 
 def _body(page: Path) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.common.tracking import Metric
-from rice_lib.report.tables import Formatted, code, escape, link, markdown
+from rice_lib.report.tables import NONE, Formatted, code, escape, link, markdown
 from rice_lib.report.tables import metric as metric_text
 
 MODELS = {
@@ -32,7 +33,8 @@ ENGINES = {
 }
 """What people call the engines of the benchmark."""
 
-SCORES = ("accuracy", "macro F1", "misclassified")
+KINDS = {"random": "random split", "session": "session never seen", "camera": "other camera (simulated)"}
+"""What people call the test images, from the easiest to the hardest."""
 
 _STAGE_NAMES = ("eda", "split", "baseline", "finetune", "export", "benchmark", "serve")
 STAGES = dict(zip(NOTEBOOKS, _STAGE_NAMES, strict=True))
@@ -48,6 +50,8 @@ class Recorded:
     figures: dict[str, str]
     """Name to caption of the figures for the summary page."""
     provenance: dict[str, Any]
+    parameters: dict[str, Any]
+    """The run's, by section."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Results:
         """Index what was recorded by its notebook."""
         return {recorded.notebook: recorded for recorded in self.recorded}
 
+    def owner(self, metric: Metric) -> Recorded:
+        """Find what recorded a metric."""
+        return next(r for r in self.recorded if any(each is metric for each in r.metrics.values()))
+
     def metrics(self) -> Iterator[tuple[str, str, Metric]]:
         """Iterate over notebook, key and metric."""
         for recorded in self.recorded:
@@ -76,44 +84,53 @@ class Results:
 
 
 def read_results(paths: Paths) -> Results:
-    """Read `reports/<profile>/metrics/`.
+    """Read `reports/<profile>/metrics/`, see `read_metrics`."""
+    return read_metrics(paths.report / "metrics", paths.profile)
+
+
+def read_metrics(folder: Path, profile: str) -> Results:
+    """Read a folder of metrics files, one a notebook.
 
     Raises:
-        RiceError: none of the notebooks has run, or a metrics file is not one.
+        RiceError: it holds none, because no notebook has run, or a metrics file is not one.
     """
     recorded = []
     for notebook in NOTEBOOKS:
-        file = paths.metrics(notebook)
+        file = folder / f"{notebook}.json"
         if not file.is_file():
             continue
         try:
             content = read_json(file)
             metrics = {key: Metric(**values) for key, values in content["metrics"].items()}
-            recorded.append(Recorded(notebook, metrics, dict(content["figures"]), content["provenance"]))
+            more = (content["provenance"], content.get("parameters", {}))
+            recorded.append(Recorded(notebook, metrics, dict(content.get("figures", {})), *more))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RiceError(
-                f"{file}: not a metrics file ({error!r}); run: rice stage {notebook} --profile {paths.profile}"
+                f"{file}: not a metrics file ({error!r}); run: rice stage {notebook} --profile {profile}"
             ) from None
     if not recorded:
-        raise RiceError(f"{paths.report}: nothing to report yet; run: make report PROFILE={paths.profile}")
+        raise RiceError(f"{folder}: nothing to report yet; run: make report PROFILE={profile}")
     have = {r.notebook for r in recorded}
-    return Results(paths.profile, tuple(recorded), tuple(n for n in NOTEBOOKS if n not in have))
+    return Results(profile, tuple(recorded), tuple(n for n in NOTEBOOKS if n not in have))
+
+
+def accuracies(results: Results) -> dict[str, dict[str, Metric]]:
+    """Collect the models' accuracies: what people call a model, then the kind of test images."""
+    found: dict[str, dict[str, Metric]] = {}
+    for _, _, metric in results.metrics():
+        if metric.of.keys() == {"model", "split"} and metric.name == "accuracy":
+            model, split = str(metric.of["model"]), str(metric.of["split"])
+            found.setdefault(MODELS.get(model, model), {})[KINDS.get(split, split)] = metric
+    return found
 
 
 def headline(results: Results) -> str:
-    """Compare the models' scores on the test images of both splits."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for notebook, _, metric in results.metrics():
-        if metric.of.keys() == {"model", "split"} and metric.name in SCORES:
-            model, split = str(metric.of["model"]), str(metric.of["split"])
-            row = {"model": MODELS.get(model, model), "split": split, **dict.fromkeys(SCORES)}
-            row = rows.setdefault((model, split), {**row, "measured in": _page(notebook)})
-            count = metric.name == "misclassified" and metric.value is not None
-            text = f"{metric.value:,.0f} of {metric.n:,}" if count else None
-            row[metric.name] = traced(results.by_notebook()[notebook], metric, text)
-    models = list(dict.fromkeys(model for model, _ in rows))
-    ordered = sorted(rows, key=lambda row: models.index(row[0]))
-    return _table([rows[row] for row in ordered], "No notebook has recorded a score yet.")
+    """Compare the models' accuracies in percent, one column a kind of test images, intervals below."""
+    rows = [
+        {"accuracy, %": model, **{kind: _share(results, metrics.get(kind)) for kind in KINDS.values()}}
+        for model, metrics in accuracies(results).items()
+    ]
+    return table(rows, "No notebook has recorded a score yet.")
 
 
 def benchmark(results: Results) -> str:
@@ -133,14 +150,14 @@ def benchmark(results: Results) -> str:
     lines = [
         f"{ENGINES.get(str(engine), str(engine))}: {how}." for engine, how in absent.items() if engine not in measured
     ]
-    return "\n\n".join([_table(list(rows.values()), "Nothing was benchmarked."), *lines])
+    return "\n\n".join([table(list(rows.values()), "Nothing was benchmarked."), *lines])
 
 
 def metric_list(results: Results, notebook: str, of_engines: bool = True) -> str:
     """List the numbers that a notebook measured; without `of_engines` those that `benchmark` shows are left out."""
     rows = [
         {
-            "what": " · ".join([*_belongs(metric), metric.name or _words(key)]),
+            "what": " · ".join([*belongs(metric), metric.name or _words(key)]),
             "value": traced(results.by_notebook()[owner], metric),
             "unit": metric.unit,
             "cases": metric.n,
@@ -149,24 +166,24 @@ def metric_list(results: Results, notebook: str, of_engines: bool = True) -> str
         for owner, key, metric in results.metrics()
         if owner == notebook and metric.value is not None and (of_engines or "batch" not in metric.of)
     ]
-    return _table(rows, f"{notebook} has not run.")
+    return table(rows, f"{notebook} has not run.")
 
 
 def not_measured(results: Results) -> str:
-    """List what this machine could not measure, with the reason, and the notebooks that have not run."""
-    together: dict[tuple[str, ...], list[str]] = {}
+    """List what this machine could not measure, one line a reason, and the notebooks that have not run."""
+    together: dict[tuple[str, str], list[str]] = {}
     for notebook, key, metric in results.metrics():
         if metric.value is None:
-            # an engine that is not there lacks all its numbers for one reason: one row, not one a number
-            subject = " · ".join(_belongs(metric)[:1])
-            together.setdefault((notebook, subject, metric.how), []).append(metric.name or _words(key))
-    rows = [
-        {"what": ": ".join(filter(None, [subject, ", ".join(dict.fromkeys(names))])), "notebook": _page(notebook),
-         "why": how.removeprefix("not measured here: ")}
-        for (notebook, subject, how), names in together.items()
-    ]  # fmt: skip
-    rows += [{"what": "everything", "notebook": n, "why": "this notebook has not run"} for n in results.missing]
-    return _table(rows, "Everything was measured.")
+            # an engine that is not there lacks all its numbers for one reason
+            subject = " · ".join(belongs(replace(metric, of={k: v for k, v in metric.of.items() if k != "batch"})))
+            together.setdefault((notebook, metric.how), []).append(subject or metric.name or _words(key))
+    lines = [
+        f"- **{escape('; '.join(dict.fromkeys(subjects)))}**: {escape(how.removeprefix('not measured here: '))} "
+        f"({link(notebook[:2], f'pages/{notebook}.html').text})"
+        for (notebook, how), subjects in together.items()
+    ]
+    lines += [f"- **{escape(notebook)}** has not run" for notebook in results.missing]
+    return "\n".join(lines) or "Everything was measured."
 
 
 def everything(results: Results) -> str:
@@ -176,6 +193,22 @@ def everything(results: Results) -> str:
         for r in results.recorded
     ]
     return "\n\n".join(parts)
+
+
+def made_by(results: Results) -> str:
+    """Say in one line what made the numbers."""
+    images = next((m.value for _, key, m in results.metrics() if key == "images" and m.value), None)
+    parts = {"commit": "commit", "params": "parameters", "data": "data"}
+    said = [
+        f"{name} {', '.join(f'`{v[:12]}`' for v in results.one(key))}"
+        for key, name in parts.items()
+        if results.one(key)
+    ]
+    said += [f"{images:,.0f} images"] if images else []
+    days = sorted({day[:10] for day in results.one("created")})
+    return (
+        ", ".join([*said, *map(escape, results.one("hardware")), " to ".join(dict.fromkeys((days[0], days[-1])))]) + "."
+    )
 
 
 def provenance(results: Results) -> str:
@@ -193,7 +226,7 @@ def provenance(results: Results) -> str:
         }
         for r in results.recorded
     ]
-    return _table(rows, "")
+    return table(rows, "")
 
 
 def versions(results: Results) -> str:
@@ -201,7 +234,7 @@ def versions(results: Results) -> str:
     found: dict[str, str] = {}
     for recorded in results.recorded:
         found |= recorded.provenance.get("versions", {})
-    return _table([{"package": n, "version": v} for n, v in found.items()], "No versions were recorded.")
+    return table([{"package": n, "version": v} for n, v in found.items()], "No versions were recorded.")
 
 
 def traced(recorded: Recorded, metric: Metric, text: str | None = None) -> Formatted:
@@ -209,8 +242,12 @@ def traced(recorded: Recorded, metric: Metric, text: str | None = None) -> Forma
     text = metric_text(metric) if text is None else text
     if metric.value is None:
         return Formatted(escape(text), number=True)
-    href = f"pages/{recorded.notebook}.html" + (f"#{anchor(metric.cell)}" if metric.cell else "")
-    return link(text, href, origin(recorded), number=True)
+    return link(text, address(recorded, metric.cell), origin(recorded), number=True)
+
+
+def address(recorded: Recorded, cell: int | None) -> str:
+    """Give the address of a notebook's cell, from the summary page."""
+    return f"pages/{recorded.notebook}.html" + (f"#{anchor(cell)}" if cell else "")
 
 
 def origin(recorded: Recorded) -> str:
@@ -224,16 +261,25 @@ def anchor(cell: int) -> str:
     return f"in-{cell}"
 
 
-def _table(rows: list[dict[str, Any]], otherwise: str) -> str:
+def table(rows: list[dict[str, Any]], otherwise: str) -> str:
+    """Show rows as a Markdown table, or say `otherwise` where there is none."""
     return markdown(pd.DataFrame(rows, dtype=object)) if rows else otherwise
+
+
+def _share(results: Results, metric: Metric | None) -> Formatted:
+    if metric is None or metric.value is None:
+        return Formatted(NONE, number=True)
+    shown = traced(results.owner(metric), metric, f"{100 * metric.value:.2f}").text
+    ends = [f"{100 * end:.2f}" for end in (metric.low, metric.high) if end is not None]
+    return Formatted("<br>".join(filter(None, [shown, "\u2013".join(ends)])), number=True)
 
 
 def _page(notebook: str) -> Formatted:
     return link(notebook, f"pages/{notebook}.html")
 
 
-def _belongs(metric: Metric) -> list[str]:
-    """What a metric belongs to, in the words of people."""
+def belongs(metric: Metric) -> list[str]:
+    """List what a metric belongs to, in the words of people."""
     names = {**MODELS, **ENGINES}
     units = {"split": "{} split", "batch": "{} a call"}
     return [units.get(key, "{}").format(names.get(str(part), part)) for key, part in metric.of.items()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,7 +21,8 @@ from rice_lib.common.files import write_text
 from rice_lib.common.paths import NOTEBOOKS, Paths
 from rice_lib.report import results as tables
 from rice_lib.report import tables as markdown
-from rice_lib.report.results import Recorded, Results, read_results
+from rice_lib.report.results import Results, read_results
+from rice_lib.report.summary import Figures, answers, raw
 
 _IMAGES = {
     "synthetic": "<strong>Generated images, not photographs.</strong> Everything on this page was measured on grains "
@@ -31,6 +31,8 @@ _IMAGES = {
     "zip": "<strong>Photographs from a zip archive</strong> of the user's.",
     "kaggle": "<strong>The public Rice Image Dataset</strong>, downloaded from Kaggle.",
 }
+
+_IMAGE_TYPES = ("image/svg+xml", "image/jpeg", "image/png")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def write_sources(paths: Paths) -> Sources:
         # what a page links to in the checkout is not in the site
         text = re.sub(r"\[([^]]+)\]\(\.\./[^)]*\)", r"\1", file.read_text(encoding="utf-8"))
         write_text(paths.report / "docs" / file.name, text)
-    gallery = _gallery(results, paths, {page.file.stem: page for page in notebooks})
+    figures = Figures(results, paths)
+    figures.draw()
     write_text(paths.report / "styles.css", _template(paths, "reports/styles.css"))
     project = yaml.safe_load(_template(paths, "_quarto.yml").replace("reports/smoke/", ""))
     project["project"]["output-dir"] = "site"
@@ -75,12 +78,12 @@ def write_sources(paths: Paths) -> Sources:
     head = "# Made from the _quarto.yml at the root by `make report`; change that one.\n"
     write_text(paths.report / "_quarto.yml", head + yaml.safe_dump(project, sort_keys=False))
     index = paths.report / "index.qmd"
-    write_text(index, fill(_template(paths, "reports/index.qmd"), results, gallery))
+    write_text(index, fill(_template(paths, "reports/index.qmd"), results, figures))
     docs = [Page(file, title_of(file), f"docs/{file.stem}.html") for file in sorted((paths.report / "docs").glob("*"))]
     return Sources(paths.report, paths.profile, (Page(index, title_of(index), "index.html"), *notebooks, *docs))
 
 
-def fill(template: str, results: Results, gallery: str) -> str:
+def fill(template: str, results: Results, figures: Figures) -> str:
     """Fill the blanks of the summary page, `{{ name }}`.
 
     Raises:
@@ -92,12 +95,13 @@ def fill(template: str, results: Results, gallery: str) -> str:
         "classes": markdown.escape(", ".join(classes) or "not counted yet"),
         "images": _banners(results),
         "headline": tables.headline(results),
-        "figures": gallery,
-        "export": tables.metric_list(results, "05_export"),
+        "answers": answers(results),
+        "figure": figures,
+        "more_figures": figures.rest,
         "benchmark": tables.benchmark(results),
-        "engines": tables.metric_list(results, "06_trt_benchmark", of_engines=False),
         "serving": tables.metric_list(results, "07_triton_smoke"),
         "not_measured": tables.not_measured(results),
+        "made_by": tables.made_by(results),
         "provenance": tables.provenance(results),
         "everything": tables.everything(results),
         "versions": tables.versions(results),
@@ -129,48 +133,7 @@ def _banners(results: Results) -> str:
         lines.append((f"The notebooks ran at different commits: {escape(', '.join(commits))}.", False))
     if results.missing:
         lines.append((f"Not run yet: {', '.join(results.missing)}.", True))
-    return _raw("\n".join(f'<div class="banner{" loud" if loud else ""}">{text}</div>' for text, loud in lines))
-
-
-def _gallery(results: Results, paths: Paths, pages: dict[str, Page]) -> str:
-    """The figures that the notebooks recorded, with their captions."""
-    figures = []
-    for recorded in results.recorded:
-        page = pages.get(recorded.notebook)
-        cells = _cells_of_figures(paths.notebook(recorded.notebook)) if page else {}
-        for name, caption in recorded.figures.items():
-            origin = _origin(page, recorded, cells, name) if page else ""
-            file = paths.figure(recorded.notebook, name)
-            if not file.is_file():
-                raise RiceError(f"{file}: missing; run: rice stage {recorded.notebook} --profile {paths.profile}")
-            source, text = file.relative_to(paths.report).as_posix(), escape(caption)
-            image = f'<a href="{source}"><img src="{source}" alt="{text}" loading="lazy"></a>'
-            figures.append(f"<figure>{image}<figcaption>{text}{origin}</figcaption></figure>")
-    inside = "\n".join(figures)
-    return _raw(f'<div class="gallery">\n{inside}\n</div>') if figures else "No figures."
-
-
-def _origin(page: Page, recorded: Recorded, cells: Mapping[str, int], figure: str) -> str:
-    """Link a figure to the cell that drew it."""
-    cell = next((cell for pattern, cell in cells.items() if re.fullmatch(pattern, figure)), None)
-    href = page.href + (f"#{tables.anchor(cell)}" if cell else "")
-    return f', from <a href="{href}" title="{escape(tables.origin(recorded))}">{escape(page.title)}</a>'
-
-
-def _cells_of_figures(notebook: Path) -> dict[str, int]:
-    """Find the cells that save figures: a pattern of the figure's name to the n of In [n]."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    return {
-        re.sub(r"\\{.*?\\}", ".+", re.escape(name)): cell.execution_count
-        for cell in cells
-        for name in re.findall(r'paths\.figure\([^,()]+, f?"([^"]+)"\)', cell.source)
-        if cell.get("execution_count")
-    }
-
-
-def _raw(html: str) -> str:
-    """HTML that Quarto leaves as it is."""
-    return f"```{{=html}}\n{html}\n```"
+    return raw("\n".join(f'<div class="banner{" loud" if loud else ""}">{text}</div>' for text, loud in lines))
 
 
 def _write_notebook(name: str, paths: Paths) -> Page:
@@ -216,10 +179,10 @@ def _anchor(cell: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
 def _describe_images(cell: nbformat.NotebookNode, title: str) -> None:
     """Give nbconvert the alternative texts that the cell's `fig-alt` gives Quarto."""
     texts = cell.metadata.get("fig-alt", title)
-    images = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-    for number, output in enumerate(images):
+    images = [(output, kind) for output in cell.outputs for kind in _IMAGE_TYPES if kind in output.get("data", {})]
+    for number, (output, kind) in enumerate(images):
         alternative = texts if isinstance(texts, str) else texts[min(number, len(texts) - 1)]
-        output.metadata.setdefault("image/png", {})["alt"] = alternative
+        output.metadata.setdefault(kind, {})["alt"] = alternative
 
 
 def _template(paths: Paths, name: str) -> str:

@@ -1,4 +1,7 @@
-"""The figures' one style: a colour a variety, sizes, and how a notebook shows a figure."""
+"""The figures' one style: a colour a variety, sizes, and how a notebook shows and saves a figure.
+
+Drawings are SVG, sharp at any size and in print; figures that hold photographs are JPEG at twice the page's pixels.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ from rice_lib.common.colours import COLOURS
 from rice_lib.common.files import atomic_path
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A97A3"
+MODEL_STYLES = ((ORANGE, "s"), ("#5B6770", "^"), (BLUE, "o"), ("#9A4F80", "D"))
+"""Colour and marker of the models in their order; another model begins again."""
+
 WIDTH = 6.4
 """Figure width in inches: 12 pt text stays readable when a telephone shrinks the figure to its screen."""
 
@@ -22,13 +28,14 @@ WIDTH = 6.4
 class NotebookFigure(Figure):
     """A figure that a notebook shows once: displayed, it leaves pyplot, which would show it again after the cell."""
 
+    photographs = False  # it holds some: see `subplots`
+
     def _ipython_display_(self) -> None:
-        from IPython.display import Image, display
+        from IPython.display import SVG, Image, display
 
         plt.close(self)
-        png = io.BytesIO()
-        self.savefig(png, format="png", dpi=2 * self.dpi, bbox_inches="tight", facecolor="white")
-        display(Image(png.getvalue(), format="png", retina=True))
+        data = encoded(self)
+        display(Image(data, format="jpeg", retina=True) if self.photographs else SVG(data))
 
 
 LineStyle = Literal["-", "--", ":", "-."]
@@ -46,18 +53,42 @@ def use_style() -> None:
     plt.style.use(Path(__file__).parent / "template" / "rice.mplstyle")
 
 
-def subplots(rows: int = 1, columns: int = 1, *, height: float, title: str = "", **settings: Any) -> tuple[Figure, Any]:
-    """Make a figure of the page's width and `height` inches, and its axes as `plt.subplots` gives them."""
+def subplots(
+    rows: int = 1, columns: int = 1, *, height: float, title: str = "", photographs: bool = False, **settings: Any
+) -> tuple[NotebookFigure, Any]:
+    """Make a figure of the page's width and `height` inches, and its axes as `plt.subplots` gives them.
+
+    With `photographs` it becomes a JPEG, else an SVG.
+    """
     fig, axes = plt.subplots(
         rows, columns, figsize=(WIDTH, height), layout="constrained", FigureClass=NotebookFigure, **settings
     )
+    fig.photographs = photographs
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=13, weight="bold")
     return fig, axes
 
 
+def encoded(fig: Figure) -> bytes:
+    """Encode a figure, on white paper in any surroundings: the same figure always gives the same bytes."""
+    data = io.BytesIO()
+    settings: dict[str, Any] = {"bbox_inches": "tight", "facecolor": "white"}
+    if _photographs(fig):
+        fig.savefig(data, format="jpeg", dpi=2 * fig.dpi, pil_kwargs={"quality": 85, "optimize": True}, **settings)
+    else:
+        fig.savefig(data, format="svg", metadata={"Date": None, "Creator": None}, **settings)
+    return data.getvalue()
+
+
 def save(fig: Figure, path: Path) -> Figure:
-    """Write a figure as an image file, in the format of its suffix; returns the figure, for the notebook to show."""
-    with atomic_path(path) as temporary:
-        fig.savefig(temporary, bbox_inches="tight", facecolor="white")
+    """Write a figure under `path` with the suffix of its kind: .jpg with photographs, else .svg; returns it."""
+    kind, other = (".jpg", ".svg") if _photographs(fig) else (".svg", ".jpg")
+    with atomic_path(path.with_suffix(kind)) as temporary:
+        temporary.write_bytes(encoded(fig))
+    path.with_suffix(other).unlink(missing_ok=True)
+    plt.close(fig)
     return fig
+
+
+def _photographs(fig: Figure) -> bool:
+    return isinstance(fig, NotebookFigure) and fig.photographs
