@@ -62,7 +62,7 @@ class Frames(GrainAlignment):
         parts = []
         for start in range(0, len(examples), 64):
             pixels = np.rint(examples.batch(slice(start, start + 64)) * np.array(gains)).astype(np.uint8)
-            parts.append(self(normalise(torch.from_numpy(pixels))))
+            parts.append(self(normalise(torch.from_numpy(pixels)))[0])
         return torch.cat(parts)
 
 

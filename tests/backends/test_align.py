@@ -32,7 +32,7 @@ def ellipse(major: float = 140, minor: float = 50, degrees: float = 20, place=(1
 
 def frames(*images: np.ndarray) -> torch.Tensor:
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    return ALIGN((pixels - NORMALISE_MEAN) / NORMALISE_STD)
+    return ALIGN((pixels - NORMALISE_MEAN) / NORMALISE_STD)[0]
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -78,6 +78,13 @@ def test_a_plain_grain_of_any_colour_becomes_grey_of_the_fixed_level():
     assert float(inside.mean()) == pytest.approx(MEAN_LEVEL, rel=0.15)  # the mean counts the soft outline, too
 
 
+def test_the_colour_that_is_divided_out_is_the_mean_above_the_background():
+    images = np.stack([ellipse(), np.rint(ellipse() * (1, 0.5, 1)).astype(np.uint8)])
+    _, colour = ALIGN(normalise(torch.from_numpy(images)))
+    assert colour[0].tolist() == pytest.approx([2 * level / 255 for level in (200, 180, 160)], rel=0.15)
+    assert (colour[1] / colour[0]).tolist() == pytest.approx([1, 0.5, 1], abs=0.03)
+
+
 def test_black_white_and_noise_give_finite_frames():
     black, white = np.zeros((224, 224, 3), np.uint8), np.full((224, 224, 3), 255, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
@@ -116,19 +123,47 @@ def test_an_aligned_model_takes_the_dense_weights_and_sees_the_frame_alone():
     assert float((logits - after).abs().max()) < 0.2 * spread
 
 
-def test_the_alignment_is_exported_with_the_model(tmp_path):
-    classifier = PixelClassifier(aligned_model()).eval()
+STEM = ArchitectureParams(hidden_size=32, layers=2, heads=2, stem_channels=4, colour_hint=True)
+FORMS = pytest.mark.parametrize("changes", [{}, {"architecture": STEM}], ids=["patches", "stem and colour hint"])
+
+
+def test_the_colour_hint_alone_tells_casts_apart():
+    images = torch.from_numpy(grains())
+    cast = (images * torch.tensor([0.8, 1.0, 1.0])).round().to(torch.uint8)
+    changes = {}
+    for hint in (False, True):
+        architecture = STEM.model_copy(update={"colour_hint": hint})
+        classifier = PixelClassifier(aligned_model(architecture=architecture))
+        with torch.inference_mode():
+            changes[hint] = float((classifier(images) - classifier(cast)).abs().max())
+    assert changes[True] > 5 * changes[False]
+
+
+@FORMS
+def test_the_alignment_is_exported_with_the_model(tmp_path, changes):
+    classifier = PixelClassifier(aligned_model(**changes)).eval()
     path = export(classifier, tmp_path / "model.onnx", labels=VARIETIES)
     assert check_parity(classifier, path, np.concatenate([grains()] * 4), tolerance=1e-4)
 
 
-def test_a_saved_checkpoint_comes_back_the_same(tmp_path):
-    model = aligned_model()
+@FORMS
+def test_a_saved_checkpoint_comes_back_the_same(tmp_path, changes):
+    model = aligned_model(**changes)
     model.save_pretrained(tmp_path)
     images = torch.from_numpy(grains())
     with torch.inference_mode():
         expected, found = PixelClassifier(model)(images), load_pixel_classifier(tmp_path)(images)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"aligned_frame": None}, "want finetune.aligned_frame"), ({"patch": 4}, "must divide by 8")],
+)
+def test_a_stem_wants_a_frame_and_patches_of_its_stride(changes, message):
+    architecture = STEM.model_copy(update={"patch_size": changes.pop("patch", 16)})
+    with pytest.raises(RiceError, match=message):
+        aligned_model(architecture=architecture, **changes)
 
 
 def test_a_frame_and_a_choice_of_patches_exclude_each_other():

@@ -51,14 +51,15 @@ class GrainAlignment(nn.Module):
         return outermost / (4 * self.side - 4)
 
     @torch.no_grad()
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Align images. No matrix product is involved, so that mixed precision leaves the positions in float32.
 
         Args:
             images: float32 `[N, 3, H, W]`, white 2 above black. What is added to all levels changes nothing.
 
         Returns:
-            float32 `[N, 3, height, width]`, the background at 0, each channel's mean over the grain `MEAN_LEVEL`.
+            Frames, float32 `[N, 3, height, width]`, the background at 0, each channel's mean over the grain
+            `MEAN_LEVEL`; and the colour that was divided out, the grain's mean above the background, `[N, 3]`.
         """
         powers = self._powers(images.device)
         blocks = nn.functional.avg_pool2d(images, BLOCK).flatten(2)
@@ -68,7 +69,8 @@ class GrainAlignment(nn.Module):
         # a frame may reach beyond the image: its border, which is background, goes on there
         frame = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
         mean = (blocks * cover.unsqueeze(1)).sum(-1) / cover.sum(1, keepdim=True).clamp(min=1e-3)
-        return (frame - background[:, :, None, None]) * self._gain(mean - background)[:, :, None, None]
+        contrast = mean - background
+        return (frame - background[:, :, None, None]) * self._gain(contrast)[:, :, None, None], contrast
 
     def _gain(self, contrast: torch.Tensor) -> torch.Tensor:
         """Compute each channel's factor from the grain's mean above the background, both `[N, 3]`."""

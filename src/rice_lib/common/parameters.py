@@ -77,6 +77,10 @@ class ArchitectureParams(_Section):
     heads: Positive = 3
     mlp_ratio: Positive = 4
     patch_size: Positive = 16
+    stem_channels: Positive | None = None
+    """Convolutions before the patches of an aligned frame, the first of this many channels; null has none."""
+    colour_hint: bool = False
+    """Hand the mean colour that the alignment divides out to the class token."""
 
 
 class AugmentationParams(_Section):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rice_lib.backends.vit import RiceViTConfig, RiceViTForImageClassification
+from rice_lib.backends.vit import STEM_STRIDE, RiceViTConfig, RiceViTForImageClassification
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import FinetuneParams
 from rice_lib.contract.decode import IMAGE_SIZE
@@ -48,6 +48,10 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
     if shape.hidden_size % shape.heads or shape.hidden_size % 4 or IMAGE_SIZE % shape.patch_size:
         fault = f"hidden_size must divide by heads and by 4, and {IMAGE_SIZE} by patch_size"
         raise RiceError(f"finetune.architecture: {fault}")
+    if params.aligned_frame is None and (shape.stem_channels or shape.colour_hint):
+        raise RiceError("finetune.architecture: stem_channels and colour_hint want finetune.aligned_frame")
+    if shape.stem_channels and shape.patch_size % STEM_STRIDE:
+        raise RiceError(f"finetune.architecture: with stem_channels, patch_size must divide by {STEM_STRIDE}")
     config = RiceViTConfig(
         hidden_size=shape.hidden_size,
         num_hidden_layers=shape.layers,
@@ -55,9 +59,14 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
         intermediate_size=shape.mlp_ratio * shape.hidden_size,
         patch_size=shape.patch_size,
         image_size=IMAGE_SIZE,
+        stem_channels=shape.stem_channels,
+        colour_hint=shape.colour_hint,
         **changes,
     )
     model = RiceViTForImageClassification(config)
+    for layer in model.modules():  # transformers' weights of 0.02 are small for a convolution of few inputs
+        if isinstance(layer, torch.nn.Conv2d) and layer is not model.vit.embeddings.patch_embeddings.projection:
+            layer.reset_parameters()
     with torch.no_grad():
         side = IMAGE_SIZE // shape.patch_size
         model.vit.embeddings.position_embeddings[0, 1:] = 0.2 * sine_cosine_positions(side, shape.hidden_size)
