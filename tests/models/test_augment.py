@@ -112,6 +112,13 @@ def test_gain_gamma_and_background_move_levels_as_they_say():
     assert (background[:, 255] == 255).all()
 
 
+def test_half_of_the_images_keep_their_colour_and_light():
+    torch.manual_seed(10)
+    tables = random_tables(2000, only(brightness=0.2, channel_gain=0.25, gamma=0.2, background=0.1))
+    kept = (tables == np.arange(256)[None, :, None]).all((1, 2))
+    assert 0.45 < kept.mean() < 0.55
+
+
 def test_greyscale_takes_the_colour_of_its_share():
     torch.manual_seed(9)
     changed = augment(blob(400), only(greyscale=0.25))

@@ -75,11 +75,13 @@ def random_tables(count: int, params: AugmentationParams) -> np.ndarray:
     """Draw what becomes of each grey level of each channel: uint8 `[count, 256, 3]`, as `cv2.LUT` takes them.
 
     Gamma first, then the gain of all channels (light) and of each (white balance), then the background's level, which
-    lifts black and leaves white.
+    lifts black and leaves white. Half of the images keep their light and colour.
     """
-    gamma = _factors(count, params.gamma)[:, None, None]
-    gain = (1 + params.brightness * _uniform(count))[:, None] * _factors(3 * count, params.channel_gain).reshape(-1, 3)
-    background = params.background * _unit(count)[:, None, None]
+    changed = _unit(count) < 0.5
+    gamma = (_factors(count, params.gamma) ** changed)[:, None, None]
+    light = (1 + params.brightness * _uniform(count))[:, None]
+    gain = (light * _factors(3 * count, params.channel_gain).reshape(-1, 3)) ** changed[:, None]
+    background = (params.background * changed * _unit(count))[:, None, None]
     level = (np.arange(256) / 255)[None, :, None] ** gamma * gain[:, None, :]
     return np.rint(255 * np.clip(background + (1 - background) * level, 0, 1)).astype(np.uint8)
 
