@@ -16,6 +16,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.paths import find_root
 from rice_lib.serving import server as life
 from rice_lib.serving.environment import ServingEnvironment
+from rice_lib.serving.processes import STUB
 from rice_lib.serving.repository import write_repository
 
 MODEL = "rice"
@@ -74,15 +75,17 @@ def memory_mib(pid: int) -> float:
 def _parts(pid: int | None) -> Iterator[tuple[str, psutil.Process]]:
     if pid is None or not psutil.pid_exists(pid):
         return
-    server = psutil.Process(pid)
-    yield "server", server
-    for child in server.children(recursive=True):
+    supervisor = psutil.Process(pid)
+    yield "supervisor", supervisor
+    for child in supervisor.children(recursive=True):
         try:
             words = child.cmdline()
         except psutil.NoSuchProcess:
             continue
-        if words and Path(words[0]).name == life.STUB:  # its first argument is <repository>/<model>/<version>/<file>
+        if words and Path(words[0]).name == STUB:  # its first argument is <repository>/<model>/<version>/<file>
             yield Path(words[1]).parents[1].name, child
+        else:
+            yield "server", child
 
 
 def statistics(address: str) -> dict[str, dict[str, float]]:

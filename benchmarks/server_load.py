@@ -26,7 +26,7 @@ from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError, run_command
 from rice_lib.contract.decode import decode
 from rice_lib.contract.image_file import BadImageError
-from rice_lib.serving.config import Names
+from rice_lib.serving.endpoint import Names
 from rice_lib.serving.load import Body, bodies, measure_point
 from rice_lib.serving.server import RunningServer
 

@@ -13,7 +13,14 @@ from tritonclient.utils import InferenceServerException
 
 from rice_lib.backends import triton_connection
 from rice_lib.backends.triton import TritonPredictor, _check_config
-from rice_lib.backends.triton_connection import LONGEST_DELAY_S, Connection, ServerError, VersionGoneError, parse_url
+from rice_lib.backends.triton_connection import (
+    LONGEST_DELAY_S,
+    Connection,
+    ServerError,
+    VersionGoneError,
+    channel_options,
+    parse_url,
+)
 from rice_lib.common.errors import RiceError
 from rice_lib.predict.served import FileClient
 
@@ -236,7 +243,7 @@ def test_closing_ends_a_request_that_waits_for_its_response(silent_port):
         InferenceServerException("Exceeds maximum queue size", "503"),
         InferenceServerException("Server is stopping", "StatusCode.UNAVAILABLE"),
         InferenceServerException("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED"),
-        InferenceServerException("Stub process is not healthy.", "500"),
+        InferenceServerException("in ensemble 'rice_bytes', Stub process 'rice_v1_decode_0_1' is not healthy.", "500"),
         InferenceServerException("Request for unknown model: 'rice' is not found", "404"),
         InferenceServerException("'rice' has no available versions", "400"),
     ],
@@ -315,6 +322,11 @@ def test_http_requests_name_the_version_and_keep_their_connection():
         connection.close()
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(("address", "direct"), [("127.0.0.1:1", True), ("localhost:1", True), ("box:1", False)])
+def test_grpc_to_this_machine_goes_through_no_proxy(address, direct):
+    assert (("grpc.enable_http_proxy", 0) in channel_options(address)) == direct
 
 
 def test_a_url_names_protocol_address_and_model():

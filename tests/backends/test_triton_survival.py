@@ -3,11 +3,12 @@
 import itertools
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 
 import numpy as np
@@ -39,7 +40,7 @@ BAD = ("truncated.jpg", "empty.jpg", "paper.pdf")
 
 
 class Served:
-    """A model and the server that all tests share: one that kills it starts it again on its port."""
+    """A model and the server that all tests share, on one port."""
 
     def __init__(self, folder):
         self.folder, self.model = folder, write_onnx(folder / "model.onnx")
@@ -47,14 +48,19 @@ class Served:
         self.server = None
 
     def start(self):
-        port = self.server.port if self.server else None
         environment, state = ServingEnvironment.find(ROOT), self.folder / "server"
-        self.server = life.start(environment, self.folder / "repository", "rice", state, port=port, ready_timeout_s=180)
+        self.server = life.start(environment, self.folder / "repository", "rice", state, ready_timeout_s=180)
 
     def kill(self):
-        process = psutil.Process(self.server.pid)
-        os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs([process], timeout=10)
+        """Kill the server, and hold what would start it again at once."""
+        supervisor = psutil.Process(self.server.pid)
+        (server,) = supervisor.children()
+        supervisor.suspend()
+        server.kill()
+
+    def revive(self):
+        """Let it be started again."""
+        psutil.Process(self.server.pid).resume()
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +72,12 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def mortal(shared):
-    """The shared server, started again where the test before left it killed."""
-    if shared.server is None or not psutil.pid_exists(shared.server.pid):
+    """The shared server, which may be killed."""
+    if shared.server is None:
         shared.start()
-    return shared
+    yield shared
+    shared.revive()
+    shared.server.wait(180, shared.server.log)
 
 
 @pytest.fixture
@@ -220,7 +228,7 @@ def test_a_server_killed_in_the_middle_of_a_run(mortal, tmp_path, model, protoco
     time.sleep(1.5)
     assert process.poll() is None, "the server was killed too late"
     assert number // 10 <= partial.read_bytes().count(b"\n") < number
-    mortal.start()
+    mortal.revive()
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0
     assert (said.count("waiting up to 60 s for it\n"), said.count("answers again\n")) == (1, 1)
@@ -229,6 +237,38 @@ def test_a_server_killed_in_the_middle_of_a_run(mortal, tmp_path, model, protoco
     for one, other in zip(map(json.loads, output.read_text().splitlines()), expected, strict=True):
         assert (one["path"], one["label"]) == (other.path, other.label)
         assert one["scores"] == pytest.approx(other.prediction.scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("step", ["rice_v1_decode", "rice_v1_postprocess"])
+def test_a_worker_killed_in_the_middle_of_a_run(mortal, tmp_path, step):
+    output, partial = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.partial"
+    write_small(tmp_path / "small", 500)
+    process = infer(tmp_path / "small", url(mortal.server, "http"), output)
+    while not partial.exists() or partial.read_bytes().count(b"\n") < 50:
+        assert process.poll() is None
+        time.sleep(0.005)
+    (server,) = psutil.Process(mortal.server.pid).children()
+    next(worker for worker in server.children() if f"/{step}/" in " ".join(worker.cmdline())).kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert (len(records), [record for record in records if "error" in record]) == (500, [])
+    psutil.wait_procs([server], timeout=60)  # another takes its place
+
+
+def test_every_request_is_answered_though_many_come_at_once(mortal, tmp_path):
+    data, answered = (tmp_path / "a.png"), Counter()
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(data)
+    head = "POST /v2/models/rice_bytes/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 0\r\n"
+    request = f"{head}Content-Length: {data.stat().st_size}\r\n\r\n".encode() + data.read_bytes()
+    connections = [socket.create_connection((mortal.server.host, mortal.server.port)) for _ in range(800)]
+    for connection in connections:
+        connection.sendall(request)
+    for connection in connections:
+        connection.settimeout(120)
+        answered[connection.recv(12)] += 1
+        connection.close()
+    assert answered == {b"HTTP/1.1 200": 800}
 
 
 def write_other(folder):
@@ -244,7 +284,7 @@ def write_other(folder):
 
 def switch(repository, server, version):
     """Switch the running server to a version."""
-    with Control(server.grpc) as control:
+    with Control(server) as control:
         repository.switch(version, control)
 
 

@@ -3,8 +3,11 @@ import json
 import subprocess
 import sys
 import threading
+import time
+from contextlib import closing
 
 import numpy as np
+import psutil
 import pytest
 from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, write_onnx
 
@@ -14,6 +17,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.serving import server as life
 from rice_lib.serving.checks import send_file
 from rice_lib.serving.compose import Container
+from rice_lib.serving.endpoint import KEY_FILE, free_ports
 from rice_lib.serving.release import release
 from rice_lib.serving.repository import Repository, drawn_grain
 
@@ -40,6 +44,10 @@ def docker(tmp_path, monkeypatch):
     (folder / "docker").write_text(
         f"#!{sys.executable}\nimport json, os, sys\n"
         f"if os.path.exists({str(fails)!r}) and 'up' in sys.argv: sys.exit('no such image')\n"
+        f"state = {str(tmp_path / 'runs')!r}\n"
+        "if 'up' in sys.argv: open(state, 'w')\n"
+        "if 'down' in sys.argv and os.path.exists(state): os.remove(state)\n"
+        "if 'ps' in sys.argv: sys.exit(print('an id') if os.path.exists(state) else 0)\n"
         "env = {k: v for k, v in os.environ.items() if k.startswith('RICE_')}\n"
         f"open({str(calls)!r}, 'a').write(json.dumps([sys.argv[1:], env]) + '\\n')\n"
     )
@@ -121,12 +129,12 @@ def test_no_log_yet_is_one_line(checkout):
         main(["logs", *PROFILE])
 
 
-def test_the_last_lines_of_the_log(checkout, capsys):
+def test_the_last_lines_of_the_log(checkout, capfd):
     folder = checkout / "models" / "tiny" / "service"
     folder.mkdir()
     (folder / life.LOG_FILE).write_text("".join(f"{n}\n" for n in range(9)))
     assert main(["logs", *PROFILE, "-n", "2"]) == 0
-    assert capsys.readouterr().out == "7\n8\n"
+    assert capfd.readouterr().out == "7\n8\n"
 
 
 @pytest.mark.parametrize("url", ["box", "box:http", ":8000"])
@@ -151,16 +159,18 @@ def test_a_profile_that_is_not_there_is_one_line_and_status_2(checkout):
 def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, capsys):
     calls, _ = docker
     ready = iter([False, True, True])
-    monkeypatch.setattr("rice_lib.serving.server.is_ready", lambda *_: next(ready))
+    monkeypatch.setattr("rice_lib.serving.endpoint.is_ready", lambda *_: next(ready))
     assert main(["up", *PROFILE, "--port", "9000"]) == 0
     ((command, env),) = words(calls)
     assert command == ["compose", "--file", "serving/compose.yaml", "up", "--detach", "--build"]
     assert env["RICE_SERVICE"] == "tiny/service/repository"
+    key = checkout / "models" / "tiny" / "service" / KEY_FILE
+    assert (env["RICE_KEY"], key.stat().st_mode & 0o777) == (key.read_text(), 0o600)
     assert (env["RICE_HOST"], env["RICE_PORT"], env["RICE_METRICS_PORT"]) == ("127.0.0.1", "9000", "9002")
     with pytest.raises(RiceError, match=r"already running at 127.0.0.1:9000"):
         main(["up", *PROFILE])
     assert main(["down", *PROFILE]) == 0
-    assert words(calls)[-1][0][3:] == ["down", "--timeout", "40"]
+    assert words(calls)[-1][0][3:] == ["down", "--timeout", "15"]
     assert main(["status", *PROFILE]) == 1
     assert "no server is running" in capsys.readouterr().out
 
@@ -171,7 +181,7 @@ def test_on_a_machine_with_a_gpu_the_container_takes_the_engine_of_the_version(
 ):
     calls, _ = docker
     (calls.parent / "bin" / "nvidia-smi").symlink_to(calls.parent / "bin" / "docker")
-    monkeypatch.setattr("rice_lib.serving.server.is_ready", lambda *_: True)
+    monkeypatch.setattr("rice_lib.serving.endpoint.is_ready", lambda *_: True)
     (checkout / "rice.plan").write_bytes(b"a plan")
     assert main(["build", *PROFILE, "--engine", engine, "--plan", str(checkout / "rice.plan")]) == 0
     assert main(["up", *PROFILE]) == 0
@@ -185,8 +195,19 @@ def test_a_container_that_does_not_start_is_one_line_and_nothing_is_left(checkou
     fails.touch()
     with pytest.raises(RiceError, match="docker compose up: no such image"):
         main(["up", *PROFILE])
-    assert words(calls)[-1][0][3:] == ["down", "--timeout", "40"]
+    assert words(calls)[-1][0][3:] == ["down", "--timeout", "15"]
     assert [path.name for path in (checkout / "models" / "tiny" / "service").iterdir()] == ["repository"]
+
+
+def test_a_container_that_is_gone_is_forgotten(checkout, docker, monkeypatch, capsys):
+    monkeypatch.setattr("rice_lib.serving.endpoint.is_ready", lambda *_: True)
+    assert main(["up", *PROFILE, "--port", "9000"]) == 0
+    (docker[0].parent / "runs").unlink()
+    assert main(["status", *PROFILE]) == 1
+    assert main(["down", *PROFILE]) == 0
+    assert "no server was running" in capsys.readouterr().out
+    assert [path.name for path in (checkout / "models" / "tiny" / "service").iterdir()] == ["repository"]
+    assert main(["up", *PROFILE, "--port", "9000"]) == 0
 
 
 def test_the_compose_files_know_every_variable_of_a_container(tmp_path):
@@ -203,7 +224,7 @@ def test_up_new_version_under_load_back_and_down(checkout):
         command = [sys.executable, "-m", "rice_lib", "serve", *arguments, *PROFILE]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    port = str(life._free_ports())
+    port = str(free_ports())
     up = serve("up", "--by", "wheel", "--port", port, "--timeout", "180")
     assert up.returncode == 0, up.stderr
     address = f"127.0.0.1:{port}"
@@ -240,7 +261,7 @@ def test_up_new_version_under_load_back_and_down(checkout):
     broken = Repository(folder).classifier(third.version) / "config.pbtxt"
     broken.write_text(broken.read_text().replace("onnxruntime", "no_such_backend"))
     with pytest.raises(RiceError, match=r"version \d is not taken into service: .*no_such_backend"):
-        release(Repository(folder), third, f"127.0.0.1:{int(port) + 1}")
+        release(Repository(folder), third, life.running(folder.parent))
     assert not broken.exists()
     assert send_file(address, "rice_bytes", drawn_grain())[0] == 200
 
@@ -253,17 +274,64 @@ def test_up_new_version_under_load_back_and_down(checkout):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
-def test_model_control_is_disabled_on_a_public_address(checkout, capsys):
-    port = life._free_ports()
+def test_on_a_public_address_model_control_takes_the_key(checkout, capsys):
+    port, service = free_ports(), checkout / "models" / "tiny" / "service"
     assert main(["up", *PROFILE, "--by", "wheel", "--host", "0.0.0.0", "--port", str(port), "--timeout", "180"]) == 0
     assert "can be reached by others" in capsys.readouterr().out
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request("POST", "/v2/repository/models/rice/unload", body="{}")
-    assert connection.getresponse().status == 403
-    connection.close()
-    with open_predictor(f"triton://127.0.0.1:{port}/rice") as predictor:
+    address = f"127.0.0.1:{port}"
+    calls = ("models/rice/unload", "models/rice/load", "index")
+    for headers in ({}, {"Content-Type": "text/plain"}, {"rice-control": "0" * 32}):
+        assert [post(address, f"/v2/repository/{call}", headers)[0] for call in calls] == [403] * 3
+    for path in ("/v2/systemsharedmemory/status", "/v2/logging", "/v2/trace/setting"):
+        assert post(address, path, {}, "GET")[0] == 403
+    assert post(address, "/v2/repository/index", {"rice-control": (service / KEY_FILE).read_text()})[0] == 200
+    with open_predictor(f"triton://{address}/rice") as predictor:
         assert np.isfinite(predictor.logits(np.zeros((1, 224, 224, 3), np.uint8))).all()
     other = write_onnx(checkout / "other.onnx", ("One", "Two", "Three"))
     assert main(["build", *PROFILE, "--model", str(other)]) == 0
-    assert "model control is disabled on a public address" in capsys.readouterr().err
+    assert set(send_file(address, "rice_bytes", drawn_grain())[1]["scores"]) == {"One", "Two", "Three"}
+
+    # files switched without the server, as by a build that was killed: the same build asks the server
+    repository = Repository(service / "repository")
+    repository.switch(1)
+    assert main(["build", *PROFILE]) == 0
+    assert "version 1 answers" in capsys.readouterr().out
+    with open_predictor(f"triton://{address}/rice") as predictor:
+        assert predictor.version == "1"
+
+    key = (service / KEY_FILE).read_text()
+    (service / KEY_FILE).unlink()
+    assert main(["build", *PROFILE, "--model", str(other)]) == 0
+    assert "control.key is missing: run rice serve down, then up" in capsys.readouterr().err
+    assert key not in (service / life.LOG_FILE).read_text()
     assert main(["down", *PROFILE]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
+def test_a_dead_worker_is_seen_and_started_again(checkout, capsys):
+    port = free_ports()
+    assert main(["up", *PROFILE, "--by", "wheel", "--port", str(port), "--timeout", "180"]) == 0
+    supervisor = psutil.Process(life.running(checkout / "models" / "tiny" / "service").pid)
+    (server,) = supervisor.children()
+    victim = next(worker for worker in server.children() if "rice_v1_decode" in " ".join(worker.cmdline()))
+    supervisor.suspend()  # or it would be quicker than we
+    victim.kill()
+    assert main(["health", "--url", f"127.0.0.1:{port}"]) == 1
+    assert "is not healthy" in capsys.readouterr().out
+    supervisor.resume()
+    psutil.wait_procs([server], timeout=60)
+    until = time.monotonic() + 120
+    while main(["health", "--url", f"127.0.0.1:{port}"]) != 0:
+        assert time.monotonic() < until
+        time.sleep(1)
+    assert main(["status", *PROFILE]) == 0
+    assert main(["down", *PROFILE]) == 0
+
+
+def post(address, path, headers, method="POST"):
+    """Status and body of a request."""
+    with closing(http.client.HTTPConnection(address, timeout=60)) as connection:
+        connection.request(method, path, body="{}" if method == "POST" else None, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 import onnx
@@ -16,7 +17,7 @@ from rice_lib.backends.predictor import parse_decision
 from rice_lib.common.files import sha256_file
 from rice_lib.contract.decision import KEY, Decision
 from rice_lib.data.synthetic import VARIETIES
-from rice_lib.serving.config import Names
+from rice_lib.serving.endpoint import RESTRICTED, Names
 from rice_lib.serving.repository import VARIANTS, write_repository
 
 SERVING = ROOT / "serving"
@@ -141,10 +142,11 @@ def test_the_image_has_the_locks_numpy_and_pillow_and_a_python_that_runs_the_dec
     assert pinned == lock
     assert set(pinned) == {"numpy", "pillow"}
     year, month = map(int, re.search(r"ARG TRITON_TAG=(\d+)\.(\d+)", text).groups())
-    assert (year, month) >= (24, 12), "earlier images have Python 3.10"
+    assert (year, month) >= (26, 5), "earlier servers end at a request's will"
     assert "\nUSER 1000:1000\n" in text
-    assert "COPY start.sh /usr/local/bin/rice-start\n" in text
-    assert os.access(SERVING / "start.sh", os.X_OK)
+    for name in ("start", "health"):
+        assert f"COPY {name}.sh /usr/local/bin/rice-{name}\n" in text
+        assert os.access(SERVING / f"{name}.sh", os.X_OK)
 
 
 def start(tmp_path, **variables):
@@ -158,10 +160,11 @@ def start(tmp_path, **variables):
 
 
 def test_the_container_loads_what_clients_ask_and_nothing_else(tmp_path):
-    plain = start(tmp_path, RICE_HOST="127.0.0.1")
+    plain = [word for word in start(tmp_path) if "restricted" not in word]
     loaded = [f"--load-model={name}" for name in Names("rice").public]
-    assert plain == ["--model-repository=/models", "--model-control-mode=explicit", *loaded, "--log-verbose=1"]
-    basmati = start(tmp_path, RICE_HOST="localhost", RICE_MODEL="basmati")
+    options = ["--model-repository=/models", "--model-control-mode=explicit", *loaded]
+    assert plain == [*options, "--exit-timeout-secs=8", "--log-verbose=1"]
+    basmati = start(tmp_path, RICE_MODEL="basmati")
     assert [f"--load-model={name}" for name in Names("basmati").public] == [w for w in basmati if "load" in w]
 
 
@@ -171,13 +174,43 @@ def test_an_engine_is_a_config_that_the_repository_has(tmp_path, engine):
     assert VARIANTS[engine] == f"configs/{engine}.pbtxt"
 
 
-@pytest.mark.parametrize("host", [None, "0.0.0.0", "192.168.1.2", "127.example.com", "127.0.0.1.example.com"])
-def test_model_control_is_disabled_on_a_public_address(tmp_path, host):
-    variables = {} if host is None else {"RICE_HOST": host}
-    once, again = ([word for word in start(tmp_path, **variables) if "restricted" in word] for _ in range(2))
-    protected = re.compile(r"=model-repository,shared-memory,trace,logging:rice-control=[0-9a-f]{32}$")
-    assert [protected.sub("", word) for word in once] == ["--http-restricted-api", "--grpc-restricted-protocol"]
+def test_model_control_takes_a_key_that_nobody_knows_where_none_is_given(tmp_path):
+    once, again, given = (
+        [word for word in start(tmp_path, **variables) if "restricted" in word]
+        for variables in ({}, {}, {"RICE_KEY": "a key"})
+    )
+    options = ["--http-restricted-api", "--grpc-restricted-protocol"]
+    protected = re.compile(rf"={re.escape(RESTRICTED)}[0-9a-f]{{32}}$")
+    assert [protected.sub("", word) for word in once] == options
     assert once != again
+    assert given == [f"{option}={RESTRICTED}a key" for option in options]
+
+
+@pytest.mark.parametrize(
+    ("answers", "dead"),
+    [("ok", False), ("Exceeds maximum queue size", False), ("Stub process 'rice_v2_decode_0_1' is not healthy.", True)],
+)
+def test_a_container_with_a_dead_worker_ends_its_server(tmp_path, answers, dead):
+    for version in (9, 10):
+        grain = tmp_path / f"models/rice_v{version}_decode/warmup/grain"
+        grain.parent.mkdir(parents=True)
+        grain.write_bytes(b"1234" + f"grain {version}".encode())
+    curl = tmp_path / "curl"
+    curl.write_text(
+        "#!/bin/bash\ncase $* in *ready*) ;; *binary*) "
+        f'[[ $(cat) == "grain 10" ]] && echo "$$" >> {tmp_path}/sent && echo "{answers}" ;; esac\n'
+    )
+    curl.chmod(0o755)
+    with subprocess.Popen(["sleep", "60"]) as server:
+        variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RICE_MODELS": str(tmp_path / "models")}
+        variables["RICE_SERVER_PID"] = str(server.pid)
+        done = subprocess.run([SERVING / "health.sh"], capture_output=True, text=True, env=variables, check=False)
+        assert (done.returncode, done.stderr) == ((1, "a worker is dead\n") if dead else (0, ""))
+        if not dead:
+            assert server.poll() is None
+            server.kill()
+        assert server.wait() == (-signal.SIGTERM if dead else -signal.SIGKILL)
+    assert len((tmp_path / "sent").read_text().splitlines()) == 2 * len(os.sched_getaffinity(0))
 
 
 def services():
@@ -195,7 +228,7 @@ def test_compose_serves_this_machine_alone_without_a_gpu():
     (models,) = triton["volumes"]
     assert models["source"] == "../models/${RICE_SERVICE:-service/repository}"
     assert models["read_only"]
-    assert triton["environment"] == {"RICE_MODEL": "${RICE_MODEL:-rice}", "RICE_HOST": "${RICE_HOST:-127.0.0.1}"}
+    assert triton["environment"] == {"RICE_MODEL": "${RICE_MODEL:-rice}", "RICE_KEY": "${RICE_KEY:-}"}
     assert "deploy" not in triton
 
 
@@ -230,7 +263,7 @@ def test_compose_itself_reads_the_files(files):
     triton = yaml.safe_load(done.stdout)["services"]["triton"]
     assert triton["volumes"][0]["source"] == str(ROOT / "models/full/service/repository")
     gpu = {"RICE_ENGINE": "gpu"} if GPU in files else {}
-    assert triton["environment"] == {"RICE_MODEL": "rice", "RICE_HOST": "127.0.0.1", **gpu}
+    assert triton["environment"] == {"RICE_MODEL": "rice", "RICE_KEY": "", **gpu}
     assert ("deploy" in triton) == (GPU in files)
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from support.triton import ROOT
 
-from rice_lib.serving.config import Names
+from rice_lib.serving.endpoint import Names
 
 SERVING = ROOT / "serving"
 DEPLOYMENT, SERVICE = yaml.safe_load_all((SERVING / "kubernetes.yaml").read_text())
@@ -34,17 +34,17 @@ def test_the_server_runs_as_compose_runs_it():
     assert triton["environment"]["RICE_MODEL"] == f"${{RICE_MODEL:-{variables['RICE_MODEL']}}}"
     assert gpu["services"]["triton"]["environment"]["RICE_ENGINE"] == f"${{RICE_ENGINE:-{variables['RICE_ENGINE']}}}"
     assert not {"args", "command"} & CONTAINER.keys()
-    image = triton["image"].replace("${TRITON_TAG:-25.01}", "25.01")
+    image = triton["image"].replace("${TRITON_TAG:-26.07}", "26.07")
     assert CONTAINER["image"].endswith(f"/{image}")
     ports = [port["containerPort"] for port in CONTAINER["ports"]]
     assert ports == [int(port.rpartition(":")[2]) for port in triton["ports"]]
     mounts = {mount["mountPath"]: mount for mount in CONTAINER["volumeMounts"]}
     assert mounts["/models"]["readOnly"]
-    assert triton["healthcheck"]["test"][-1].endswith(CONTAINER["readinessProbe"]["httpGet"]["path"])
+    assert triton["healthcheck"]["test"][1:] == CONTAINER["livenessProbe"]["exec"]["command"]
 
 
 def test_model_control_is_disabled_where_a_cluster_reaches_the_server():
-    assert "RICE_HOST" not in {variable["name"] for variable in CONTAINER["env"]}  # what start.sh goes by
+    assert "RICE_KEY" not in {variable["name"] for variable in CONTAINER["env"]}  # start.sh makes one
 
 
 def test_the_model_whose_readiness_the_comment_names_is_one_that_is_served():
@@ -58,7 +58,7 @@ def test_the_service_reaches_the_pod():
     named = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
     assert {port["targetPort"]: port["port"] for port in SERVICE["spec"]["ports"]} == named
     assert DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(named["metrics"])
-    assert all(CONTAINER[probe]["httpGet"]["port"] == "http" for probe in PROBES)
+    assert all(CONTAINER[probe]["httpGet"]["port"] == "http" for probe in ("startupProbe", "readinessProbe"))
 
 
 def test_volumes_are_there_and_shared_memory_fits_the_limit():
@@ -77,5 +77,5 @@ def test_the_pod_needs_no_rights():
 def test_a_rollout_and_an_end_lose_no_request():
     assert DEPLOYMENT["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     pause = int(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
-    # 30 seconds are tritonserver's own --exit-timeout-secs
-    assert POD["terminationGracePeriodSeconds"] > pause + 30
+    seconds = int(re.search(r"--exit-timeout-secs=(\d+)", (SERVING / "start.sh").read_text())[1])
+    assert POD["terminationGracePeriodSeconds"] > pause + seconds

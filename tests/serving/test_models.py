@@ -1,5 +1,6 @@
 """The Python models that run inside the server, with a stand-in for the module that the server gives them."""
 
+import base64
 import importlib.util
 import json
 import sys
@@ -89,6 +90,16 @@ def test_the_decoder_gives_the_contracts_pixels_and_features(load):
 
 def test_a_request_of_which_no_file_can_be_read_fails_with_the_first_reason(load):
     assert "text" in send(load("models/decode.py"), file=texts(b"not a grain, but text", b""))
+
+
+@pytest.mark.parametrize("form", ["plain", "lines", "data URL"])
+def test_the_decoder_takes_base64_of_a_client_that_has_only_json(load, form):
+    grain = drawn_grain()
+    encoded = base64.encodebytes(grain) if form == "lines" else base64.b64encode(grain)
+    sent = b"data:image/jpeg;base64," + encoded if form == "data URL" else encoded
+    outputs = send(load("models/decode.py"), file=texts(sent, b"abcde", b"\n" * 10**6 + b"!"))  # the others are none
+    np.testing.assert_array_equal(outputs["images"][0], decode(grain))
+    assert [bool(error) for error in outputs["error"].ravel()] == [False, True, True]
 
 
 def test_the_decoder_sets_pillow_up_for_anybodys_files(load, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from google.protobuf import text_format
@@ -12,6 +13,7 @@ from rice_lib.common.files import locked
 from rice_lib.contract.decision import Decision
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving import config as configs
+from rice_lib.serving import release as releases
 from rice_lib.serving.repository import CONTRACT, Repository, drawn_grain, write_repository
 
 DECISION = Decision(2.0)
@@ -40,10 +42,14 @@ class Server:
 
     def __init__(self, repository, fails=None):
         self.repository, self.fails = repository, fails
-        self.calls, self.versions = [], []
+        self.calls, self.versions, self.models = [], [], {"rice_v1_decode", "rice_v1", "rice_v1_postprocess", "other"}
+
+    def loaded(self):
+        return self.models
 
     def load(self, name):
         self.calls.append(name)
+        self.models.add(name)
         if name == self.fails:
             raise RiceError("no")
         if name == "rice":
@@ -70,9 +76,10 @@ def test_the_classifiers_config_is_what_tritons_own_schema_says():
     assert (config.name, config.backend, config.platform, config.max_batch_size) == ("rice_v3", "onnxruntime", "", 32)
     (image,), (logits,) = config.input, config.output
     assert (image.name, image.data_type, list(image.dims)) == ("images", pb.TYPE_UINT8, [224, 224, 3])
+    assert image.format == pb.ModelInput.FORMAT_NHWC  # or NVIDIA's image clients do not run
     assert (logits.name, logits.data_type, list(logits.dims)) == ("logits", pb.TYPE_FP32, [5])
     assert logits.label_filename == "labels.txt"
-    assert 0 < config.dynamic_batching.default_queue_policy.max_queue_size < 1000
+    assert 0 < config.dynamic_batching.default_queue_policy.max_queue_size < 10000
     assert [(group.kind, group.count) for group in config.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 4)]
     assert config.parameters["intra_op_thread_count"].string_value == "1"
     assert sorted(warm.batch_size for warm in config.model_warmup) == [1, 32]
@@ -165,7 +172,7 @@ def test_a_new_version_goes_beside_the_old_one_and_back(tmp_path, model, other):
         ["rice_v2_decode", "rice_v2", "rice_v2_postprocess"],
         ["rice_v1_decode", "rice_v1", "rice_v1_postprocess"],
     )
-    assert server.calls == [*new, "rice", "rice_bytes", *(f"unload {name}" for name in old)]
+    assert server.calls == [*new, "rice", "rice_bytes", *(f"unload {name}" for name in sorted(old))]
     assert read(repository.folder / "rice" / "config.pbtxt").max_batch_size == 8
     repository.switch(repository.previous())
     assert (repository.active().version, sorted(repository.versions())) == (1, [1, 2])
@@ -216,6 +223,23 @@ def test_a_version_that_does_not_load_leaves_the_one_before_answering(tmp_path, 
     assert server.versions == ["2", "1"]  # of rice, as the server read it: there and back
 
 
+def test_a_release_that_fails_says_why_though_its_clean_up_fails_too(tmp_path, model, other, monkeypatch):
+    repository = write_repository(model, tmp_path / "repository", "rice", 4)
+    made = repository.add(other, 4)
+
+    class Away(Server):
+        def load(self, name):
+            raise RiceError("no way to load")
+
+        def unload(self, name):
+            raise RiceError("no way to unload")
+
+    monkeypatch.setattr(releases, "_connect", lambda server: nullcontext(Away(repository)))
+    with pytest.raises(RiceError, match="version 2 is not taken into service: no way to load"):
+        releases.release(repository, made, None)
+    assert list(repository.versions()) == [1]
+
+
 def test_one_switch_at_a_time(tmp_path, model, other):
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
     repository.add(other, 4)
@@ -233,6 +257,49 @@ def test_one_switch_at_a_time(tmp_path, model, other):
     assert repository.active().version == 2
     another.switch(1)  # free again
     assert repository.active().version == 1
+
+
+def test_three_versions_stay_and_the_one_that_a_rollback_goes_back_to(tmp_path, model, other):
+    repository = write_repository(model, tmp_path / "repository", "rice", 4)
+    for batch in range(5, 9):
+        repository.switch(repository.add(model, batch).version)
+    assert list(repository.versions()) == [3, 4, 5]
+    repository.switch(3)
+    repository.switch(repository.add(other, 4).version)
+    repository.add(other, 5)
+    made = repository.add(other, 6)
+    assert (made.version, made.replaces) == (8, 6)
+    repository.switch(8)
+    assert list(repository.versions()) == [6, 7, 8]
+    found = {path.name for path in repository.folder.iterdir()}
+    steps = {f"rice_v{version}{step}" for version in (6, 7, 8) for step in ("", "_decode", "_postprocess")}
+    assert found == {"rice", "rice_bytes", *steps}
+    for name in ("rice", "rice_bytes"):
+        assert {path.name for path in (repository.folder / name).iterdir() if path.is_dir()} == {"6", "8"}
+
+
+def test_what_killed_builds_loaded_is_unloaded(tmp_path, model, other):
+    repository = write_repository(model, tmp_path / "repository", "rice", 4)
+    repository.add(other, 4)
+    server = Server(repository)
+    server.models |= {"rice_v7", "rice_v7_decode"}
+    repository.switch(2, server)
+    unloaded = {call.removeprefix("unload ") for call in server.calls if call.startswith("unload")}
+    assert unloaded == {"rice_v1_decode", "rice_v1", "rice_v1_postprocess", "rice_v7", "rice_v7_decode"}
+
+
+def test_a_build_that_was_killed_between_two_configurations_is_mended(tmp_path, model, other):
+    repository = write_repository(model, tmp_path / "repository", "rice", 4)
+    before = (repository.folder / "rice" / "config.pbtxt").read_text()
+    repository.switch(repository.add(other, 4).version)
+    (repository.folder / "rice" / "config.pbtxt").write_text(before)
+    (repository.folder / "rice_v3_decode").mkdir()
+    (tmp_path / ".repository.abc").mkdir()
+    repository.mend()
+    for name in ("rice", "rice_bytes"):
+        assert read(repository.folder / name / "config.pbtxt").parameters["version"].string_value == "2"
+    assert not (repository.folder / "rice_v3_decode").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "other.onnx", "repository"}
 
 
 def test_a_version_that_is_not_there_is_named(tmp_path, model):

@@ -1,11 +1,14 @@
 """The life of a server: with a stand-in for what real ones do too rarely, and with the real one."""
 
+import errno
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -16,7 +19,9 @@ from rice_lib.backends.open import open_predictor
 from rice_lib.backends.triton import TritonPredictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked
+from rice_lib.serving import processes, supervise
 from rice_lib.serving import server as life
+from rice_lib.serving.endpoint import KEY_FILE, free_ports, is_loopback, require_free, resolve_host
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.repository import write_repository
 
@@ -35,6 +40,12 @@ def state(tmp_path):
     folder = tmp_path / "server"
     yield folder
     life.stop(folder, timeout_s=5)
+
+
+def kill(state):
+    """Kill what supervises a server, and wait until the server has ended with it."""
+    os.kill(life.running(state).pid, signal.SIGKILL)
+    psutil.wait_procs(processes.find(state), timeout=30)
 
 
 def test_start_ready_stop_and_nothing_is_left(tmp_path, repository, state):
@@ -66,7 +77,7 @@ def test_a_server_that_dies_says_why_and_where_its_log_is(tmp_path, repository, 
 def test_a_server_that_is_never_ready_is_given_up_and_cleared(tmp_path, repository, state):
     with pytest.raises(RiceError, match=r"not ready within 0.3 s \(log: "):
         life.start(stand_in(tmp_path / "env", "hangs"), repository, "rice", state, ready_timeout_s=0.3)
-    assert life._processes(state) == []
+    assert processes.find(state) == []
     assert [path.name for path in state.iterdir()] == ["tritonserver.log"]
 
 
@@ -74,16 +85,15 @@ def test_a_server_that_ignores_the_request_to_stop_is_killed(tmp_path, repositor
     monkeypatch.setattr(life, "CALL_SECONDS", 0.5)
     with pytest.raises(RiceError, match="not ready"):
         life.start(stand_in(tmp_path / "env", "stubborn"), repository, "rice", state, ready_timeout_s=1)
-    assert life._processes(state) == []
+    assert processes.find(state) == []
 
 
 def test_what_a_killed_server_left_is_cleared_by_the_next_start(tmp_path, repository, state):
     environment = stand_in(tmp_path / "env", "ready")
     first = life.start(environment, repository, "rice", state)
-    region = life.SHARED_MEMORY / f"{life._mark(state)}left-behind"
+    region = processes.SHARED_MEMORY / f"{processes.mark(state)}left-behind"
     region.touch()
-    os.kill(first.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(first.pid)], timeout=10)
+    kill(state)
     assert life.running(state) is None
     assert str(region) in first.leftovers()
     second = life.start(environment, repository, "rice", state)
@@ -150,27 +160,117 @@ def test_a_damaged_state_file_counts_as_none(state):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_an_address_of_this_machine_alone(host):
-    assert life.is_loopback(host)
+    assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "127.example.com", "localhost.example.com", ""])
 def test_an_address_that_others_reach(host):
-    assert not life.is_loopback(host)
+    assert not is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["127.example.com", "::", "10.0.0.1"])
-def test_model_control_is_disabled_on_a_public_address(tmp_path, host):
-    server = life.RunningServer(0, host, 8000, "rice", str(tmp_path), "", str(tmp_path))
-    command = life._command(stand_in(tmp_path / "env", "ready"), server, 60)
-    assert {word.split("=")[0] for word in command} >= {"--http-restricted-api", "--grpc-restricted-protocol"}
+def ask(server, path="/"):
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def the_server(state):
+    """The process that the supervisor started."""
+    (server,) = psutil.Process(life.running(state).pid).children()
+    return server
+
+
+def test_the_servers_key_is_its_owners_alone(tmp_path, repository, state):
+    server = life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state)
+    assert (state / KEY_FILE).stat().st_mode & 0o777 == 0o600
+    given = [word for word in ask(server).splitlines() if server.key in word]
+    protected = f"=model-repository,shared-memory,trace,logging:rice-control={server.key}"
+    assert given == [f"--http-restricted-api{protected}", f"--grpc-restricted-protocol{protected}"]
+    for process in processes.find(state):
+        assert server.key not in " ".join(process.cmdline())
+    before = server.key
+    server.stop()
+    assert server.key is None
+    assert life.start(stand_in(tmp_path / "other", "ready"), repository, "rice", state).key != before
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_words_are_kept_off_the_command_line_where_processes_may_be_traced(tmp_path, monkeypatch, traced):
+    if not traced:
+        libc = SimpleNamespace(prctl=supervise._LIBC.prctl, ptrace=lambda *_: -1)
+        monkeypatch.setattr(supervise, "_LIBC", libc)
+    log = supervise.Log(tmp_path / "log")
+    code = "import sys; print(sys.argv[1:], flush=True); sys.stdin.read(); import time; time.sleep(600)"
+    command = [sys.executable, "-c", code, "plain", "RICE_HIDDEN_ONE"]
+    process = supervise.spawn(command, dict(os.environ), {"RICE_HIDDEN_ONE": "--key=se cret"}, log)
+    try:
+        assert process.stdout.readline() == b"['plain', '--key=se cret']\n"
+        assert ("--key=se cret" in psutil.Process(process.pid).cmdline()) != traced
+        assert ("no process may be traced" in (tmp_path / "log").read_text()) != traced
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_server_that_dies_is_started_again_with_the_same_key(tmp_path, repository, state):
+    server = life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state)
+    key, before = server.key, the_server(state)
+    region = processes.SHARED_MEMORY / f"{processes.mark(state)}left-behind"
+    region.touch()
+    before.kill()
+    psutil.wait_procs([before], timeout=10)
+    server.wait(30, server.log)
+    assert the_server(state).pid != before.pid
+    assert key in ask(server)
+    assert not region.exists()
+    assert "the server ended (-9): starting it again" in Path(server.log).read_text()
+    assert life.running(state) == server
+    server.stop()
+    assert server.leftovers() == []
+
+
+def test_a_server_has_room_for_large_bodies_and_many_connections(tmp_path, repository, state):
+    life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state)
+    limits = {kind: the_server(state).rlimit(kind) for kind in (psutil.RLIMIT_STACK, psutil.RLIMIT_NOFILE)}
+    for (soft, hard), wanted in zip(limits.values(), (512 * 2**20, 65536), strict=True):
+        assert soft == psutil.RLIM_INFINITY or soft >= (wanted if hard == psutil.RLIM_INFINITY else min(wanted, hard))
+
+
+def test_the_log_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervise, "LOG_BYTES", 100)
+    log = supervise.Log(tmp_path / "log")
+    for number in range(100):
+        log.write(f"line {number:3}\n".encode())
+    log.note("the end")
+    kept = [path.read_text() for path in (tmp_path / "log.1", tmp_path / "log")]
+    assert all(len(text) < 130 for text in kept)
+    assert "".join(kept).endswith("line  99\nrice serve: the end\n")
+
+
+def test_a_port_that_may_not_be_had_says_why():
+    with pytest.raises(RiceError, match=r"--host 203\.0\.113\.7: not an address of this machine"):
+        require_free(free_ports(), "203.0.113.7")
+
+
+def test_a_port_of_the_system_is_not_in_use(monkeypatch):
+    def denied(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", denied)
+    with pytest.raises(RiceError, match=r"port 80 \(HTTP\): Permission denied; choose a --port of 1024 or more"):
+        require_free(80, "127.0.0.1")
 
 
 def test_a_host_is_resolved_to_the_numbers_that_the_server_takes():
-    assert life.resolve_host("localhost") == "127.0.0.1"
-    assert life.resolve_host("0.0.0.0") == "0.0.0.0"
+    assert resolve_host("localhost") == "127.0.0.1"
+    assert resolve_host("0.0.0.0") == "0.0.0.0"
     for host in ("::1", "no.such.host.invalid", "a" * 70 + ".invalid"):
         with pytest.raises(RiceError, match="--host"):
-            life.resolve_host(host)
+            resolve_host(host)
 
 
 def test_no_environment_says_what_makes_one(tmp_path, monkeypatch):
@@ -206,14 +306,13 @@ def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository):
             np.testing.assert_allclose(client.logits(pixels), expected, atol=1e-3)  # 8 + 8 + 3
             assert client.logits(pixels[:0]).shape == (0, 5)
     assert [item for item in server.leftovers() if item.startswith("/dev/shm/")]  # the mark is really theirs
-    assert life._links(state)
-    os.kill(server.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(server.pid)], timeout=10)
+    assert processes.links(state)
+    kill(state)
     assert life.running(state) is None
     server = life.start(environment, repository, "rice", state, ready_timeout_s=180)
     assert server.stop() is not None
     assert server.leftovers() == []
-    assert not list(life.SHARED_MEMORY.glob(f"{life._mark(state)}*"))  # of this server alone: others may run
+    assert not list(processes.SHARED_MEMORY.glob(f"{processes.mark(state)}*"))  # of this server alone: others may run
 
 
 @real

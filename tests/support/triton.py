@@ -72,6 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
+        self.wfile.write("\\n".join(sys.argv).encode())
     def log_message(self, *args):
         pass
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

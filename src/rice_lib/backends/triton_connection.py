@@ -40,8 +40,9 @@ IN_FLIGHT = 4
 """Requests sent at once: enough for a server to compute one batch while it gathers the next."""
 
 _MISSING = ("unknown model", "no available versions", "not at ready state", "is not ready")
-_AWAY = ("exceeds maximum queue size", "stub process is not healthy")
-"""What the server says, in part, of a model that is not there, and of one that cannot answer now."""
+_AWAY = ("exceeds maximum queue size", "is not healthy")
+"""What the server says, in part, of a model that is not there, and of one that cannot answer now: its queue is full, or
+a worker has died ("Stub process 'rice_v1_decode_0_1' is not healthy.") and is about to be started again."""
 
 _CHANNEL = [
     ("grpc.max_send_message_length", 2**31 - 1),
@@ -50,6 +51,12 @@ _CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", int(FIRST_DELAY_S * 1000)),
     ("grpc.max_reconnect_backoff_ms", int(LONGEST_DELAY_S * 1000)),
 ]
+
+
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Make the options of a gRPC channel; one to this machine goes through no proxy, whatever the environment says."""
+    host = address.rpartition(":")[0]
+    return [*_CHANNEL, ("grpc.enable_http_proxy", 0)] if host == "localhost" or host.startswith("127.") else _CHANNEL
 
 
 class ServerError(RiceError):
@@ -175,7 +182,7 @@ class Connection:
 
 class _Grpc:
     def __init__(self, library: ModuleType, address: str, model: str, timeout_s: float) -> None:
-        self._client = library.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._client = library.InferenceServerClient(address, channel_args=channel_options(address))
         self._model, self._timeout = model, timeout_s
 
     def config(self) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import argparse
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,13 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ServeParams, load_params
 from rice_lib.common.paths import Paths, find_root
 from rice_lib.serving import server as life
+from rice_lib.serving.compose import STATE_FILE as CONTAINER_FILE
 from rice_lib.serving.compose import Container, has_engine
 from rice_lib.serving.config import Engine
+from rice_lib.serving.control import Control
+from rice_lib.serving.endpoint import HOST, KEY_FILE, Endpoint, is_loopback, parse_address, resolve_host
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.health import fault
 from rice_lib.serving.release import release, roll_back
 from rice_lib.serving.repository import Repository, Version
 
@@ -67,17 +71,15 @@ class Service:
         """Find the container that serves it; None where none was started."""
         return Container.find(self.root, self.repository.folder, self.params.model_name)
 
-    def server(self) -> life.Endpoint | None:
+    def server(self) -> Endpoint | None:
         """Find the running server; None where none runs."""
         return self.container() or life.running(self.folder)
 
-    def control(self) -> str | None:
-        """Find `host:port` of gRPC of a server that can load a version; says so where it must be started again."""
-        if (server := self.server()) is None:
-            return None
-        if life.is_loopback(server.host):
-            return server.grpc
-        print("note: model control is disabled on a public address: run rice serve down, then up", file=sys.stderr)
+    def control(self) -> Endpoint | None:
+        """Find the running server, where its key is here; says so where it must be started again."""
+        if (server := self.server()) is None or server.key:
+            return server
+        print(f"note: the server's {KEY_FILE} is missing: run rice serve down, then up", file=sys.stderr)
         return None
 
 
@@ -105,11 +107,16 @@ def _add(service: Service, options: argparse.Namespace) -> Version:
         raise RiceError(f"{model}: no such model;{run_first} name an .onnx file with --model")
     repository = service.repository
     with repository.held():
-        before = repository.active()
+        repository.mend()
+        before, server = repository.active(), service.control()
         engine = ENGINES[options.engine]
         made = repository.add(model, service.params.max_batch_size, options.instances, engine, options.plan)
         if before is None or made.version != before.version:
-            release(repository, made, service.control())
+            release(repository, made, server)
+        elif server is not None:
+            with Control(server) as control:  # which a killed build may have left with the version before
+                if any(control.version(name) != made.version for name in repository.names.public):
+                    repository.switch(made.version, control)
     return made
 
 
@@ -117,7 +124,7 @@ def _up(options: argparse.Namespace) -> int:
     service = Service.of(options)
     if (running := service.server()) is not None:
         raise RiceError(f"a server is already running at {running.http}; stop it first (rice serve down)", 1)
-    host = life.resolve_host(options.host)
+    host = resolve_host(options.host)
     by_container = options.by == "docker" or (options.by == "auto" and has_engine())
     try:
         environment = None if by_container else ServingEnvironment.find(service.root)
@@ -126,11 +133,13 @@ def _up(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended while starting: leave no server
     if options.model or service.repository.active() is None:
         _add(service, options)
+    else:
+        service.repository.mend()
     timeout, began = options.timeout or service.params.ready_timeout_s, time.monotonic()
-    if not life.is_loopback(host):
+    if not is_loopback(host):
         print(f"note: {host} can be reached by others: put a proxy with authentication before it")
     folder, name, port = service.repository.folder, service.params.model_name, options.port
-    server: life.Endpoint
+    server: Endpoint
     if environment is None:
         active, engine = service.repository.active(), None
         if shutil.which("nvidia-smi"):
@@ -150,6 +159,7 @@ def _down(options: argparse.Namespace) -> int:
         container.down()
         print("stopped")
         return 0
+    (service.folder / CONTAINER_FILE).unlink(missing_ok=True)  # of a container that is gone
     seconds = life.stop(service.folder)
     print("no server was running" if seconds is None else f"stopped after {seconds:.1f} s")
     return 0
@@ -160,10 +170,10 @@ def _status(options: argparse.Namespace) -> int:
     if (server := service.server()) is None:
         print("no server is running")
         return 1
-    ready = server.is_ready()
-    print("ready" if ready else "running, but not ready")
+    wrong = fault(server.host, server.port, server.model)
+    print(f"running, but {wrong}" if wrong else "ready")
     _describe(service, server)
-    return 0 if ready else 1
+    return 1 if wrong else 0
 
 
 def _logs(options: argparse.Namespace) -> int:
@@ -174,22 +184,17 @@ def _logs(options: argparse.Namespace) -> int:
     log = service.folder / life.LOG_FILE
     if not log.is_file():
         raise RiceError(f"{log}: no log; no server was started yet (rice serve up)", 1)
-    with log.open(encoding="utf-8", errors="replace") as stream:
-        sys.stdout.writelines(deque(stream, options.lines))
-        while options.follow:
-            sys.stdout.write(stream.read())
-            sys.stdout.flush()
-            time.sleep(0.5)
-    return 0
+    follow = ["--follow=name", "--retry"] if options.follow else []  # by name: a long log begins again
+    return subprocess.run(["tail", f"--lines={options.lines}", *follow, str(log)], check=False).returncode
 
 
 def _health(options: argparse.Namespace) -> int:
-    ready = life.is_ready(*life.parse_address(options.url, "--url"), options.name)
-    print(f"{options.url}: {'ready' if ready else 'not ready'}")
-    return 0 if ready else 1
+    wrong = fault(*parse_address(options.url, "--url"), options.name)
+    print(f"{options.url}: {wrong or 'ready'}")
+    return 1 if wrong else 0
 
 
-def _describe(service: Service, server: life.Endpoint) -> None:
+def _describe(service: Service, server: Endpoint) -> None:
     active, names = service.repository.active(), service.repository.names
     process = server if isinstance(server, life.RunningServer) else None
     rows = {
@@ -216,7 +221,7 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         ("down", _down, "stop it and clear what it made; fine where none runs"),
         ("status", _status, "exit status 0 where it can answer, else 1"),
         ("logs", _logs, "print the server's log"),
-        ("health", _health, "exit status 0 where any server, also elsewhere, can answer, else 1"),
+        ("health", _health, "exit status 0 where any server, also elsewhere, answers by every worker, else 1"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(act=act)
@@ -234,13 +239,13 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     add["build"]("--rollback", action="store_true", help="roll back to the version that answered before")
     text = "a container where docker's engine answers, else the server of .venv-serve (default: %(default)s)"
     add["up"]("--by", choices=("auto", "wheel", "docker"), default="auto", help=text)
-    add["up"]("--host", default=life.HOST, help="the IPv4 address to listen on (default: %(default)s)")
+    add["up"]("--host", default=HOST, help="the IPv4 address to listen on (default: %(default)s)")
     text = "HTTP; gRPC and metrics are the next two (default: %(default)s)"
     add["up"]("--port", type=int, default=DEFAULT_PORT, help=text)
     add["up"]("--timeout", type=float, metavar="S", help="seconds to wait until ready")
     add["logs"]("--lines", "-n", type=positive, default=40, metavar="N", help="the last N (default: %(default)s)")
     add["logs"]("--follow", "-f", action="store_true", help="print more as the log grows, until Ctrl-C")
-    url = f"{life.HOST}:{DEFAULT_PORT}"
+    url = f"{HOST}:{DEFAULT_PORT}"
     add["health"]("--url", default=url, metavar="HOST:PORT", help="HTTP (default: %(default)s)")
     add["health"]("--name", default=ServeParams().model_name, metavar="MODEL", help="default: %(default)s")
     return serve

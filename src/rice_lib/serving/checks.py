@@ -29,6 +29,7 @@ from rice_lib.contract.prediction import predict
 from rice_lib.contract.record import Record
 from rice_lib.serving import server as life
 from rice_lib.serving.control import Control
+from rice_lib.serving.endpoint import parse_address
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.load import HEADER_LENGTH, body, send_requests
 from rice_lib.serving.release import random_images
@@ -158,7 +159,7 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
 
     bodies = body(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)), body([drawn_grain()])
     requests = list(zip(repository.names.public, bodies, strict=True))
-    with Control(server.grpc) as control, send_requests(server.http, requests, SWITCH_CLIENTS, count) as counts:
+    with Control(server) as control, send_requests(server.http, requests, SWITCH_CLIENTS, count) as counts:
         for version in (made.version, first.version):
             repository.switch(version, control)
     repository.discard(made.version)
@@ -170,7 +171,7 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
 
 def endpoints(url: str) -> dict[Protocol, str]:
     """Make addresses of HTTP and gRPC, the next port up, of `host:port`; raises `RiceError` for another form."""
-    host, port = life.parse_address(url, "serve.url")
+    host, port = parse_address(url, "serve.url")
     return {"http": url, "grpc": f"{host}:{port + 1}"}
 
 

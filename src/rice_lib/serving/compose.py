@@ -7,6 +7,7 @@ the same ports, the same address. A file beside the repository keeps what a cont
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import Self
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, write_json
-from rice_lib.serving.server import Endpoint
+from rice_lib.serving.endpoint import KEY_FILE, Endpoint, write_key
 
 STATE_FILE = "container.json"
+STOP_SECONDS = 15  # start.sh has the server end after 8
 PROBE_SECONDS = 20
 COMMAND_SECONDS = 3600  # limit of one command: the first `up` fetches the image, some 15 GB
 
@@ -47,11 +49,17 @@ class Container(Endpoint):
 
     @classmethod
     def find(cls, root: Path, repository: Path, model: str) -> Container | None:
-        """Find the container that serves a repository; None where none was started."""
+        """Find the container that serves a repository; None where none runs, or no engine does."""
         try:
-            return cls(root, repository, model, **read_json(repository.with_name(STATE_FILE)))
-        except (OSError, ValueError, TypeError):
+            found = cls(root, repository, model, **read_json(repository.with_name(STATE_FILE)))
+            return found if found._run("ps", "--quiet") else None
+        except (OSError, ValueError, TypeError, RiceError):
             return None
+
+    @property
+    def folder(self) -> Path:
+        """Beside the repository."""
+        return self.repository.parent
 
     def up(self, ready_timeout_s: float) -> Self:
         """Build the image, start the container and wait until its models are ready; returns itself.
@@ -60,6 +68,7 @@ class Container(Endpoint):
         """
         # written first, so that what is started can be stopped
         write_json(self._state, {"host": self.host, "port": self.port, "engine": self.engine})
+        write_key(self.folder, secrets.token_hex(16))
         try:
             self._run("up", "--detach", "--build")
             self.wait(ready_timeout_s, "rice serve logs")
@@ -67,13 +76,13 @@ class Container(Endpoint):
         except BaseException:
             with suppress(RiceError):
                 self.down()
-            self._state.unlink(missing_ok=True)
+            self._forget()
             raise
 
     def down(self) -> None:
         """Stop and remove the container."""
-        self._run("down", "--timeout", "40")
-        self._state.unlink(missing_ok=True)
+        self._run("down", "--timeout", str(STOP_SECONDS))
+        self._forget()
 
     def logs(self, lines: int, follow: bool) -> None:
         """Print the container's log."""
@@ -85,6 +94,7 @@ class Container(Endpoint):
         variables = {
             "SERVICE": service, "MODEL": self.model, "HOST": self.host, "UID": os.getuid(), "GID": os.getgid(),
             "PORT": self.port, "GRPC_PORT": self.port + 1, "METRICS_PORT": self.port + 2, "ENGINE": self.engine,
+            "KEY": self.key,
         }  # fmt: skip
         return {f"RICE_{name}": str(value) for name, value in variables.items() if value is not None}
 
@@ -92,13 +102,19 @@ class Container(Endpoint):
     def _state(self) -> Path:
         return self.repository.with_name(STATE_FILE)
 
-    def _run(self, *words: str, quiet: bool = True) -> None:
+    def _forget(self) -> None:
+        for file in (self._state, self.folder / KEY_FILE):
+            file.unlink(missing_ok=True)
+
+    def _run(self, *words: str, quiet: bool = True) -> str:
+        """Run `docker compose`; returns what it printed, where it is quiet."""
         files = ["serving/compose.yaml", *(["serving/compose.gpu.yaml"] if self.engine else [])]
         try:
             done = subprocess.run(
                 ["docker", "compose", *(word for file in files for word in ("--file", file)), *words],
                 cwd=self.root,
                 env={**os.environ, **self.variables()},
+                stdout=subprocess.PIPE if quiet else None,
                 stderr=subprocess.PIPE if quiet else None,
                 text=True,
                 timeout=COMMAND_SECONDS,
@@ -109,3 +125,4 @@ class Container(Endpoint):
         if done.returncode:
             said = (done.stderr or "").strip().splitlines() or [f"status {done.returncode}"]
             raise RiceError(f"docker compose {words[0]}: {said[-1]}", 1)
+        return done.stdout or ""

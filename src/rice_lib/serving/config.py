@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from google.protobuf import json_format, text_format
@@ -35,24 +34,12 @@ INPUT, OUTPUT, FILE = "images", "logits", "file"
 """Names of the exported model's tensors (`rice_lib.export.onnx`), and of the ensemble's: a file's bytes a row."""
 
 LABELS_FILE, WARMUP_FILE = "labels.txt", "grain"  # beside the configuration; the second in Triton's folder `warmup/`
-MAX_QUEUE = 256  # requests that may wait for a model; the next is answered 503 at once, so that memory stays bounded
+MAX_QUEUE = 4096
+"""Requests that may wait for a model; the next is answered 503 at once.
 
-
-@dataclass(frozen=True)
-class Names:
-    """The names that clients use, made of the one that they ask for logits."""
-
-    classifier: str
-
-    @property
-    def ensemble(self) -> str:
-        """The model that takes the bytes of files."""
-        return f"{self.classifier}_bytes"
-
-    @property
-    def public(self) -> tuple[str, str]:
-        """Both models that clients call."""
-        return self.classifier, self.ensemble
+More than clients send at once: where some 270 of an ensemble are rejected together, the HTTP front loses the answers of
+the others (libevhtp hands them to its threads by a socket, and drops what does not fit in).
+"""
 
 
 def _tensor(name: str, kind: str, *dims: int) -> dict[str, Any]:
@@ -60,6 +47,7 @@ def _tensor(name: str, kind: str, *dims: int) -> dict[str, Any]:
 
 
 _PIXELS = _tensor(INPUT, "UINT8", IMAGE_SIZE, IMAGE_SIZE, 3)
+_IMAGES = _PIXELS | {"format": "FORMAT_NHWC"}  # as an input: by this NVIDIA's image clients know where the colours lie
 _BESIDE_PIXELS = [_tensor("features", "FP32", len(FEATURES)), _tensor("notes", "STRING"), _tensor("error", "STRING")]
 
 
@@ -72,7 +60,7 @@ def classifier_config(
     one thread each, so that none waits for another.
     """
     config = _model(name, max_batch, instances) | {
-        "input": [_PIXELS],
+        "input": [_IMAGES],
         "output": [_tensor(OUTPUT, "FP32", len(labels)) | {"label_filename": LABELS_FILE}],
         "model_warmup": [_warmup(images, _PIXELS, random_data=True) for images in sorted({1, max_batch})],
     }

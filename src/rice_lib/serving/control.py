@@ -6,8 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from rice_lib.backends.triton import import_tritonclient, make_input
+from rice_lib.backends.triton_connection import channel_options, import_tritonclient, make_input, parameter
 from rice_lib.common.errors import RiceError
+from rice_lib.serving.endpoint import KEY_NAME, Endpoint
 
 LOAD_SECONDS = 600.0  # limit of loading one model: a GPU compiles its first kernels meanwhile
 
@@ -18,23 +19,36 @@ class Control:
     Over gRPC: while a model is loaded over HTTP, the server's thread that took the request answers nobody else.
     """
 
-    def __init__(self, address: str) -> None:
-        """Connect to `host:port` of the server's gRPC endpoint."""
-        self._library = import_tritonclient("grpc")
-        self._client, self._address = self._library.InferenceServerClient(address), address
+    def __init__(self, server: Endpoint) -> None:
+        """Connect to the server's gRPC endpoint, with its key."""
+        self._library, self._address = import_tritonclient("grpc"), server.grpc
+        self._client = self._library.InferenceServerClient(server.grpc, channel_args=channel_options(server.grpc))
+        self._key = {f"triton-grpc-protocol-{KEY_NAME}": server.key or ""}
 
     def load(self, name: str) -> None:
         """Load a model, or load it again, until it is ready and warm; raises `RiceError` where the server cannot."""
-        self._call("load_model", name, client_timeout=LOAD_SECONDS)
+        self._call("load_model", name, headers=self._key, client_timeout=LOAD_SECONDS)
 
     def unload(self, name: str) -> None:
         """Let a model go once its requests are answered; return at once."""
-        self._call("unload_model", name)
+        self._call("unload_model", name, headers=self._key)
+
+    def loaded(self) -> set[str]:
+        """Name the models that are loaded."""
+        models = self._client.get_model_repository_index(headers=self._key).models
+        return {model.name for model in models if model.state == "READY"}
+
+    def config(self, name: str) -> dict[str, Any]:
+        """Read the configuration of a loaded model."""
+        return self._call("get_model_config", name, as_json=True)["config"]
+
+    def version(self, name: str) -> int:
+        """Read which of our versions a public model answers by."""
+        return int(parameter(self.config(name), "version"))
 
     def on_gpu(self, name: str) -> bool:
         """Whether a loaded model is computed on a GPU."""
-        config = self._call("get_model_config", name, as_json=True)["config"]
-        return any(group["kind"] == "KIND_GPU" for group in config["instance_group"])
+        return any(group["kind"] == "KIND_GPU" for group in self.config(name)["instance_group"])
 
     def infer(self, name: str, **inputs: np.ndarray) -> Any:
         """Send one request of arrays by tensor name; returns the client library's result."""

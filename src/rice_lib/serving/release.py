@@ -5,7 +5,7 @@ A version that fails its check never gets a public name: it is removed, and the 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import IMAGE_SIZE, decode
 from rice_lib.serving.config import FILE, INPUT, OUTPUT
 from rice_lib.serving.control import Control
+from rice_lib.serving.endpoint import Endpoint
 from rice_lib.serving.repository import Repository, Version, drawn_grain
 
 TOLERANCE, GPU_TOLERANCE = 1e-3, 5e-2
@@ -23,12 +24,12 @@ TOLERANCE, GPU_TOLERANCE = 1e-3, 5e-2
 SEED = 83
 
 
-def release(repository: Repository, made: Version, address: str | None) -> None:
-    """Check a version, then have it answer, on the server at `address` (`host:port` of gRPC) too, where one runs.
+def release(repository: Repository, made: Version, server: Endpoint | None) -> None:
+    """Check a version, then have it answer, on the `server` too, where one runs.
 
     Raises `RiceError` where it does not load or gives other logits: it is removed, and the one before answers.
     """
-    with repository.held(), _connect(address) as control:
+    with repository.held(), _connect(server) as control:
         steps = repository.steps(made.version)
         try:
             with open_predictor(repository.classifier(made.version) / "1" / "model.onnx") as model:
@@ -41,15 +42,16 @@ def release(repository: Repository, made: Version, address: str | None) -> None:
         except RiceError as error:
             if control is not None:
                 for name in steps:
-                    control.unload(name)
+                    with suppress(RiceError):  # it may be what failed; the first error is the one that counts
+                        control.unload(name)
             repository.discard(made.version)
             raise RiceError(f"version {made.version} is not taken into service: {error}", 1) from None
         repository.switch(made.version, control)
 
 
-def roll_back(repository: Repository, address: str | None) -> Version:
+def roll_back(repository: Repository, server: Endpoint | None) -> Version:
     """Have the version before answer again; raises `RiceError` where there is none, or the server cannot load it."""
-    with repository.held(), _connect(address) as control:
+    with repository.held(), _connect(server) as control:
         version = repository.previous()
         repository.switch(version, control)
         return repository.versions()[version]
@@ -60,8 +62,8 @@ def random_images(random: np.random.Generator, count: int) -> np.ndarray:
     return random.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
 
 
-def _connect(address: str | None) -> Control | nullcontext[None]:
-    return nullcontext() if address is None else Control(address)
+def _connect(server: Endpoint | None) -> Control | nullcontext[None]:
+    return nullcontext() if server is None else Control(server)
 
 
 def _check_served(control: Control, steps: tuple[str, str, str], max_batch: int, model: Predictor) -> None:

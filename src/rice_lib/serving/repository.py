@@ -40,12 +40,15 @@ from rice_lib.common.files import locked, read_json, sha256_file, write_json, wr
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import Decision
 from rice_lib.serving import config as configs
-from rice_lib.serving.config import LABELS_FILE, WARMUP_FILE, Engine, Names
+from rice_lib.serving.config import LABELS_FILE, WARMUP_FILE, Engine
 from rice_lib.serving.control import Control
+from rice_lib.serving.endpoint import Names
 
 CONFIG = "config.pbtxt"
 VARIANTS: dict[Engine, str] = {"gpu": "configs/gpu.pbtxt", "tensorrt": "configs/tensorrt.pbtxt"}
 """A server that is started with `--model-config-name=<x>` takes `configs/<x>.pbtxt` where it is there."""
+
+KEPT = 3  # versions that stay
 
 VERSION_FILE, DECISION_FILE = "version.json", "decision.json"
 
@@ -202,6 +205,7 @@ class Repository:
             before = self.active()
             if control is None:
                 self._point(known[version])
+                self._prune(known[version])
                 return
             for name in self.steps(version):
                 control.load(name)
@@ -217,9 +221,32 @@ class Repository:
                     for name in switched:
                         control.load(name)
                 raise
-            if before is not None and before.version != version:
-                for name in self.steps(before.version):
+            own = {*self.names.public, *self.steps(version)}
+            for name in sorted(control.loaded() - own):  # the version before, and what a killed build left
+                if name.startswith(f"{self.names.classifier}_v"):
                     control.unload(name)
+            self._prune(known[version])
+
+    def mend(self) -> None:
+        """Remove what a build that was killed left, and have both ensembles name one version: the one of the second."""
+        with self.held():
+            for folder in self.folder.parent.glob(f".{self.folder.name}.*"):
+                shutil.rmtree(folder, ignore_errors=True)
+            if (active := self.active()) is not None:
+                self._point(active)
+                self._prune(active)
+
+    def _prune(self, active: Version) -> None:
+        """Keep the version that answers, the one that a rollback goes back to, and three in all; remove the others."""
+        known = list(self.versions())
+        keep = {active.version, active.replaces, *known[-KEPT:]}
+        for folder in self.folder.iterdir():
+            number = re.match(rf"{re.escape(self.names.classifier)}_v(\d+)(?=$|_)", folder.name)
+            if number and int(number[1]) not in keep:
+                self.discard(int(number[1]))
+        for folder in (f for name in self.names.public for f in (self.folder / name).glob("[0-9]*")):
+            if int(folder.name) not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def previous(self) -> int:
         """Find the version that a rollback goes back to; raises `RiceError` where there is none."""
