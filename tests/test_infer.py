@@ -376,7 +376,6 @@ def test_without_docstrings_and_with_few_descriptors(images, tmp_path):
         (["--reference-mm", "20"], "it needs --grains"),
         (["--grains", "--mm-per-pixel", "0.1", "--reference-mm", "20"], "does not go with --reference-mm"),
         (["--explain", "maps", "--grains"], "--explain does not go with --grains"),
-        (["--resume", "--output", "o.csv", "--grains"], "--resume does not go with --grains"),
         (["--resume", "--output", "o.csv", "--explain", "maps"], "--resume does not go with --explain"),
         (["--engine", "ray", "--grains"], "--engine ray does not go with --grains"),
         (["--engine", "ray", "--explain", "maps"], "--engine ray does not go with --explain"),

@@ -34,7 +34,7 @@ from rice_lib.predict.resume import (
     model_identity,
     open_output,
 )
-from rice_lib.predict.writers import format_of
+from rice_lib.predict.writers import Writer, format_of
 
 if TYPE_CHECKING:
     from rice_lib.predict.served import FileClient
@@ -51,10 +51,6 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     arguments = parser(prog).parse_args(argv)
     check(arguments)
     configure_pillow()
-    if arguments.grains:
-        from rice_lib.cli.tray import run as run_tray
-
-        return run_tray(arguments)
     if arguments.explain:
         from rice_lib.cli.explain import run as run_explain
 
@@ -62,7 +58,12 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     if arguments.resume and is_complete(arguments.output):
         print(f"{arguments.output}: already complete; delete it to start over", file=sys.stderr)
         return 1 if has_errors(arguments.output, format_of(arguments.format, arguments.output)) else 0
-    return _run(arguments)
+    with _terminable(arguments.output):
+        if arguments.grains:
+            from rice_lib.cli.tray import run as run_tray
+
+            return run_tray(arguments)
+        return _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -75,10 +76,8 @@ def _run(arguments: argparse.Namespace) -> int:
         top_k = arguments.top_k or (1 if form == "table" else len(model.labels))
         identity = model_identity(spec) if arguments.output else ""
         configuration = Configuration(identity, form, top_k, arguments.reject)
-        with (
-            _terminable(arguments.output),
-            open_output(arguments.output, configuration, model.labels, arguments.resume) as output,
-        ):
+        writer = Writer(form, model.labels, top_k)
+        with open_output(arguments.output, configuration, writer, arguments.resume) as output:
             sources = output.remaining(expand(read_names(arguments.inputs, arguments.null)))
             records = _predict(model, spec, sources, arguments)
             # a bar between lines of a table on the same terminal would spoil both

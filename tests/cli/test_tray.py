@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -21,8 +22,10 @@ from rice_lib.cli.infer_options import parser
 from rice_lib.common.colours import COLOURS
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import Decision
+from rice_lib.contract.decode import ANNOTATED
 from rice_lib.data.listing import is_image_name
 from rice_lib.data.synthetic import VARIETIES
+from rice_lib.infer import main
 from rice_lib.predict.inputs import expand
 from rice_lib.tray.find import find
 from rice_lib.tray.picture import MIN_WIDTH
@@ -265,6 +268,34 @@ def test_csv_quotes_a_carriage_return_in_a_name(photograph, predictor, tmp_path,
 def test_what_is_no_ordinary_file_is_written_to_and_kept(photograph, predictor):
     assert command.run(arguments(photograph, "--output", "/dev/null")) == 0
     assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "txt"])
+def test_an_interrupted_run_resumes_after_the_trays_it_analysed(photograph, predictor, tmp_path, form, monkeypatch):
+    trays = [photograph, tmp_path / "not there.png", tmp_path / "second\r.png"]
+    trays[2].write_bytes(photograph.read_bytes())
+    once, output = tmp_path / f"once.{form}", tmp_path / f"out.{form}"
+    assert command.run(arguments(*trays, "--output", once)) == 1
+
+    def two(names):
+        yield from islice(expand(names), 2)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "expand", two)
+        with pytest.raises(KeyboardInterrupt):
+            command.run(arguments(*trays, "--output", output))
+    assert not output.exists()
+    with pytest.raises(RiceError, match="was begun with grains"):
+        command.run(arguments(*trays, "--output", output, "--resume", "--mm-per-pixel", 0.1))
+    with pytest.raises(RiceError, match="another model"):
+        main([*map(str, trays), "--output", str(output), "--resume"])
+    picture = Path(f"{photograph}{ANNOTATED}")
+    picture.unlink()
+    assert command.run(arguments(*trays, "--output", output, "--resume")) == 1
+    assert not picture.exists(), "the first tray was analysed again"
+    assert output.read_bytes() == once.read_bytes()
+    assert main(["--grains", *map(str, trays), "--output", str(output), "--resume"]) == 1, "already complete"
 
 
 def test_trays_need_no_training_libraries():

@@ -17,12 +17,8 @@ FAILED = Record("c.jpg", error="no such file")
 
 
 def written(form, *records, top_k=2) -> str:
-    stream = io.StringIO(newline="")
-    writer = Writer(stream, form, LABELS, top_k)
-    writer.begin()
-    for record in records:
-        writer.write(record.as_dict(top_k))
-    return stream.getvalue()
+    writer = Writer(form, LABELS, top_k)
+    return writer.header + "".join(writer.text(writer.as_dict(record)) for record in records)
 
 
 def test_a_record_with_an_error_has_no_label():

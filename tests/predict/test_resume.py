@@ -274,7 +274,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(self, record):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rice_lib.predict.writers.Writer.write", full)
+    monkeypatch.setattr("rice_lib.predict.writers.Writer.as_dict", full)
     with pytest.raises(RiceError, match=r"out.jsonl.partial: cannot be written \(No space left on device\)"):
         run(image, "--output", tmp_path / "out.jsonl")
 

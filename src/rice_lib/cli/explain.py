@@ -50,21 +50,21 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise RiceError(f"{folder}: the folder cannot be made ({(error.strerror or 'failed').lower()})") from None
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        explained, failed = (Writer(stream, "table", predictor.labels, 1) for stream in (sys.stdout, sys.stderr))
+        line = Writer("table", predictor.labels, 1).text
         used: set[str] = set()
         for item in decode_all(_sources(arguments, folder), DECODERS):
             if item is None:  # the next name is late, and nothing waits for it
                 continue
             (record,) = predict_batch(predictor, [item], arguments.reject)
             if item.pixels is None or record.prediction is None:
-                failed.write(record.as_dict(1))
+                print(line(record.as_dict(1)), end="", file=sys.stderr)
                 status = 1
                 continue
             (relevance,) = relevance_maps(predictor, item.pixels[None])
             file = folder / _free_name(item.path, used)
             with atomic_path(file) as temporary:
                 _picture(record.prediction, item.pixels, relevance).save(temporary)
-            explained.write(replace(record, path=str(file)).as_dict(1))
+            print(line(replace(record, path=str(file)).as_dict(1)), end="", flush=True)
     return status
 
 

@@ -26,7 +26,7 @@ def check(arguments: argparse.Namespace) -> None:
     }
     apart = {
         "--explain": ["--grains"],
-        "--resume": ["--grains", "--explain"],
+        "--resume": ["--explain"],
         "--engine ray": ["--grains", "--explain"],
         "--mm-per-pixel": ["--reference-mm"],
     }

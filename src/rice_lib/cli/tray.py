@@ -12,9 +12,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -23,7 +21,8 @@ from rice_lib.backends.predictor import Predictor, first_line
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
 from rice_lib.contract.decode import ANNOTATED, BadImageError, open_image
-from rice_lib.predict.inputs import Unreadable, expand, read_names
+from rice_lib.predict.inputs import Source, Unreadable, expand, path_of, read_names
+from rice_lib.predict.resume import Configuration, model_identity, open_output
 from rice_lib.predict.writers import format_of
 from rice_lib.tray.record import TrayRecord
 from rice_lib.tray.writers import TrayWriter
@@ -47,28 +46,34 @@ def run(arguments: argparse.Namespace) -> int:
         raise RiceError("--grains writes no parquet: take csv or jsonl")
     if arguments.threads is not None:
         cv2.setNumThreads(arguments.threads)
-    spec, failed = arguments.model or default_model(), 0
-    with open_predictor(spec, arguments.threads) as predictor, _stream(arguments.output) as stream:
+    spec = arguments.model or default_model()
+    with open_predictor(spec, arguments.threads) as predictor:
         if predictor.decision is None and arguments.reject:
             print(f"note: {spec} carries no rejection rule; every object is given a variety", file=sys.stderr)
-        writer = TrayWriter(form, predictor.labels, arguments.top_k)
-        stream.write(writer.header)
-        for record in _records(predictor, arguments):
-            stream.write(writer.text(record))
-            stream.flush()
-            failed += record.error is not None
-    return 1 if failed else 0
+        top_k = arguments.top_k or len(predictor.labels)
+        scale = {name: getattr(arguments, name) for name in ("mm_per_pixel", "reference_mm")}
+        identity = model_identity(spec) if arguments.output else ""
+        configuration = Configuration(identity, form, top_k, arguments.reject, scale)
+        writer = TrayWriter(form, predictor.labels, top_k)
+        with open_output(arguments.output, configuration, writer, arguments.resume) as output:
+            for source in output.remaining(_sources(arguments)):
+                output.write(_record(predictor, source, arguments))
+    return 1 if output.failed else 0
 
 
-def _records(predictor: Predictor, arguments: argparse.Namespace) -> Iterator[TrayRecord]:
-    """One record an input; annotated pictures of earlier runs are left out, unless the command line names them."""
+def _sources(arguments: argparse.Namespace) -> Iterator[Source]:
+    """Give the inputs; annotated pictures of earlier runs are left out, unless the command line names them."""
     for source in expand(read_names(arguments.inputs, arguments.null)):
-        if isinstance(source, Unreadable):
-            yield TrayRecord(source.path, error=source.error)
-        elif not source.endswith(ANNOTATED):
-            yield _analyse(predictor, source, arguments)
-        elif source in arguments.inputs:
-            yield TrayRecord(source, error="is an annotated picture, not a photograph of a tray")
+        if not path_of(source).endswith(ANNOTATED) or source in arguments.inputs:
+            yield source
+
+
+def _record(predictor: Predictor, source: Source, arguments: argparse.Namespace) -> TrayRecord:
+    if isinstance(source, Unreadable):
+        return TrayRecord(source.path, error=source.error)
+    if source.endswith(ANNOTATED):
+        return TrayRecord(source, error="is an annotated picture, not a photograph of a tray")
+    return _analyse(predictor, source, arguments)
 
 
 def _analyse(predictor: Predictor, path: str, arguments: argparse.Namespace) -> TrayRecord:
@@ -111,17 +116,3 @@ def _draw(image: np.ndarray, record: TrayRecord) -> None:
         print(f"warning: no picture: {error}", file=sys.stderr)
     else:
         print(f"{record.path}: outlines and labels are drawn in {picture}", file=sys.stderr)
-
-
-@contextmanager
-def _stream(output: Path | None) -> Iterator[TextIO]:
-    """Open stdout, or a file that takes its name when every tray has its record."""
-    if output is None:
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        yield sys.stdout
-        return
-    with (
-        atomic_path(output) as file,
-        file.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream,
-    ):
-        yield stream

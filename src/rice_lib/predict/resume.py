@@ -1,9 +1,10 @@
 """Records on stdout or in a file; a file survives an interruption, and a later run resumes it.
 
 `out.csv` is written as `out.csv.partial` until every input is predicted, whatever its format: a line of JSON that
-holds the run configuration (model, format, top-k, rejection), then one record a line, each handed to the operating
-system at once. When all are there it is converted to the format asked for and takes its name, so a file that has its
-name is complete. A run resumes only under the same configuration and inputs; a record cut off by a kill is dropped.
+holds the run configuration (model, format, top-k, rejection), then one record an input and line, each handed to the
+operating system at once. When all are there it is converted to the format asked for and takes its name, so a file
+that has its name is complete. A run resumes only under the same configuration and inputs; a record cut off by a kill
+is dropped.
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import json_line
-from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import Source, path_of
-from rice_lib.predict.writers import Writer, csv_columns, flatten
+from rice_lib.predict.writers import csv_columns, flatten
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,6 +41,21 @@ class Configuration:
     format: str
     top_k: int
     reject: bool
+    grains: Mapping[str, Any] | None = None
+    """Of trays: what gives their scale."""
+
+
+class Writer(Protocol):
+    """How records of images or of trays are written, see `rice_lib.predict.writers.Writer`."""
+
+    labels: Sequence[str]
+    header: str
+
+    def as_dict(self, record: Any) -> dict[str, Any]:
+        """Give a record as JSON can hold it, with its `path` and perhaps an `error`."""
+
+    def text(self, values: Mapping[str, Any]) -> str:
+        """Format what `as_dict` gave."""
 
 
 def model_identity(spec: str | Path) -> str:
@@ -63,9 +78,9 @@ def model_identity(spec: str | Path) -> str:
 class Output:
     """Where records go: an open stream."""
 
-    def __init__(self, writer: Writer, top_k: int) -> None:
+    def __init__(self, stream: TextIO, writer: Writer) -> None:
+        self._stream = stream
         self._writer = writer
-        self._top_k = top_k
         self.count = 0
         """Records written, an interrupted run's included."""
         self.failed = 0
@@ -75,17 +90,22 @@ class Output:
         """Give the inputs that have no record yet."""
         return sources
 
-    def write(self, record: Record) -> None:
-        """Write one record."""
-        self._writer.write(record.as_dict(self._top_k))
+    def write(self, record: Any) -> None:
+        """Write one record; it is handed to the operating system before this returns."""
+        values = self._writer.as_dict(record)
+        self._stream.write(self._line(values))
+        self._stream.flush()
         self.count += 1
-        self.failed += record.error is not None
+        self.failed += "error" in values
+
+    def _line(self, values: Mapping[str, Any]) -> str:
+        return self._writer.text(values)
 
 
 class ResumableOutput(Output):
     """An output on the `.partial` file of the file asked for."""
 
-    def __init__(self, output: Path, configuration: Configuration, labels: Sequence[str], resume: bool) -> None:
+    def __init__(self, output: Path, configuration: Configuration, writer: Writer, resume: bool) -> None:
         """Begin a partial file, or open the one that is there to resume it.
 
         Raises:
@@ -95,11 +115,9 @@ class ResumableOutput(Output):
         self.output = output
         self.partial = partial_file(output)
         self._configuration = configuration
-        self._labels = labels
         self._written = 0
         self._fresh = not (resume and self.partial.exists())
-        self._stream = self._begin() if self._fresh else self._reopen()
-        super().__init__(Writer(self._stream, "jsonl", labels, configuration.top_k), configuration.top_k)
+        super().__init__(self._begin() if self._fresh else self._reopen(), writer)
 
     def _begin(self) -> TextIO:
         if self.partial.exists():
@@ -157,11 +175,14 @@ class ResumableOutput(Output):
             print(f"resuming after the {self.count:,} records in {self.partial}", file=sys.stderr)
         return sources
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Any) -> None:
         """Write one record; raises `RiceError` where the disk is full or gone."""
         with _writing(self.partial):
             super().write(record)
         self._written += 1
+
+    def _line(self, values: Mapping[str, Any]) -> str:
+        return json_line(values)
 
     def finish(self) -> None:
         """Convert the partial file, and give the result its name."""
@@ -208,17 +229,16 @@ class ResumableOutput(Output):
 
     def _to_text(self, file: Path) -> None:
         with _open(file, "w") as stream:
-            writer = Writer(stream, self._configuration.format, self._labels, self._configuration.top_k)
-            writer.begin()
-            for record in self._records():
-                writer.write(record)
+            stream.write(self._writer.header)
+            stream.writelines(map(self._writer.text, self._records()))
+            stream.flush()
             os.fsync(stream.fileno())
 
     def _to_parquet(self, file: Path) -> None:
         arrow, parquet = import_parquet()
         text, number = arrow.string(), arrow.float64()
         kinds = dict.fromkeys(("path", "label", "reason", "error"), text) | {"notes": arrow.list_(text)}
-        schema = arrow.schema([(name, kinds.get(name, number)) for name in csv_columns(self._labels)])
+        schema = arrow.schema([(name, kinds.get(name, number)) for name in csv_columns(self._writer.labels)])
         records = self._records()
         with parquet.ParquetWriter(file, schema) as writer:
             while rows := [self._parquet_row(record) for record in itertools.islice(records, ROW_GROUP)]:
@@ -227,12 +247,12 @@ class ResumableOutput(Output):
     def _parquet_row(self, record: dict[str, Any]) -> dict[str, Any]:
         # Arrow's text is UTF-8: bytes of a name that are not become \xNN
         path = os.fsencode(record["path"]).decode("utf-8", "backslashreplace")
-        return {**flatten(record, self._labels), "path": path, "notes": record.get("notes", [])}
+        return {**flatten(record, self._writer.labels), "path": path, "notes": record.get("notes", [])}
 
 
 @contextmanager
 def open_output(
-    output: Path | None, configuration: Configuration, labels: Sequence[str], resume: bool = False
+    output: Path | None, configuration: Configuration, writer: Writer, resume: bool = False
 ) -> Iterator[Output]:
     """Open stdout, or a file that takes its name when every input has its record.
 
@@ -243,15 +263,15 @@ def open_output(
         # names are bytes: what is no UTF-8 leaves as it came
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
         with _writing("stdout"):
-            yield _plain(sys.stdout, configuration, labels)
+            yield _plain(sys.stdout, writer)
         return
     if output.exists() and not output.is_file():  # /dev/null, a named pipe: nothing to rename onto
         if configuration.format == "parquet" or resume:
             raise RiceError(f"{output}: {'--resume' if resume else 'parquet'} needs an ordinary file")
         with _writing(output), _open(output, "w") as stream:
-            yield _plain(stream, configuration, labels)
+            yield _plain(stream, writer)
         return
-    resumable = ResumableOutput(output, configuration, labels, resume)
+    resumable = ResumableOutput(output, configuration, writer, resume)
     try:
         yield resumable
         resumable.finish()
@@ -280,8 +300,9 @@ def has_errors(output: Path, form: str) -> bool:
     with _open(output, "r") as stream:
         if form == "csv":
             return any(row.get("error") for row in csv.DictReader(stream))
-        # quotes within a text of JSON are escaped
-        return any(line.startswith("error ") if form == "table" else '"error": "' in line for line in stream)
+        # of an image, of a tray; quotes within a text of JSON are escaped
+        marks = ("error  ", ": error: ") if form == "table" else ('"error": "',)
+        return any(mark in line for line in stream for mark in marks)
 
 
 def import_parquet() -> tuple[ModuleType, ModuleType]:
@@ -294,10 +315,9 @@ def import_parquet() -> tuple[ModuleType, ModuleType]:
     return pyarrow, parquet
 
 
-def _plain(stream: TextIO, configuration: Configuration, labels: Sequence[str]) -> Output:
-    writer = Writer(stream, configuration.format, labels, configuration.top_k)
-    writer.begin()
-    return Output(writer, configuration.top_k)
+def _plain(stream: TextIO, writer: Writer) -> Output:
+    stream.write(writer.header)
+    return Output(stream, writer)
 
 
 def _open(file: Path, mode: str) -> TextIO:

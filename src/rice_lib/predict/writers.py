@@ -1,18 +1,19 @@
 """How records are written: a table for people, JSON lines and CSV for programs.
 
-A writer takes records as dictionaries (`Record.as_dict`), so that those read back from an interrupted run's file are
-written as they would have been the first time.
+A writer formats records as dictionaries, so that those read back from an interrupted run's file are written as they
+would have been the first time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.contract.prediction import UNKNOWN
+from rice_lib.contract.record import Record
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
 
@@ -37,26 +38,26 @@ def csv_columns(labels: Sequence[str]) -> list[str]:
 
 
 class Writer:
-    """Writes records to an open text stream, each at once."""
+    """Formats records as text."""
 
-    def __init__(self, stream: TextIO, form: str, labels: Sequence[str], top_k: int) -> None:
-        """Write as `form` (table, jsonl or csv); in the table, rows of `top_k` scores."""
-        self._stream = stream
-        self._labels = labels
+    def __init__(self, form: str, labels: Sequence[str], top_k: int) -> None:
+        """Format as `form` (of `FORMATS`; Parquet has no text), with `top_k` scores."""
+        self.labels = labels
+        self._top_k = top_k
         self._width = max(map(len, (*labels, UNKNOWN, "error")))
         # as wide as the scores of other rows, so that all paths begin in one column
         self._scores_width = min(top_k, len(labels)) * (self._width + 10) - 2
-        self._line = {"table": self._row, "jsonl": json_line, "csv": self._csv}[form]
-        self._header = csv_line(csv_columns(labels)) if form == "csv" else ""
+        self._line = {"table": self._row, "csv": self._csv}.get(form, json_line)
+        self.header = csv_line(csv_columns(labels)) if form == "csv" else ""
+        """What stands before the first record."""
 
-    def begin(self) -> None:
-        """Write what stands before the first record: the header of CSV."""
-        self._stream.write(self._header)
+    def as_dict(self, record: Record) -> dict[str, Any]:
+        """Give a record as JSON can hold it."""
+        return record.as_dict(self._top_k)
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Write one record; it is handed to the operating system before this returns."""
-        self._stream.write(self._line(record))
-        self._stream.flush()
+    def text(self, values: Mapping[str, Any]) -> str:
+        """Format what `as_dict` gave."""
+        return self._line(values)
 
     def _row(self, record: Mapping[str, Any]) -> str:
         notes = f"  ({'; '.join(record['notes'])})" if "notes" in record else ""
@@ -68,7 +69,7 @@ class Writer:
         return f"{scores}  {path}\n"
 
     def _csv(self, record: Mapping[str, Any]) -> str:
-        return csv_line(flatten(record, self._labels).values())
+        return csv_line(flatten(record, self.labels).values())
 
 
 def flatten(record: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ record with `path` and `error`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.tray.record import TrayRecord
@@ -17,16 +18,25 @@ _SIZES = ("x", "y", "length_px", "width_px", "length_mm", "width_mm", "angle")
 
 
 class TrayWriter:
-    """Writes tray records as text of one form: `table`, `jsonl` or `csv`."""
+    """Formats tray records as `table`, `jsonl` or `csv`: a `rice_lib.predict.resume.Writer`."""
 
-    def __init__(self, form: str, labels: Sequence[str], top_k: int | None) -> None:
-        """Write with scores of the `top_k` likeliest varieties, all by default; a table has none."""
-        self._top_k = top_k or len(labels)
+    def __init__(self, form: str, labels: Sequence[str], top_k: int) -> None:
+        """Format with scores of the `top_k` likeliest varieties; a table has none."""
+        self.labels = labels
+        self._top_k = top_k
         self._columns = ["path", "grain", *_SIZES, "label", "confidence", *labels, "reason", "error"]
-        self.text = {"table": _table, "jsonl": self._jsonl, "csv": self._csv}[form]
-        """From a record to its text."""
+        self._text = {"table": _table, "jsonl": self._jsonl, "csv": self._csv}[form]
         self.header = csv_line(self._columns) if form == "csv" else ""
         """What stands before the first record."""
+
+    def as_dict(self, record: TrayRecord) -> dict[str, Any]:
+        """Give a tray's path and text, and the error where there is one."""
+        error = {} if record.error is None else {"error": record.error}
+        return {"path": record.path, "text": self._text(record), **error}
+
+    def text(self, values: Mapping[str, Any]) -> str:
+        """Give the text that `as_dict` put there."""
+        return str(values["text"])
 
     def _jsonl(self, record: TrayRecord) -> str:
         if record.counts is None:
