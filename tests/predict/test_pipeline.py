@@ -16,11 +16,12 @@ from support.images import write_small
 
 from rice_lib import infer
 from rice_lib.backends.predictor import Predictor
+from rice_lib.common.machine import cores
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.contract.record import Record
 from rice_lib.predict import inputs, pipeline
-from rice_lib.predict.inputs import DECODERS, DecodedInput, decode_all, expand, read_list
+from rice_lib.predict.inputs import DecodedInput, decode_all, expand, read_list
 from rice_lib.predict.pipeline import WAITING_BATCHES, predict_files, with_progress
 
 
@@ -79,7 +80,7 @@ def test_inputs_that_need_no_model_do_not_pile_up():
     assert len(first) == WAITING_BATCHES * 4 == next(given) + 1
 
 
-def test_files_are_decoded_at_most_two_batches_ahead(tmp_path):
+def test_files_are_decoded_at_most_a_batch_ahead(tmp_path):
     files, asked = write_small(tmp_path, 7), []
 
     def names():
@@ -90,7 +91,7 @@ def test_files_are_decoded_at_most_two_batches_ahead(tmp_path):
     decoded = decode_all(names(), batch_size=3)
     next(item for item in decoded if item is not None)
     time.sleep(0.3)
-    assert len(asked) <= 2 * 3 + DECODERS
+    assert len(asked) <= 3 + 3 + cores()
     decoded.close()
 
 

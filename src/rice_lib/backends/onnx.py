@@ -30,7 +30,7 @@ _CPU = "CPUExecutionProvider"
 class OnnxPredictor(Predictor):
     """ONNX Runtime: CUDA where the session really got it, else the CPU.
 
-    On a CPU a large batch is cut into one share a core, each computed by a thread of its own: no core waits for
+    On a CPU a large batch is cut into shares that fit a core's cache, each computed by one thread: no core waits for
     another within the graph, and the cores are free for decoding in between (ONNX Runtime's own threads spin). A
     small batch is computed by all cores together, which takes less time.
     """
@@ -58,10 +58,10 @@ class OnnxPredictor(Predictor):
         if width != len(self.labels):
             raise RiceError(f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again")
         self.decision = parse_decision(metadata.get(KEY), where, self.labels)
-        self._path, self._cores = path, (threads or cores()) if provider == _CPU else 1
+        self._path, self._cores = path, (threads or cores()) if provider == _CPU else 0
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
-        shares = min(self._cores, len(pixels) // MIN_SHARE)
+        shares = len(pixels) // MIN_SHARE if self._cores else 1
         try:
             if shares < 2:
                 return self._session.run(None, {self._input: pixels})[0]
@@ -73,10 +73,11 @@ class OnnxPredictor(Predictor):
 
     @cached_property
     def _one_core(self) -> tuple[Any, ThreadPoolExecutor]:
-        """A second session of one thread, and threads to run it, made when the first large batch comes."""
-        ort = import_onnxruntime()
-        session = ort.InferenceSession(self._path, session_options(ort, threads=1), providers=[_CPU])
-        return session, ThreadPoolExecutor(thread_name_prefix="onnxruntime")
+        """A session of one thread, and threads to run it, one a core, made when the first large batch comes."""
+        ort, session = import_onnxruntime(), self._session
+        if self._cores > 1:
+            session = ort.InferenceSession(self._path, session_options(ort, threads=1), providers=[_CPU])
+        return session, ThreadPoolExecutor(self._cores, "onnxruntime")
 
     def close(self) -> None:
         """Stop the threads."""

@@ -22,7 +22,8 @@ MAX_BATCH = 256
 """Most images of one call where neither the model nor the caller says less; throughput stops growing before it."""
 
 MIN_SHARE = 8
-"""Images of a batch that are worth a share of their own: with fewer, one core alone is not fully used."""
+"""Images of a batch that are worth a share of their own: with fewer, one core alone is not fully used; with twice as
+many, what the model computes on the way no longer fits its cache (1.65 ms an image in place of 1.5)."""
 
 
 class Predictor(ABC):

@@ -23,7 +23,7 @@ from rice_lib.contract.decode import EXPLAINED
 from rice_lib.contract.prediction import Prediction
 from rice_lib.explain.occlusion import relevance_maps
 from rice_lib.explain.picture import overlay, poster
-from rice_lib.predict.inputs import DECODERS, Source, decode_all, expand, path_of, read_names
+from rice_lib.predict.inputs import Source, decode_all, expand, path_of, read_names
 from rice_lib.predict.pipeline import predict_batch
 from rice_lib.predict.writers import Writer
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
         line = Writer("table", predictor.labels, 1).text
         used: set[str] = set()
-        for item in decode_all(_sources(arguments, folder), DECODERS):
+        for item in decode_all(_sources(arguments, folder), batch_size=2):
             if item is None:  # the next name is late, and nothing waits for it
                 continue
             (record,) = predict_batch(predictor, [item], arguments.reject)

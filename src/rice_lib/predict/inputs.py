@@ -1,6 +1,6 @@
 """From what a person names (files, folders, a list on stdin) to decoded pixels, in order, without holding them all.
 
-A thread walks the names and hands each file to a small pool that decodes it; both wait while two batches are ready.
+A thread walks the names and hands each file to a small pool that decodes it; both wait while a batch is ready.
 Names are `str`, with surrogate escapes where their bytes are no valid UTF-8.
 """
 
@@ -21,14 +21,12 @@ from typing import TypeVar
 import numpy as np
 
 from rice_lib.common.errors import RiceError
+from rice_lib.common.machine import cores
 from rice_lib.contract.decode import decode_with_notes, is_photograph
 from rice_lib.contract.features import extract_features
 from rice_lib.contract.image_file import SUFFIXES, BadImageError
 
 T = TypeVar("T")
-
-DECODERS = 4
-"""Threads that decode: Pillow frees the interpreter lock while it works, and a file is 1.5 ms of it."""
 
 PATIENCE_S = 0.05
 """How long to wait for the next name before the caller is told not to wait for it."""
@@ -133,14 +131,18 @@ def _walk(folder: str) -> Iterator[Source]:
 
 
 def decode_all(sources: Iterable[Source], batch_size: int, features: bool = False) -> Iterator[DecodedInput | None]:
-    """Decode files in the order given, at most two batches ahead of the caller; see `read_ahead` for None.
+    """Decode files in the order given, at most a batch ahead of the caller; see `read_ahead` for None.
+
+    Pillow frees the interpreter lock while it works: one thread a core. More threads, or a second batch ahead, only
+    drive each other's pixels out of the caches (3.05 ms of a core's time an image in place of 2.9).
 
     Args:
         sources: what `expand` gives.
         batch_size: images that the caller predicts at once.
         features: whether to compute the features of each image beside its pixels.
     """
-    return read_ahead(sources, partial(_read, features=features), min(DECODERS, batch_size), 2 * batch_size)
+    threads = min(max(2, cores()), batch_size)
+    return read_ahead(sources, partial(_read, features=features), threads, batch_size)
 
 
 def read_ahead(sources: Iterable[Source], read: Callable[[Source], T], threads: int, ahead: int) -> Iterator[T | None]:
