@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--model", action="append", default=[], help="model trained on the random split; repeatable")
     command.add_argument("--session-model", action="append", default=[], help="model that never saw the second session")
     command.add_argument("--images", type=int, default=1000, help="test images of each split (default: %(default)s)")
+    command.add_argument("--models-only", action="store_true", help="leave the ten features out")
     arguments = command.parse_args(argv)
     run = study.open_run(arguments)
     tests = {s: thin(open_examples(run.paths, s, "test"), arguments.images, run.params.seed) for s in SPLITS}
@@ -89,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         split: {name: np.stack([change(image) for image in test.batch(slice(None))]) for name, change in SHIFTS.items()}
         for split, test in tests.items()
     }
-    rows = [row for split in SPLITS for row in features_rows(run, split, tests[split], shifted[split])]
+    rows = []
+    if not arguments.models_only:
+        rows = [row for split in SPLITS for row in features_rows(run, split, tests[split], shifted[split])]
     for name in arguments.model:
         rows += [
             row for split in SPLITS for row in model_rows(name, split, tests[split], shifted[split], Path(name).name)
