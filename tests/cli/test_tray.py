@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support.trays import BySize, RejectsLarge, Setting, Tray, compose, matches, numbered, synthetic_grains
+from support.trays import BySize, RejectsAll, RejectsLarge, Setting, Tray, compose, matches, numbered, synthetic_grains
 
 from rice_lib.cli import tray as command
 from rice_lib.cli.infer_options import parser
@@ -61,7 +61,7 @@ def test_a_table_says_how_many_of_each(photograph, predictor, capsys):
     assert command.run(arguments(photograph)) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{photograph}: {COUNT} grains classified\n")
-    rows = [line.split() for line in out.splitlines()[2:]]
+    rows = [line.split() for line in out.splitlines()[2:7]]
     assert [row[0] for row in rows] == list(VARIETIES)
     assert sum(int(row[1]) for row in rows) == COUNT
     assert str(photograph.with_name("tray one.png.annotated.png")) in err
@@ -304,3 +304,23 @@ def test_trays_need_no_training_libraries():
         "print(*{'torch', 'sklearn', 'pandas', 'scipy', 'matplotlib'} & sys.modules.keys())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_the_sheet_is_in_every_form_and_in_the_picture(photograph, predictor, tmp_path, capsys):
+    predictor.decision = Decision(rejection=RejectsAll())  # measurements need no model
+    command.run(arguments(photograph, "--mm-per-pixel", "0.05"))
+    table = capsys.readouterr().out
+    for line in ("  length, mm ", "  length/width ", "  broken ", "  head rice ", "no proof of a variety's identity"):
+        assert line in table
+    before = np.asarray(Image.open(f"{photograph}.annotated.png"))
+    command.run(arguments(photograph, "--format", "jsonl", "--broken-below", "0.95"))
+    *grains, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    quality = summary["summary"]["quality"]
+    assert (quality["unit"], quality["broken_below"]) == ("px", 0.95)
+    assert quality["broken"]["value"] == np.mean([record["broken"] for record in grains]) > 0
+    assert {record["label"] for record in grains} == {"unknown"}
+    command.run(arguments(photograph, "--output", tmp_path / "grains.csv"))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "grains.csv").read_text())))
+    assert {row["broken"] for row in rows} <= {"True", "False"}
+    assert set(rows[0]) > {"colour", "broken"}
+    assert (np.asarray(Image.open(f"{photograph}.annotated.png")) != before).any()  # in pixels, not in mm

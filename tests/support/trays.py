@@ -390,3 +390,10 @@ class RejectsLarge:
 
     def reasons(self, logits: np.ndarray, features: np.ndarray) -> list[str | None]:
         return ["unlike the training images (its size)" if row[COLUMN["area"]] > 0.2 else None for row in features]
+
+
+class RejectsAll:
+    """A rejection rule that rejects everything."""
+
+    def reasons(self, logits: np.ndarray, features: np.ndarray) -> list[str | None]:
+        return ["unlike the training images (its length)"] * len(features)

@@ -75,6 +75,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--grains", action="store_true", help="inputs are trays: find, classify and count their grains")
     add("--mm-per-pixel", type=length, metavar="X", help="a tray's scale,")
     add("--reference-mm", type=length, metavar="D", help="or the diameter of a round object lying in it")
+    add("--broken-below", type=_share, default=0.75, metavar="S", help="a tray's grains shorter than this are broken")
     add("--explain", type=Path, metavar="DIR", help="save there what in each image decides")
     add("-h", "--help", action="help", help="this page")
     return command
@@ -86,3 +87,10 @@ examples:
   {prog} photos/ --format jsonl | jq -r .label
   find . -name '*.jpg' -print0 | {prog} - -0 --top-k 2
 Status: 0 done, 1 some inputs failed (the others are not lost), 2 usage."""
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return value

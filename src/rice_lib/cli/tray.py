@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         if predictor.decision is None and arguments.reject:
             print(f"note: {spec} carries no rejection rule; every object is given a variety", file=sys.stderr)
         top_k = arguments.top_k or len(predictor.labels)
-        scale = {name: getattr(arguments, name) for name in ("mm_per_pixel", "reference_mm")}
+        scale = {name: getattr(arguments, name) for name in ("mm_per_pixel", "reference_mm", "broken_below")}
         identity = model_identity(spec) if arguments.output else ""
         configuration = Configuration(identity, form, top_k, arguments.reject, scale)
         writer = TrayWriter(form, predictor.labels, top_k)
@@ -88,6 +88,7 @@ def _analyse(predictor: Predictor, path: str, arguments: argparse.Namespace) -> 
             image,
             mm_per_pixel=arguments.mm_per_pixel,
             reference_mm=arguments.reference_mm,
+            broken_below=arguments.broken_below,
             reject=arguments.reject,
             batch_size=arguments.batch_size,
         )

@@ -13,7 +13,10 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, write_json
 from rice_lib.common.paths import Paths
 
-RESERVED = ("unknown", "path", "grain", "label", "confidence", "reason", "notes", "error")
+RESERVED = (
+    *("unknown", "path", "grain", "label", "confidence", "reason", "notes", "error"),
+    *("x", "y", "angle", "broken", "colour", "length_px", "width_px", "length_mm", "width_mm"),
+)
 """What a record calls a rejected image, and the columns of records as CSV: no class may be called so."""
 
 

@@ -42,7 +42,7 @@ class Configuration:
     top_k: int
     reject: bool
     grains: Mapping[str, Any] | None = None
-    """Of trays: what gives their scale."""
+    """Of trays: what gives their scale, and which grains are broken."""
 
 
 class Writer(Protocol):

@@ -11,6 +11,7 @@ from rice_lib.tray.classify import classify
 from rice_lib.tray.find import find
 from rice_lib.tray.light import gains
 from rice_lib.tray.record import TrayRecord, count
+from rice_lib.tray.sheet import BROKEN_BELOW, measure
 
 
 def analyse(
@@ -20,6 +21,7 @@ def analyse(
     *,
     mm_per_pixel: float | None = None,
     reference_mm: float | None = None,
+    broken_below: float = BROKEN_BELOW,
     reject: bool = True,
     batch_size: int = 32,
 ) -> TrayRecord:
@@ -31,6 +33,7 @@ def analyse(
         image: the tray, uint8 RGB `[H, W, 3]`.
         mm_per_pixel: its scale, where it is known.
         reference_mm: diameter of a round object that lies among the grains, which gives the scale.
+        broken_below: length of a broken grain, in units of the whole grains' mean length.
         reject: whether the model's rejection rule is applied.
         batch_size: grains of one call to the model.
 
@@ -65,4 +68,5 @@ def analyse(
         predictor, image, grains, gains(image, grains), scale.views, reject=reject, batch_size=batch_size
     )
     counts = count(predictions, predictor.labels, len(found.cut))
-    return TrayRecord(path, grains, predictions, counts, found.cut, scale.mm_per_pixel, tuple(notes))
+    sheet = measure(image, grains, mm_per_pixel, broken_below)
+    return TrayRecord(path, grains, predictions, counts, sheet, found.cut, mm_per_pixel, tuple(notes))

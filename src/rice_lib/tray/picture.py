@@ -12,7 +12,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from rice_lib.common.colours import COLOURS, INK, MUTED, PAPER
 from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.tray.find import Grain
-from rice_lib.tray.record import Counts, TrayRecord
+from rice_lib.tray.record import TrayRecord
 
 GREY = "#8A97A3"  # the colour of what is unknown or cut
 MAX_SIDE = 2400  # pixels of the longer side: a larger photograph is reduced
@@ -34,7 +34,7 @@ def draw(image: np.ndarray, record: TrayRecord) -> Image.Image:
     assert record.counts is not None
     colours = {own.variety: COLOURS[i % len(COLOURS)] for i, own in enumerate(record.counts.shares)} | {UNKNOWN: GREY}
     tray = outlined(image, record.grains, [colours[own.label] for own in record.predictions], record.cut)
-    legend = _legend(record.counts, colours, tray.width)
+    legend = _legend(record, colours, tray.width)
     picture = Image.new("RGB", (tray.width, tray.height + legend.height), PAPER)
     picture.paste(tray, (0, 0))
     picture.paste(legend, (0, tray.height))
@@ -108,11 +108,14 @@ def _ink_on(colour: str) -> str:
     return PAPER if linear @ (0.2126, 0.7152, 0.0722) < 0.25 else INK
 
 
-def _legend(counts: Counts, colours: dict[str, str], width: int) -> Image.Image:
-    """One column a variety: swatch and name, count and share, interval; and a line for what is left out."""
+def _legend(record: TrayRecord, colours: dict[str, str], width: int) -> Image.Image:
+    """One column a variety: swatch and name, count and share, interval; a line for what is left out; the sheet."""
+    assert record.counts is not None
+    assert record.sheet is not None
+    counts = record.counts
     size = int(np.clip(width / 62, 13, 34))
     small, pad, line = round(size * 0.8), round(size * 0.9), round(size * 1.45)
-    legend = Image.new("RGB", (width, 2 * pad + 4 * line), PAPER)
+    legend = Image.new("RGB", (width, 2 * pad + 6 * line), PAPER)
     pen, step = ImageDraw.Draw(legend), (width - pad) / len(counts.shares)
 
     def swatch(x: float, y: float, colour: str) -> None:
@@ -139,5 +142,6 @@ def _legend(counts: Counts, colours: dict[str, str], width: int) -> Image.Image:
         note += " Grey: unknown."
     if counts.cut:
         note += " Hatched: cut."
-    write(pad, 3, note, small, MUTED)
+    for row, text in enumerate([note, *record.sheet.text()], start=3):
+        write(pad, row, text, small, MUTED)
     return legend

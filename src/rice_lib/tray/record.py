@@ -12,6 +12,7 @@ from rice_lib.common.interval import wilson
 from rice_lib.contract.prediction import UNKNOWN, Prediction
 from rice_lib.contract.record import Record
 from rice_lib.tray.find import Grain
+from rice_lib.tray.sheet import Sheet
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class TrayRecord:
     predictions: Sequence[Prediction] = ()
     """One a grain."""
     counts: Counts | None = None
+    sheet: Sheet | None = None
+    """Of all grains, whatever the model makes of them; with the counts."""
     cut: Sequence[np.ndarray] = ()
     """Outlines of what the picture's border cuts."""
     mm_per_pixel: float | None = None
@@ -73,8 +76,11 @@ class TrayRecord:
     def grain_dicts(self, top_k: int) -> list[dict[str, Any]]:
         """Give each grain as it is written, with its `top_k` highest scores.
 
-        Lengths are in pixels and, where the scale is known, in millimetres, the angle is in degrees.
+        Lengths are in pixels and, where the scale is known, in millimetres, the angle is in degrees; `colour` names
+        the grain's defect, empty for none, null where colours were not measured.
         """
+        if self.sheet is None:
+            return []
         records = []
         for number, (grain, prediction) in enumerate(zip(self.grains, self.predictions, strict=True), 1):
             sizes = {"length": grain.length, "width": grain.width}
@@ -87,6 +93,8 @@ class TrayRecord:
                 **{f"{name}_px": round(size, 1) for name, size in sizes.items()},
                 **({f"{name}_mm": round(size * scale, 3) for name, size in sizes.items()} if scale else {}),
                 "angle": round(grain.angle, 1),
+                "broken": bool(self.sheet.broken[number - 1]),
+                "colour": self.sheet.colours[number - 1] if self.sheet.no_colours is None else None,
             }
             records.append(record | Record(self.path, prediction).as_dict(top_k))
         return records
@@ -94,6 +102,7 @@ class TrayRecord:
     def summary(self) -> dict[str, Any]:
         """Give the counts as they are written."""
         assert self.counts is not None
+        assert self.sheet is not None
         return {
             "found": self.counts.classified + self.counts.unknown,
             "told": self.counts.classified,  # the key of version 0.1
@@ -108,4 +117,5 @@ class TrayRecord:
                 }
                 for own in self.counts.shares
             },
+            "quality": self.sheet.as_dict(),
         }

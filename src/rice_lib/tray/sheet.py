@@ -23,6 +23,9 @@ BROKEN_BELOW = 0.75
 SHAPES = ((3.0, "long"), (2.0, "medium"), (0.0, "short"))
 """Least length / width of each class, to one decimal (Codex STAN 198-1995, annex, option 1)."""
 
+LIMITS = "a photograph shows no thickness, moisture, age or aroma, and its shapes are no proof of a variety's identity"
+"""What is said below every sheet."""
+
 MIN_FOR_COLOUR = 10  # fewer grains do not say what the usual colour is
 MAX_CLIPPED = 0.1  # of the grains' pixels white in all channels: more hide what is yellow or chalky
 MAX_CAST = 25.0  # CIELAB chroma of the white grains: beyond it the light, or the rice, has a colour of its own
@@ -97,6 +100,11 @@ class Sheet:
         if self.no_colours is not None:
             lines.append(("colours", "-", "", f"not measured: {self.no_colours}"))
         return lines
+
+    def text(self) -> list[str]:
+        """Give the sheet in two lines: sizes, shares."""
+        said = [f"{name} {value}{f' ({ends})' if ends else ''}" for name, value, ends, _ in self.rows()]
+        return [f"{', '.join(said[:3])}: {self.shape} (Codex STAN 198)", ", ".join(said[3:])]
 
     def as_dict(self) -> dict[str, Any]:
         """Give the sheet as it is written."""

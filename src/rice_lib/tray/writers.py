@@ -13,8 +13,9 @@ from typing import Any
 
 from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.tray.record import TrayRecord
+from rice_lib.tray.sheet import LIMITS
 
-_SIZES = ("x", "y", "length_px", "width_px", "length_mm", "width_mm", "angle")
+_SIZES = ("x", "y", "length_px", "width_px", "length_mm", "width_mm", "angle", "broken", "colour")
 
 
 class TrayWriter:
@@ -53,7 +54,7 @@ class TrayWriter:
 
 def _table(record: TrayRecord) -> str:
     path = printable(record.path)
-    if record.counts is None:
+    if record.counts is None or record.sheet is None:
         return f"{path}: error: {record.error}\n"
     width = max(len(own.variety) for own in record.counts.shares)
     lines = [f"{path}: {record.counts}", f"  {'variety':{width}}  grains    share   95 % interval"]
@@ -66,4 +67,8 @@ def _table(record: TrayRecord) -> str:
         if prediction.reason is not None:
             rejected[prediction.reason].append(str(number))
     lines += [f"  unknown: {reason}: {', '.join(numbers)}" for reason, numbers in rejected.items()]
-    return "\n".join(lines) + "\n"
+    columns = [max(map(len, column)) for column in zip(*record.sheet.rows(), strict=True)]
+    for name, value, interval, remark in record.sheet.rows():
+        row = f"  {name:{columns[0]}}  {value:>{columns[1]}}   {interval:{columns[2]}}   {remark}"
+        lines.append(row.rstrip())
+    return "\n".join([*lines, f"  {LIMITS}"]) + "\n"
