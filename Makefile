@@ -153,7 +153,7 @@ remade = if [ ! -x $(1)/bin/python ] || [ "$$(cat $(1)/.installed 2>/dev/null)" 
 		rm -rf $(1); $(UV) venv --quiet --python "$(3)" $(1); \
 	fi; rm -f $(1)/.installed
 
-EXTRAS := $(if $(filter gpu,$(DEVICE)),--no-dev $(addprefix --extra ,gpu bulk grains serve train dev))
+EXTRAS := $(if $(filter gpu,$(DEVICE)),--no-dev $(addprefix --extra ,gpu bulk demo grains serve train dev))
 LIST := --quiet --no-header --no-hashes --no-annotate --no-emit-project
 
 # With TORCH_INDEX all is installed but torch, torchvision and what nothing but these two asks for (CUDA, Triton's compiler)

@@ -63,12 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
             (relevance,) = relevance_maps(predictor, item.pixels[None])
             file = folder / _free_name(item.path, used)
             with atomic_path(file) as temporary:
-                _picture(record.prediction, item.pixels, relevance).save(temporary)
+                picture_of(record.prediction, item.pixels, relevance).save(temporary)
             print(line(replace(record, path=str(file)).as_dict(1)), end="", flush=True)
     return status
 
 
-def _picture(prediction: Prediction, pixels: np.ndarray, relevance: np.ndarray) -> Image.Image:
+def picture_of(prediction: Prediction, pixels: np.ndarray, relevance: np.ndarray) -> Image.Image:
+    """Draw what in an image decides, under its prediction: RGB, from `pixels` and a map of `relevance_maps`."""
     if prediction.confidence is not None:
         heading, line = f"{prediction.label}  {prediction.confidence:.2%}", "bright: the patches that speak for it"
     else:
