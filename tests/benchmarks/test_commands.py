@@ -15,6 +15,7 @@ import cold
 import common
 import memory
 import numpy as np
+import parts
 import pytest
 import torch
 import training
@@ -148,6 +149,19 @@ def test_bulk_prints_its_ratios_and_keeps_them(tmp_path, given_forms, alternativ
     assert set(kept["provenance"]) == {"created", "commit", "hardware", "versions"}
 
 
+def test_parts_are_those_of_the_same_images_and_model(tmp_path, capsys):
+    write_grains(tmp_path / "images", 4)
+    output, model = tmp_path / "parts.json", write_onnx(tmp_path / "model.onnx")
+    options = ["--images", tmp_path / "images", "--runs", 1, "--sample", 2, "--model", model, "--output", output]
+    assert parts.main([*map(str, options)]) == 0
+    kept = json.loads(output.read_text())
+    models = [ms for name, ms in kept["core_ms"].items() if name.startswith("the model,")]
+    assert len(models) == len(parts.BATCHES)
+    bound = kept["core_ms"]["JPEG decoding"] + min(models)
+    assert kept["bound_to_command"][1] == pytest.approx(bound / kept["core_ms"]["the whole command"])
+    assert f"{kept['bound_to_command'][1]:.2f}" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_cold_prints_its_ratios(tmp_path, given_forms, capsys):
     write_grains(tmp_path, 1)
@@ -157,7 +171,7 @@ def test_cold_prints_its_ratios(tmp_path, given_forms, capsys):
     assert "onnxruntime" in shown
 
 
-@pytest.mark.parametrize("script", ["cold", "bulk", "training", "memory", "server_load", "malformed_requests"])
+@pytest.mark.parametrize("script", ["cold", "bulk", "parts", "training", "memory", "server_load", "malformed_requests"])
 def test_every_script_says_what_it_takes(script, capsys):
     with pytest.raises(SystemExit, match="0"):
         import_module(script).main(["--help"])

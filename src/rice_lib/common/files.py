@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         RiceError: the file cannot be written.
     """
+    import shutil
     import tempfile
 
     try:
@@ -51,6 +51,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`, which takes the place of `path` on success and is removed on failure."""
+    import shutil
+
     fresh = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -158,7 +160,7 @@ def read_csv(path: Path, header: Sequence[str] | None = None, comment: bool = Fa
 
 def sha256_file(path: Path) -> str:
     """Compute the hex sha256 of a file's bytes."""
-    import hashlib  # not at the top, nor tempfile: `rice infer` starts without
+    import hashlib  # not at the top, nor shutil and tempfile: `rice infer` starts without
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
