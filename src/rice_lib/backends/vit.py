@@ -22,11 +22,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, ViTLayer, eager_attention_forward
 from transformers.utils import logging
 
 from rice_lib.backends.align import GrainAlignment
+from rice_lib.backends.grain_features import FEATURES, FeatureHead, GrainFeatures
 from rice_lib.backends.predictor import check_fetched
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
@@ -44,7 +46,7 @@ MAX_FLOAT32_PATCHES = 2**24 // (255 * 48 + 1)
 
 
 class RiceViTConfig(ViTConfig):
-    """`ViTConfig` with four keys more; still `model_type: vit`, so plain transformers loads weights without a stem."""
+    """`ViTConfig` with five keys more; still `model_type: vit`, so plain transformers loads weights without a stem."""
 
     foreground_patches: int | None = None
     aligned_frame: list[int] | None = None
@@ -53,6 +55,8 @@ class RiceViTConfig(ViTConfig):
     """Of the first convolution of a stem before the patches of the aligned frame; null embeds pixels."""
     colour_hint: bool = False
     """Whether the class token gets the mean colour that the alignment divides out."""
+    grain_features: bool = False
+    """Whether the head reads the grain's size, outline, colour and texture beside the class token."""
 
 
 class ForegroundEmbeddings(ViTEmbeddings):
@@ -184,7 +188,7 @@ class ClassTokenLayer(ViTLayer):
 
 
 class RiceViTForImageClassification(ViTForImageClassification):
-    """`ViTForImageClassification` that honours `foreground_patches` and `aligned_frame`."""
+    """`ViTForImageClassification` that honours `foreground_patches`, `aligned_frame` and `grain_features`."""
 
     config_class = RiceViTConfig
 
@@ -195,6 +199,24 @@ class RiceViTForImageClassification(ViTForImageClassification):
             self.vit.embeddings = form(config)
             self.vit.layers[-1] = ClassTokenLayer(config)
             self.post_init()
+        if config.grain_features:
+            self.features = GrainFeatures()
+            self.classifier = FeatureHead(config.hidden_size + FEATURES, config.num_labels)
+
+    def forward(  # type: ignore[override]  # of the base class's options, none but these is used
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **options: Any
+    ) -> Any:
+        """Classify float `[N, 3, H, W]`; with class numbers `labels` `[N]`, compute the loss too."""
+        if not self.config.grain_features:
+            return super().forward(pixel_values, labels=labels, **options)
+        logits = self.classifier(self.evidence(pixel_values))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def evidence(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Compute what a head with `grain_features` reads: float32 `[N, hidden_size + FEATURES]` of `[N, 3, H, W]`."""
+        token = self.vit(pixel_values).last_hidden_state[:, 0]
+        return torch.cat([token.float(), self.features(pixel_values)], dim=1)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> Any:

@@ -111,13 +111,17 @@ class AugmentationParams(_Section):
 class FinetuneParams(_Section):
     """The ViT and its training."""
 
-    model: str = "google/vit-base-patch16-224-in21k"  # a hub name, a local directory, or `scratch`
+    model: str = "google/vit-base-patch16-224-in21k"
+    """A hub name, a local directory, `shipped` (the weights in models/rice-vit-tiny), or `scratch`."""
     architecture: ArchitectureParams | None = None  # for `scratch` alone
     foreground_patches: Positive | None = None
     """Attend to this many brightest patches only; null is the ordinary dense ViT."""
     aligned_frame: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Height and width in pixels, multiples of the patch size, of the frame that the grain is first laid into
     (`backends.align`); null leaves the image as it is."""
+    grain_features: bool = False
+    """Let the head read the grain's size, outline, colour and texture too (`backends.grain_features`). It is then a
+    linear discriminant before the training begins: what a few dozen images a class are enough for."""
     schemes: Annotated[list[Literal["random", "session"]], Field(min_length=1)] = ["random"]
     """Train one model on each of these splits; the first is the one exported and served."""
     epochs: Annotated[float, Field(gt=0)] = 6

@@ -65,16 +65,16 @@ class Examples:
             self.pixels = np.load(self.pixels, mmap_mode="r")
 
 
-def open_examples(paths: Paths, scheme: str, part: str) -> Examples:
-    """Open the images of one part (train, validation or test) of a split scheme, in the manifest's order.
+def open_examples(paths: Paths, scheme: str, *parts: str) -> Examples:
+    """Open the images of parts (train, validation, test) of a split scheme, in the manifest's order.
 
     Raises `RiceError` where there is no such part, or the cache or split is missing or another manifest's.
     """
-    if part not in splits.PARTS:
-        raise RiceError(f"no part {part!r} of a split; known: {', '.join(splits.PARTS)}")
+    if unknown := set(parts) - set(splits.PARTS):
+        raise RiceError(f"no part {min(unknown)!r} of a split; known: {', '.join(splits.PARTS)}")
     pixels, split = open_cache(paths), splits.read(paths, scheme)
     row_of = {path: row for row, path in enumerate(read(paths)["path"])}
-    chosen = split[split["split"] == part]
+    chosen = split[split["split"].isin(parts)]
     rows = np.array([row_of[path] for path in chosen["path"]], dtype=np.int64)
     classes = read_classes(paths)
     labels = chosen["label"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)

@@ -152,16 +152,18 @@ def _prepared(classifier: PixelClassifier, precision: Precision) -> nn.Module:
     fully masked, which cannot occur here, costs about 5 % in ONNX Runtime and hides the pattern from TensorRT.
 
     In the half form the embeddings stay in float32: they are a few per cent of the work, and half precision does not
-    hold the differences by which the model chooses among near-black patches.
+    hold the differences by which the model chooses among near-black patches. So does a head that reads features.
     """
     model = copy.deepcopy(classifier).eval()
     model.model.set_attn_implementation("eager")
     if precision == "float16":
-        vit, embeddings = model.model.vit, model.model.vit.embeddings
+        vit, embeddings, head = model.model.vit, model.model.vit.embeddings, copy.deepcopy(model.model.classifier)
         vit.add_module("embeddings", nn.Identity())
         model.model.half()
         vit.add_module("embeddings", embeddings)
         embeddings.register_forward_hook(lambda module, arguments, result: result.half())
+        if model.model.config.grain_features:
+            model.model.add_module("classifier", head)
     # TensorRT does nothing with an input of bytes but cast it: the cast comes first
     model.register_forward_pre_hook(lambda module, arguments: (arguments[0].float(),))
     return model

@@ -1,4 +1,4 @@
-"""The model to train: a ViT from pretrained weights, or from random ones (`scratch`)."""
+"""The model to train: a ViT from pretrained weights, the shipped ones among them, or from random ones (`scratch`)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from rice_lib.backends.vit import STEM_STRIDE, RiceViTConfig, RiceViTForImageClassification
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import FinetuneParams
+from rice_lib.common.paths import find_root
 from rice_lib.contract.decode import IMAGE_SIZE
+
+SHIPPED = "models/rice-vit-tiny"
+"""Weights of the model that ships, below the project's root: `finetune.model: shipped`."""
 
 
 def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForImageClassification:
-    """Create the model to train: pretrained from a hub name or a local directory, or from random weights (`scratch`).
+    """Create the model to train: the shipped one, one of a hub or a local directory, or of random weights (`scratch`).
 
     Raises:
         RiceError: the weights cannot be had, are not a ViT's, or `architecture` does not belong to them.
@@ -24,18 +29,26 @@ def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForIma
         "label2id": {name: number for number, name in enumerate(labels)},
         "foreground_patches": params.foreground_patches,
         "aligned_frame": params.aligned_frame,
+        "grain_features": params.grain_features,
     }
+    source = params.model
+    if source == "shipped":
+        if params.aligned_frame is not None or params.foreground_patches is not None:
+            raise RiceError("finetune.model=shipped brings its aligned_frame; leave that and foreground_patches null")
+        source = str(find_root() / SHIPPED)
+        del changes["foreground_patches"], changes["aligned_frame"]
     if params.aligned_frame is not None and params.foreground_patches is not None:
         raise RiceError("finetune.aligned_frame: the complete frame is attended to; set foreground_patches to null")
     if params.model == "scratch":
         return _from_scratch(params, changes)
     if params.architecture is not None:
         raise RiceError("finetune.architecture: only for finetune.model=scratch; a pretrained model brings its own")
+    logging.set_verbosity_error()  # transformers lists the weights of a new head as missing
     try:
-        config = RiceViTConfig.from_pretrained(params.model, **changes)
+        config = RiceViTConfig.from_pretrained(source, **changes)
         if config.model_type != "vit" or config.image_size != IMAGE_SIZE:
             raise RiceError(f"finetune.model={params.model}: not a ViT for {IMAGE_SIZE} px images")
-        return RiceViTForImageClassification.from_pretrained(params.model, config=config, ignore_mismatched_sizes=True)
+        return RiceViTForImageClassification.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
     except (OSError, ValueError) as error:
         fault = f"finetune.model={params.model}: cannot be loaded ({str(error).strip().splitlines()[0]})"
         raise RiceError(f"{fault}; name a local directory, or `scratch`") from None

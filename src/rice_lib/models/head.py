@@ -1,0 +1,127 @@
+"""Fit the head of a ViT with `grain_features` in closed form: a linear discriminant on its frozen embedding.
+
+A few dozen images a class do not train a network, but they place a linear discriminant whose covariance is pooled over
+the classes and shrunk (Ledoit & Wolf 2004, J. Multivariate Analysis 88:365). Fine-tuning then begins where it stands
+(Kumar et al. 2022, "Fine-tuning can distort pretrained features", arXiv:2202.10054).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from rice_lib.backends.checkpoint import CheckpointPredictor
+from rice_lib.backends.grain_features import FEATURES, FeatureHead
+from rice_lib.backends.vit import PROVENANCE_FILE, RiceViTForImageClassification, normalise
+from rice_lib.common.files import atomic_folder, write_json
+from rice_lib.common.run import Run
+from rice_lib.common.tracking import provenance
+from rice_lib.data.loading import Examples
+from rice_lib.models.calibration import fit_temperature
+from rice_lib.models.metrics import McNemar, mcnemar
+
+SIGNIFICANT = 0.05
+FOLDS = 5  # at most, of the images that set the head's temperature
+
+PARTS = {"the ViT's embedding": slice(-FEATURES), "grain features": slice(-FEATURES, None), "both": slice(None)}
+"""What a head can read of `RiceViTForImageClassification.evidence`."""
+
+
+def evidence(model: RiceViTForImageClassification, examples: Examples, batch_size: int) -> np.ndarray:
+    """Compute what the head reads of each image, float32 `[n, hidden_size + FEATURES]`; shows progress."""
+    with torch.inference_mode():
+        batches = examples.batches(batch_size, "embedding and grain features")
+        parts = [model.eval().evidence(normalise(torch.from_numpy(pixels).to(model.device))) for pixels in batches]
+    return torch.cat(parts).cpu().numpy()
+
+
+def discriminant(part: str = "both") -> Pipeline:
+    """Create the classifier of evidence, unfitted: standardisation, then the discriminant, on one of `PARTS`."""
+    chosen = FunctionTransformer(_columns, kw_args={"part": part})
+    return make_pipeline(chosen, StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"))
+
+
+def _columns(values: np.ndarray, part: str) -> np.ndarray:
+    return values[:, PARTS[part]].astype(np.float64)
+
+
+def fit_head(model: RiceViTForImageClassification, values: np.ndarray, labels: np.ndarray, part: str = "both") -> float:
+    """Fit `discriminant` and write it into a model's head; what lies outside `part` has the weight 0.
+
+    The logits are divided by the temperature that images which a fit has not seen ask for: with more features than
+    images of a class, a discriminant is far too sure of itself.
+
+    Args:
+        model: with `grain_features`; changed in place.
+        values: `evidence` of the training images.
+        labels: their class numbers, int `[n]`; every class occurs at least twice.
+        part: one of `PARTS`.
+
+    Returns:
+        That temperature.
+    """
+    folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).min())))
+    unseen = cross_val_predict(discriminant(part), values, labels, cv=folds, method="predict_log_proba")
+    temperature = fit_temperature(unseen, labels)
+    _, scaler, fitted = discriminant(part).fit(values, labels).named_steps.values()
+    weights, bias = fitted.coef_, fitted.intercept_
+    if len(weights) == 1:  # of two classes scikit-learn gives the log-odds of the second
+        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    weights, bias = weights - weights.mean(axis=0), bias - bias.mean()  # smaller logits, of the same softmax
+    head, columns = model.classifier, PARTS[part]
+    assert isinstance(head, FeatureHead)
+    with torch.no_grad():
+        head.mean.zero_(), head.scale.fill_(1), head.linear.weight.zero_()
+        head.mean[columns], head.scale[columns] = torch.from_numpy(scaler.mean_), torch.from_numpy(scaler.scale_)
+        head.linear.weight[:, columns] = torch.from_numpy(weights / temperature).float()
+        head.linear.bias.copy_(torch.from_numpy(bias / temperature))
+    return temperature
+
+
+def best_part(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> str:
+    """Choose which of `PARTS` to read: both, unless one alone is better beyond chance.
+
+    Args:
+        predictions: of each part, class numbers by models that had not seen the image, int `[n]`.
+        labels: true class numbers, int `[n]`.
+    """
+    tests = {part: mcnemar(labels, predictions["both"], own) for part, own in predictions.items()}
+    better = [part for part, test in tests.items() if beyond_chance(test)]
+    return max(better, key=lambda part: (predictions[part] == labels).mean(), default="both")
+
+
+def beyond_chance(test: McNemar) -> bool:
+    """Say whether the second of two models is better than the first at p below `SIGNIFICANT`."""
+    return test.p_value < SIGNIFICANT and test.only_b_wrong < test.only_a_wrong
+
+
+def predicted(checkpoint: Path, examples: Examples, batch_size: int) -> np.ndarray:
+    """Predict the class numbers of images by a checkpoint, int64 `[n]`; shows progress."""
+    with CheckpointPredictor(checkpoint) as predictor:
+        batches = examples.batches(batch_size, checkpoint.name)
+        return np.concatenate([predictor.logits(pixels).argmax(axis=1) for pixels in batches])
+
+
+def swap(first: Path, second: Path) -> None:
+    """Exchange two folders."""
+    aside = first.with_name(f".{first.name}.aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+
+
+def save_head(run: Run, model: RiceViTForImageClassification, folder: Path, trained_on: str) -> None:
+    """Save a model whose head was fitted as a checkpoint, with what made it."""
+    settings = run.params.finetune.model_dump(mode="json")
+    with atomic_folder(folder) as fresh:
+        model.save_pretrained(fresh)
+        (fresh / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read its file
+        about = {**provenance(run), "scheme": trained_on, "finetune": settings, "trained": "head alone"}
+        write_json(fresh / PROVENANCE_FILE, about)

@@ -1,0 +1,171 @@
+"""Measure a classifier of grains by photographs it has not seen, where many grains come from few photographs.
+
+Grains of one photograph share its light, focus and scale: they are one group, which no fold tears, and the error bars
+are those of photographs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+from rice_lib.common.interval import wilson
+from rice_lib.common.tracking import Metric
+from rice_lib.contract.decision import Decision, RejectionRule
+from rice_lib.contract.features import COLUMN
+from rice_lib.models.calibration import REJECTED_SHARE, fit_rejection_rule, fit_temperature
+from rice_lib.models.metrics import confusion_counts
+
+FOLDS = 5  # at most; a class of fewer photographs has one a fold
+DRAWS = 20  # of photographs, for each point of a learning curve
+RESAMPLES = 1000  # of the bootstraps
+MOST_REJECTED = 0.02  # share of the grains of photographs not seen whose appearance the rule may reject
+LEAST_POINTS = 3  # of a learning curve that is extended: two points lie on any curve
+
+
+def shared(groups: np.ndarray) -> bool:
+    """Say whether most images share their group with others, as the grains of a photograph do."""
+    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return bool(np.median(counts[inverse]) > 1)
+
+
+def fewest(labels: np.ndarray, groups: np.ndarray) -> int:
+    """Count the groups of the class that has the fewest."""
+    return min(len(np.unique(groups[labels == number])) for number in np.unique(labels))
+
+
+def out_of_fold(
+    classifier: BaseEstimator, values: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-validate by group: log-probabilities, float64 `[n, classes]`, by a fit that has not seen the image's group;
+    and the fold of each image, int `[n]`."""
+    splits = StratifiedGroupKFold(min(FOLDS, fewest(labels, groups)), shuffle=True, random_state=seed)
+    folds = np.empty(len(labels), int)
+    for number, (_, held_out) in enumerate(splits.split(values, labels, groups)):
+        folds[held_out] = number
+    scores = cross_val_predict(classifier, values, labels, groups=groups, cv=splits, method="predict_log_proba")
+    return scores, folds
+
+
+def accuracy(correct: np.ndarray, groups: np.ndarray, seed: int, name: str = "accuracy") -> Metric:
+    """Compute the share of correct images, with the bootstrap's interval over groups."""
+    hits, sizes = (np.bincount(np.unique(groups, return_inverse=True)[1], weight) for weight in (correct, None))
+    drawn = np.random.default_rng(seed).integers(0, len(sizes), (RESAMPLES, len(sizes)))
+    low, high = np.quantile(hits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
+    how = f"bootstrap over {len(sizes)} photographs, {RESAMPLES} resamples"
+    return Metric(float(np.mean(correct)), float(low), float(high), n=len(correct), how=how, name=name)
+
+
+def majorities(predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """List groups with their class, the class most of their images are predicted as, the images, and its share."""
+    rows = []
+    for group in np.unique(groups):
+        votes = np.bincount(predicted[groups == group], minlength=len(classes))
+        low, high = wilson(int(votes.max()), int(votes.sum()))
+        rows.append(
+            {"variety": classes[labels[groups == group][0]], "predicted as": classes[votes.argmax()],
+             "grains": int(votes.sum()), "share of them": Metric(votes.max() / votes.sum(), low, high)}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def confusions(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], most: int = 3) -> str:
+    """Say which class is predicted as which other most often, up to `most` pairs, as a sentence."""
+    counts = confusion_counts(labels, predicted, len(classes))
+    off = np.where(np.eye(len(classes), dtype=bool), 0, counts)
+    pairs = [divmod(int(place), len(classes)) for place in np.argsort(-off, axis=None, kind="stable")[:most]]
+    said = [
+        f"{classes[i]} is predicted as {classes[j]} ({off[i, j]} of {counts[i].sum()})" for i, j in pairs if off[i, j]
+    ]
+    return f"Most often {', '.join(said)}." if said else "No variety is predicted as another."
+
+
+def learning_curve(
+    classifier: BaseEstimator, values: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """Measure accuracy on photographs not drawn, by the number drawn of each class to train on.
+
+    Returns columns photographs and accuracy, `DRAWS` rows for each number.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    own = [np.unique(groups[labels == number]) for number in np.unique(labels)]
+    for count in range(1, min(map(len, own))):
+        for _ in range(DRAWS):
+            known = np.isin(groups, np.concatenate([rng.permutation(of)[:count] for of in own]))
+            fitted = clone(classifier).fit(values[known], labels[known])
+            correct = fitted.predict(values[~known]) == labels[~known]
+            rows.append({"photographs": count, "accuracy": float(correct.mean())})
+    return pd.DataFrame(rows, columns=["photographs", "accuracy"])
+
+
+def extend(curve: pd.DataFrame, photographs: int, seed: int) -> Metric | None:
+    """Extend a learning curve to a number of photographs, as a power law of the error (Cortes et al. 1994, NIPS 6:327).
+
+    None where it has fewer than `LEAST_POINTS`, or where its rise is not beyond what the draws scatter.
+    """
+    errors = 1 - np.array([of_number["accuracy"] for _, of_number in curve.groupby("photographs")])
+    if len(errors) < LEAST_POINTS:
+        return None
+    drawn = np.random.default_rng(seed).integers(0, errors.shape[1], (RESAMPLES, *errors.shape))
+    means = np.concatenate([errors.mean(axis=1)[None], np.take_along_axis(errors[None], drawn, axis=2).mean(axis=2)])
+    numbers = np.log(curve["photographs"].unique())
+    slopes, levels = np.polyfit(numbers, np.log(np.maximum(means, 1e-4)).T, 1)
+    found = 1 - np.exp(levels + slopes * np.log(photographs))
+    rises = np.quantile(slopes[1:], 0.975) < 0
+    return Metric(float(found[0]), *map(float, np.quantile(found[1:], [0.025, 0.975]))) if rises else None
+
+
+def calibrate(
+    scores: np.ndarray, folds: np.ndarray, labels: np.ndarray, features: np.ndarray, seed: int
+) -> tuple[Decision, Metric]:
+    """Calibrate a classifier that was fitted on all images, by what `out_of_fold` gave.
+
+    Each image's distance is that from clusters which have not seen its fold. The limit is set by all of these, and
+    raised where a limit set by the other folds would reject more than `MOST_REJECTED` of a fold: so much do few
+    photographs differ from the next.
+
+    Args:
+        scores: log-probabilities, `[n, classes]`.
+        folds: of each image, int `[n]`.
+        labels: class numbers, int `[n]`.
+        features: `extract_features` of each image, float32 `[n, M]`.
+        seed: of the clusters.
+
+    Returns:
+        The decision, and the share of images that it rejects of photographs it has not seen.
+    """
+    distances = np.empty(len(labels))
+    for number in np.unique(folds):
+        known, held_out = folds != number, folds == number
+        pair = (features[held_out], scores[held_out])
+        rule = fit_rejection_rule((features[known], labels[known]), pair, seed=seed)
+        distances[held_out] = rule.distances(pair[1], pair[0])
+    whole = fit_rejection_rule((features, labels), (features, scores), seed=seed)
+    # a structure that many of these grains have (a dark spot counts as a hole) is no reason to reject the next
+    limits = {name: _widened(limits, features[:, COLUMN[name]]) for name, limits in whole.limits.items()}
+    odd = np.array([r is not None for r in RejectionRule(limits, whole.clusters, np.inf).reasons(scores, features)])
+    # of each image, in units of the limit that the other folds set
+    apart = distances / np.array([_limit(distances[folds != number]) for number in folds])
+    margin = max(1.0, float(np.quantile(apart, 1 - MOST_REJECTED)))
+    rule = RejectionRule(limits, whole.clusters, margin * _limit(distances))
+    beyond = int((odd | (apart > margin)).sum())
+    low, high = wilson(beyond, len(labels))
+    price = Metric(
+        beyond / len(labels), low, high, n=len(labels), how="cross-validation by photograph", name="rejected"
+    )
+    about = {"training_images": len(labels), "validation": "cross-validation by photograph"}
+    return Decision(fit_temperature(scores, labels), rule, about), price
+
+
+def _widened(limits: tuple[float, float], values: np.ndarray) -> tuple[float, float]:
+    """Widen limits to hold all but a share of the values."""
+    low, high = np.quantile(values, [REJECTED_SHARE / 2, 1 - REJECTED_SHARE / 2])
+    return min(limits[0], float(low)), max(limits[1], float(high))
+
+
+def _limit(distances: np.ndarray) -> float:
+    return float(np.quantile(distances, 1 - REJECTED_SHARE))
