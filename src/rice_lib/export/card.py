@@ -27,7 +27,7 @@ def model_card(labels: Sequence[str], provenance: Mapping[str, Any], results: Re
         ValueError: a result is not of the form that the Hub takes.
     """
     start = provenance["finetune"]["model"]
-    base = None if start == "scratch" else start
+    base = None if start in ("scratch", "shipped") else start
     about = ModelCardData(
         license="apache-2.0" if base is None else "other",
         license_name=None if base is None else "see-base-model",

@@ -20,6 +20,7 @@ MODELS = {
     "shape": "Ten shape and colour features",
     "cnn": "Frozen CNN, logistic regression",
     "vit": "ViT",
+    "head": "ViT and grain features, head alone",
 }
 """What people call the models."""
 
