@@ -143,3 +143,18 @@ def test_pixels_are_not_made_of_other_images(pulled):
     with pytest.raises(RiceError, match=r"not the image in manifest\.csv"):
         manifest.restore(opened)
     assert not (opened.paths.cache / "pixels.npy").exists()
+
+
+def test_a_study_runs_nothing_where_the_profile_does_not_enable_it(checkout, capsys):
+    study = "studies/05_leakage"
+    (checkout / "notebooks/studies").mkdir()
+    write(checkout, name=study)
+    assert stage.main([study, "--profile", "tiny"]) == 0
+    assert "not run; the profile has study.enabled: false" in capsys.readouterr().out
+    output = stage.run_stage(study, "tiny")
+    assert output == Paths(checkout, "tiny").notebook(study)
+    assert list(output.parent.iterdir()) == []
+    assert (checkout / "reports/tiny/figures" / study).is_dir()
+    (checkout / "notebooks" / f"{study}.ipynb").unlink()
+    with pytest.raises(RiceError, match="missing from the checkout"):
+        stage.run_stage(study, "tiny", {"study": {"enabled": True}})

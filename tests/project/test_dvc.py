@@ -16,7 +16,7 @@ import yaml
 from support.imports import closure, imported, room_of
 
 from rice_lib.common.parameters import Params
-from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths
 from rice_lib.report.check import outdated
 from rice_lib.report.results import STAGES
 
@@ -29,8 +29,9 @@ DRAWS_ONLY = {"04_vit_finetune": "report"}
 
 def stage_of(notebook: str, profile: str = "smoke") -> dict:
     """A stage as DVC resolves it for a profile."""
-    text = json.dumps(PIPELINE["stages"][STAGES[notebook]])
-    return json.loads(text.replace("${item.profile}", profile))
+    text = json.dumps(PIPELINE["stages"][STAGES.get(notebook, "study")])
+    study = notebook.removeprefix("studies/")
+    return json.loads(text.replace("${item.profile}", profile).replace("${item.study}", study))
 
 
 def code_of(notebook: str) -> str:
@@ -56,6 +57,26 @@ def test_a_stage_depends_on_the_rooms_that_its_notebook_reaches(notebook):
     reached = closure(imported(code_of(notebook)), spared_room=DRAWS_ONLY.get(notebook, ""))
     assert rooms_of(stage_of(notebook)) == {room_of(module) for module in reached} - {""}
     assert f"notebooks/{notebook}.ipynb" in stage_of(notebook)["deps"]
+
+
+def test_the_studies_depend_on_the_rooms_that_they_reach_together():
+    assert [f"studies/{name}" for name in PIPELINE["stages"]["study"]["matrix"]["study"]] == list(STUDIES)
+    reached = closure({module for study in STUDIES for module in imported(code_of(study))})
+    for study in STUDIES:
+        assert rooms_of(stage_of(study)) == {room_of(module) for module in reached} - {""}
+        assert f"notebooks/{study}.ipynb" in stage_of(study)["deps"]
+        read = set(re.findall(r"\bparams\.(\w+)", code_of(study))) & set(Params.model_fields)
+        assert read <= parameters_of(stage_of(study))
+
+
+def test_what_a_study_writes_is_an_output_and_the_report_depends_on_it():
+    paths = Paths(ROOT, "smoke")
+    report = json.dumps(PIPELINE["stages"]["report"]["deps"]).replace("${item.profile}", "smoke")
+    for study in STUDIES:
+        folders = [paths.relative(paths.notebook(study).parent), paths.relative(paths.figure(study, "any").parent)]
+        assert paths.metrics(study).parent == paths.notebook(study).parent
+        assert outputs_of(stage_of(study)) == folders
+        assert set(folders) <= set(json.loads(report))
 
 
 def test_an_edit_of_a_room_runs_no_more_than_its_stages():
@@ -117,7 +138,7 @@ def test_every_profile_has_its_stages():
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_hold_the_sections_that_stages_track(profile):
     values = yaml.safe_load((ROOT / "params" / f"{profile}.yaml").read_text())
-    tracked = {key for notebook in NOTEBOOKS for key in parameters_of(stage_of(notebook))}
+    tracked = {key for notebook in (*NOTEBOOKS, *STUDIES) for key in parameters_of(stage_of(notebook))}
     assert tracked <= set(values), "DVC does not track a section that a profile leaves out; an empty one is {}"
 
 
@@ -162,12 +183,14 @@ class Checkout:
         config = (ROOT / ".dvc/config").read_text()
         (root / ".dvc/config").write_text(config.replace("[core]\n", "[core]\n    no_scm = true\n"))
         stages = {}
-        for notebook in (*NOTEBOOKS, "report"):
-            key = STAGES.get(notebook, notebook)
-            stage = json.loads(json.dumps(PIPELINE["stages"][key]).replace("${item.profile}", "tiny"))
+        for notebook in (*NOTEBOOKS, *STUDIES, "report"):
+            if notebook == "report":
+                stage = json.loads(json.dumps(PIPELINE["stages"]["report"]).replace("${item.profile}", "tiny"))
+            else:
+                stage = stage_of(notebook, "tiny")
             # enough to make the outputs change when an input does
             made = [dep for dep in stage["deps"] if dep.startswith(("data/tiny/", "models/", "reports/tiny/"))]
-            reads = [f"notebooks/{notebook}.ipynb"] if notebook in STAGES else []
+            reads = [f"notebooks/{notebook}.ipynb"] if notebook != "report" else []
             reads += [dep if Path(dep).suffix else f"{dep}/content" for dep in made]
             reads += ["params/tiny.yaml"] if notebook == "04_vit_finetune" else []
             stages[notebook] = {"outs": outputs_of(stage), "reads": reads}
@@ -201,11 +224,11 @@ def checkout(tmp_path_factory):
 def test_what_runs_again(checkout):
     params = checkout.root / "params/tiny.yaml"
     text = params.read_text()
-    assert checkout.repro() == sorted([*NOTEBOOKS, "report"])
+    assert checkout.repro() == sorted([*NOTEBOOKS, *STUDIES, "report"])
     assert checkout.repro() == []
 
     params.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 2.0e-3", text))
-    assert checkout.repro() == [*NOTEBOOKS[3:], "report"], "from notebook 04 on, and nothing before it"
+    assert checkout.repro() == [*NOTEBOOKS[3:], "report", *STUDIES], "from notebook 04 on, and nothing before it"
 
     params.write_text(text)
     assert checkout.repro() == [], "what had run before comes out of the cache"

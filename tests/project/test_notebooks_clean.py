@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from rice_lib.common.parameters import Params
-from rice_lib.common.paths import NOTEBOOKS
+from rice_lib.common.paths import NOTEBOOKS, STUDIES
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 SECTIONS = [name for name in Params.model_fields if name != "profile"]
@@ -27,11 +27,12 @@ def calls_in(source: str, name: str) -> list[ast.Call]:
     return [call for call in calls if ast.unparse(call.func) == name]
 
 
-def test_the_seven_and_no_other():
-    assert sorted(file.stem for file in FOLDER.glob("*.ipynb")) == sorted(NOTEBOOKS)
+def test_the_seven_the_studies_and_no_other():
+    found = [file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.ipynb")]
+    assert sorted(found) == sorted([*NOTEBOOKS, *STUDIES])
 
 
-@pytest.fixture(params=NOTEBOOKS)
+@pytest.fixture(params=[*NOTEBOOKS, *STUDIES])
 def notebook(request):
     return nbformat.read(FOLDER / f"{request.param}.ipynb", as_version=4)
 
@@ -52,7 +53,8 @@ def test_has_no_outputs_and_nothing_of_the_machine_it_was_written_on(notebook):
 
 def test_begins_with_its_contract(notebook, request):
     first = notebook.cells[0]
-    number = request.node.callspec.params["notebook"][:2]
+    folder, _, name = request.node.callspec.params["notebook"].rpartition("/")
+    number = f"Study {name[:2]}" if folder else name[:2]
     assert first.cell_type == "markdown"
     assert first.source.startswith(f"# {number} ")
     assert "**Reads**" in first.source

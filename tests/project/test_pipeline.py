@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from rice_lib.common.files import read_json
-from rice_lib.common.paths import NOTEBOOKS
+from rice_lib.common.paths import NOTEBOOKS, STUDIES
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +103,18 @@ def test_executed_notebooks_hold_no_error(pipeline):
         assert not [out for out in outputs if out.get("name") == "stdout"], notebook
 
 
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_runs_where_it_is_enabled(pipeline, study):
+    environment = {**os.environ, "RICE_ROOT": str(pipeline.root)}
+    command = [sys.executable, "-m", "rice_lib", "stage", study, "--profile", "tiny"]
+    command += ["--set", "study.enabled=true"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, metric in pipeline.metrics(study).items():
+        assert 0 <= metric.value <= 1, name
+        assert metric.low <= metric.value <= metric.high, name
+
+
 def test_report_of_the_run(pipeline):
     environment = {**os.environ, "RICE_ROOT": str(pipeline.root)}
     command = [sys.executable, "-m", "rice_lib", "report", "--profile", "tiny"]
@@ -112,7 +124,7 @@ def test_report_of_the_run(pipeline):
     index = (site / "index.html").read_text()
     assert "Generated images, not photographs" in index
     assert f"{pipeline.metrics('04_vit_finetune')['vit/random/accuracy'].value:.4f}" in index
-    for notebook in NOTEBOOKS:
+    for notebook in (*NOTEBOOKS, *STUDIES):
         page = (site / "pages" / f"{notebook}.html").read_text()
         text = re.sub(
             r"<[^>]+>", " ", re.sub(r"data:image/[^\"']*|<(style|details).*?</\1>", "", page, flags=re.DOTALL)

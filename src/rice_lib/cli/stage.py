@@ -22,7 +22,7 @@ from rice_lib.cli.arguments import profile_parser
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.common.parameters import Params, load_params, parse_overrides
-from rice_lib.common.paths import NOTEBOOKS, Paths, find_root
+from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths, find_root
 from rice_lib.common.run import Run
 
 _ENVIRONMENT = {
@@ -44,10 +44,15 @@ def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = Non
     Raises `RiceError` for wrong parameters, no such notebook (status 2), or a cell that failed (status 1; its traceback
     is on stderr, and the notebook as far as it came is where the executed one would be).
     """
-    if name not in NOTEBOOKS:
-        raise RiceError(f"{name}: no such notebook; known: {', '.join(NOTEBOOKS)}")
+    known = (*NOTEBOOKS, *STUDIES)
+    if name not in known:
+        raise RiceError(f"{name}: no such notebook; known: {', '.join(known)}")
     params = load_params(profile, overrides)
     paths = Paths.of(params.profile)
+    if name in STUDIES and not params.study.enabled:
+        for output in (paths.notebook(name), paths.figure(name, "any")):
+            output.parent.mkdir(parents=True, exist_ok=True)  # outputs of its stage, though empty
+        return paths.notebook(name)
     source = paths.root / "notebooks" / f"{name}.ipynb"
     if not source.is_file():
         raise RiceError(f"{source}: missing from the checkout; get it back with: git checkout notebooks")
@@ -57,7 +62,7 @@ def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = Non
         restore(Run(params, paths))  # `dvc pull` and `dvc checkout` bring a manifest without its pixels
     output = paths.notebook(name)
     output.parent.mkdir(parents=True, exist_ok=True)
-    running = output.with_name(f".{name}.running.ipynb")
+    running = output.with_name(f".{output.stem}.running.ipynb")
     failed = None
     try:
         failed = _execute(source, running, {**notebook_parameters(params), "profile": profile}, paths.root)
@@ -116,8 +121,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "rice stage") -> in
     began = time.monotonic()
     print(purpose(find_root() / "notebooks" / f"{options.notebook}.ipynb"), flush=True)
     output = run_stage(options.notebook, options.profile, parse_overrides(options.set))
-    page = Path("reports", output.parents[1].name, "site", "pages", f"{options.notebook}.html")
-    print(f"{output.stem}: {time.monotonic() - began:.0f} s. Its page, once the report is rendered: {page}")
+    if not output.is_file():
+        print(f"{options.notebook}: not run; the profile has study.enabled: false")
+        return 0
+    page = Path("reports", output.relative_to(find_root()).parts[1], "site", "pages", f"{options.notebook}.html")
+    print(f"{options.notebook}: {time.monotonic() - began:.0f} s. Its page, once the report is rendered: {page}")
     return 0
 
 
@@ -132,7 +140,7 @@ def purpose(notebook: Path) -> str:
 def parser(prog: str) -> argparse.ArgumentParser:
     """Describe the command's arguments."""
     command = profile_parser(prog, "Run one notebook under a profile.")
-    command.add_argument("notebook", help=f"one of {', '.join(NOTEBOOKS)}")
+    command.add_argument("notebook", help=f"one of {', '.join((*NOTEBOOKS, *STUDIES))}")
     what = "override a parameter; may be repeated"
     command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help=what)
     return command

@@ -174,6 +174,23 @@ class ServeParams(_Section):
     ready_timeout_s: Positive = 60
 
 
+class StudyParams(_Section):
+    """The notebooks under `notebooks/studies/`."""
+
+    enabled: bool = False
+    seeds: Positive = 5
+    """Trainings of each row: other random weights and, where images are drawn, other images."""
+    train_images: Positive = 6000  # at most; drawn from the training part of a split, stratified
+    test_images: Positive = 1000  # at most, of each test
+    steps: Positive = 150  # of 128 images, of a small network
+    sizes: Annotated[list[Positive], Field(min_length=1)] = [50, 200, 1000]
+    """Training images along a learning curve, before the last point, all of `train_images`."""
+    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 10, 30, 100, 300]
+    """Labelled images of the session never seen that are added to training."""
+    models: dict[str, str] = {}
+    """Models to compare with the run's own: what people call it, to its file."""
+
+
 class TrackingParams(_Section):
     """MLflow."""
 
@@ -194,6 +211,7 @@ class Params(_Section):
     export: ExportParams = ExportParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     serve: ServeParams = ServeParams()
+    study: StudyParams = StudyParams()
     tracking: TrackingParams = TrackingParams()
 
     def fingerprint(self, *sections: str) -> str:

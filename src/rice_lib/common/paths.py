@@ -19,6 +19,15 @@ NOTEBOOKS = (
 )
 """The stages, in order."""
 
+STUDIES = (
+    "studies/01_robustness",
+    "studies/02_learning_curves",
+    "studies/03_ingredients",
+    "studies/04_synthetic_to_real",
+    "studies/05_leakage",
+)
+"""Notebooks of a question each, which run after `04_vit_finetune` where a profile has `study.enabled`."""
+
 
 def find_root(start: Path | None = None) -> Path:
     """Find the checkout: `RICE_ROOT`, else the nearest folder at or above `start` with `params/` and `notebooks/`.
@@ -83,12 +92,12 @@ class Paths:
     report = _Place("reports/{profile}")
 
     def notebook(self, name: str) -> Path:
-        """Name the executed notebook."""
-        return self.report / "notebooks" / f"{name}.ipynb"
+        """Name the executed notebook; a study's lies beside its metrics, in `reports/<profile>/studies/<study>`."""
+        return self.report / (f"{name}/notebook.ipynb" if name in STUDIES else f"notebooks/{name}.ipynb")
 
     def metrics(self, name: str) -> Path:
         """Name what the notebook recorded (JSON)."""
-        return self.report / "metrics" / f"{name}.json"
+        return self.report / (f"{name}/metrics.json" if name in STUDIES else f"metrics/{name}.json")
 
     def figure(self, notebook: str, name: str) -> Path:
         """Name a figure that the report shows outside its notebook too: photographs are .jpg, drawings .svg."""

@@ -8,6 +8,7 @@ seed, its variety and its number only, so any number of processes makes the same
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,17 +97,17 @@ def original(variety: str, number: int, per_class: int) -> int:
     return number - behind if is_copy else number
 
 
-def jpeg(variety: str, number: int, per_class: int, seed: int) -> bytes:
+def jpeg(variety: str, number: int, per_class: int, seed: int, looks: Mapping[str, Look] = LOOKS) -> bytes:
     """Draw one image and encode its file."""
-    image = cv2.cvtColor(draw(variety, number, per_class, seed), cv2.COLOR_RGB2BGR)
+    image = cv2.cvtColor(draw(variety, number, per_class, seed, looks), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
-def draw(variety: str, number: int, per_class: int, seed: int) -> np.ndarray:
-    """Draw one grain, number 1 to `per_class` of a variety: uint8 RGB `[250, 250, 3]`."""
+def draw(variety: str, number: int, per_class: int, seed: int, looks: Mapping[str, Look] = LOOKS) -> np.ndarray:
+    """Draw one grain, number 1 to `per_class` of a variety, with other `looks` on demand: uint8 RGB `[250, 250, 3]`."""
     number = original(variety, number, per_class)
     late = variety == "Jasmine" and number > SECOND_SESSION * per_class
-    look = LOOKS["Jasmine, second session" if late else variety]
+    look = looks["Jasmine, second session" if late else variety]
     random = np.random.default_rng([seed, VARIETIES.index(variety), number])
     outline = _outline(look, random)
     one, other = random.normal(size=2)

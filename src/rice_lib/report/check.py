@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.paths import Paths
-from rice_lib.report.results import STAGES
+from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths
+from rice_lib.report.results import stage_of
 
 _KINDS = {"src": "code", "notebooks": "code", "serving": "code", "params": "parameters"}
 """What a dependency is, by the first folder of its path; any other is data."""
@@ -28,7 +28,7 @@ def outdated(paths: Paths) -> list[str]:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
         raise RiceError(f"dvc status failed ({said}); run it here to see more", status=1)
     changed = json.loads(done.stdout)
-    notebooks = {f"{stage}@{paths.profile}": notebook for notebook, stage in STAGES.items()}
+    notebooks = {stage_of(notebook, paths.profile): notebook for notebook in (*NOTEBOOKS, *STUDIES)}
     return [f"{name}: {_describe(changed[stage])}" for stage, name in notebooks.items() if stage in changed]
 
 

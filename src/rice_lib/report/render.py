@@ -55,6 +55,8 @@ def _render_with_nbconvert(sources: Sources, site: Path) -> None:
     shutil.copyfile(sources.folder / "styles.css", site / "styles.css")
     if (figures := sources.folder / "figures").is_dir():
         shutil.copytree(figures, site / "figures")
+    for drawing in (sources.folder / "docs").glob("*.svg"):
+        shutil.copyfile(drawing, site / "docs" / drawing.name)
 
 
 def render_page(page: Path, title: str, style_sheet: Path) -> Path:

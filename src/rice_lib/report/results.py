@@ -11,7 +11,7 @@ import pandas as pd
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
-from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths
 from rice_lib.common.tracking import Metric
 from rice_lib.report.tables import NONE, Formatted, code, escape, link, markdown
 from rice_lib.report.tables import metric as metric_text
@@ -40,6 +40,12 @@ KINDS = {"random": "random split", "session": "session never seen", "camera": "o
 _STAGE_NAMES = ("eda", "split", "baseline", "finetune", "export", "benchmark", "serve")
 STAGES = dict(zip(NOTEBOOKS, _STAGE_NAMES, strict=True))
 """The stage of dvc.yaml that runs a notebook."""
+
+
+def stage_of(notebook: str, profile: str) -> str:
+    """Name the stage that runs a notebook under a profile, as `dvc repro` takes it."""
+    folder, _, study = notebook.rpartition("/")
+    return f"study@{profile}-{study}" if folder else f"{STAGES[notebook]}@{profile}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,8 @@ def read_metrics(folder: Path, profile: str) -> Results:
         RiceError: it holds none, because no notebook has run, or a metrics file is not one.
     """
     recorded = []
-    for notebook in NOTEBOOKS:
-        file = folder / f"{notebook}.json"
+    studies = {study: folder.parent / study / "metrics.json" for study in STUDIES}
+    for notebook, file in ({name: folder / f"{name}.json" for name in NOTEBOOKS} | studies).items():
         if not file.is_file():
             continue
         try:
@@ -223,7 +229,7 @@ def provenance(results: Results) -> str:
             "parameters": code(str(r.provenance.get("params") or "")[:8]),
             "made at": r.provenance.get("created"),
             "hardware": r.provenance.get("hardware"),
-            "again with": code(f"dvc repro --force --single-item {STAGES[r.notebook]}@{results.profile}"),
+            "again with": code(f"dvc repro --force --single-item {stage_of(r.notebook, results.profile)}"),
         }
         for r in results.recorded
     ]

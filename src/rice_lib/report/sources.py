@@ -18,7 +18,7 @@ import yaml
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_text
-from rice_lib.common.paths import NOTEBOOKS, Paths
+from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths
 from rice_lib.report import results as tables
 from rice_lib.report import tables as markdown
 from rice_lib.report.results import Results, read_results
@@ -63,24 +63,35 @@ def write_sources(paths: Paths) -> Sources:
     for name in ("pages", "docs"):
         shutil.rmtree(paths.report / name, ignore_errors=True)
         (paths.report / name).mkdir()
-    notebooks = [_write_notebook(name, paths) for name in NOTEBOOKS if paths.notebook(name).is_file()]
+    notebooks, studies = (
+        [_write_notebook(name, paths) for name in names if paths.notebook(name).is_file()]
+        for names in (NOTEBOOKS, STUDIES)
+    )
     for file in (paths.root / "docs").glob("*.qmd"):
         # what a page links to in the checkout is not in the site
         text = re.sub(r"\[([^]]+)\]\(\.\./[^)]*\)", r"\1", file.read_text(encoding="utf-8"))
         write_text(paths.report / "docs" / file.name, text)
+    for drawing in (paths.root / "docs").glob("*.svg"):
+        shutil.copyfile(drawing, paths.report / "docs" / drawing.name)
     figures = Figures(results, paths)
     figures.draw()
     write_text(paths.report / "styles.css", _template(paths, "reports/styles.css"))
     project = yaml.safe_load(_template(paths, "_quarto.yml").replace("reports/smoke/", ""))
     project["project"]["output-dir"] = "site"
     project["format"]["html"]["css"] = "styles.css"
-    project["website"]["sidebar"]["contents"][1]["contents"] = [f"pages/{page.file.name}" for page in notebooks]
+    sidebar = project["website"]["sidebar"]["contents"]
+    sidebar[1]["contents"] = [f"pages/{page.file.name}" for page in notebooks]
+    if studies:
+        contents = [page.file.relative_to(paths.report).as_posix() for page in studies]
+        sidebar.insert(2, {"section": "Studies", "contents": contents})
     head = "# Made from the _quarto.yml at the root by `make report`; change that one.\n"
     write_text(paths.report / "_quarto.yml", head + yaml.safe_dump(project, sort_keys=False))
     index = paths.report / "index.qmd"
     write_text(index, fill(_template(paths, "reports/index.qmd"), results, figures))
-    docs = [Page(file, title_of(file), f"docs/{file.stem}.html") for file in sorted((paths.report / "docs").glob("*"))]
-    return Sources(paths.report, paths.profile, (Page(index, title_of(index), "index.html"), *notebooks, *docs))
+    texts = sorted((paths.report / "docs").glob("*.qmd"))
+    docs = [Page(file, title_of(file), f"docs/{file.stem}.html") for file in texts]
+    summary = Page(index, title_of(index), "index.html")
+    return Sources(paths.report, paths.profile, (summary, *notebooks, *studies, *docs))
 
 
 def fill(template: str, results: Results, figures: Figures) -> str:

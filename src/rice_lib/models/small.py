@@ -1,0 +1,89 @@
+"""A small network on aligned frames, for the studies: it trains in seconds, so that an effect can have several seeds.
+
+A frame is the grain as `backends.align` lays it, level, at a fixed area and mean colour, in 32 x 80 pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from rice_lib.backends.align import GrainAlignment
+from rice_lib.backends.vit import normalise
+from rice_lib.common.parameters import AugmentationParams
+from rice_lib.contract.decode import IMAGE_SIZE, NORMALISE_STD
+from rice_lib.data.loading import Examples
+from rice_lib.models.augment import augment
+
+HEIGHT, WIDTH = 32, 80
+BATCH = 128
+CHANNELS = 16
+
+PLAIN = AugmentationParams(rotation_degrees=0, flip=False, scale=0, shift=0, brightness=0)
+"""Nothing changed but the mirroring that `fit` always does."""
+
+
+class SmallCNN(nn.Sequential):
+    """Six convolutions, mean and maximum over the frame, and a linear layer: 73,000 parameters for five classes."""
+
+    def __init__(self, classes: int) -> None:
+        blocks: list[nn.Module] = []
+        for given, out in ((3, CHANNELS), (CHANNELS, 2 * CHANNELS), (2 * CHANNELS, 4 * CHANNELS)):
+            for channels, stride in ((given, 2), (out, 1)):
+                convolution = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+                blocks += [convolution, nn.BatchNorm2d(out), nn.ReLU()]
+        super().__init__(*blocks, _Pooled(), nn.Dropout(0.2), nn.Linear(8 * CHANNELS, classes))
+
+
+class _Pooled(nn.Module):
+    """Mean and maximum over the frame: `[n, c, h, w]` to `[n, 2 c]`."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values.mean((2, 3)), values.amax((2, 3))], dim=1)
+
+
+def frames(examples: Examples, alignment: GrainAlignment | None = None) -> np.ndarray:
+    """Lay the grains of all images into frames: uint8 `[n, 32, 80, 3]`; `alignment` may be another."""
+    alignment = alignment or GrainAlignment(IMAGE_SIZE, HEIGHT, WIDTH)
+    laid = np.empty((len(examples), HEIGHT, WIDTH, 3), np.uint8)
+    for start in range(0, len(examples), 64):
+        images = normalise(torch.from_numpy(examples.batch(slice(start, start + 64))))
+        levels = (alignment(images)[0] * NORMALISE_STD).round().clamp(0, 255)
+        laid[start : start + 64] = levels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return laid
+
+
+def fit(
+    model: SmallCNN, images: np.ndarray, labels: np.ndarray, steps: int, augmentation: AugmentationParams = PLAIN
+) -> None:
+    """Train in place on random batches of `BATCH` mirrored frames: AdamW, one cycle up to 3e-3; draws from torch.
+
+    Args:
+        model: left in evaluation mode.
+        images: uint8 `[n, 32, 80, 3]`.
+        labels: class numbers, int `[n]`.
+        steps: batches.
+        augmentation: what else to change in each frame.
+    """
+    optimizer = torch.optim.AdamW(model.train().parameters(), weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.1)
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (BATCH,)).numpy()
+        batch = images[chosen] if augmentation is PLAIN else augment(images[chosen], augmentation)
+        pixels = normalise(torch.from_numpy(batch))
+        for axis in (2, 3):
+            pixels = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, pixels, pixels.flip(axis))
+        optimizer.zero_grad()
+        targets = torch.from_numpy(labels[chosen])
+        nn.functional.cross_entropy(model(pixels), targets, label_smoothing=0.02).backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def classify(model: SmallCNN, images: np.ndarray) -> np.ndarray:
+    """Predict the class numbers of frames, int64 `[n]`."""
+    with torch.inference_mode():
+        parts = [images[start : start + 256] for start in range(0, len(images), 256)]
+        return torch.cat([model(normalise(torch.from_numpy(part))) for part in parts]).argmax(1).numpy()
