@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,16 @@ class Pipeline:
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """The seven notebooks, executed in order on the tiny profile, in a checkout of their own: about two minutes."""
-    root = tmp_path_factory.mktemp("pipeline")
+    return run_notebooks(tmp_path_factory.mktemp("pipeline"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def notebooks_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pipeline]:
+    """A function that executes notebooks under a profile with `section.key=value` set, in a checkout of their own."""
+    return lambda profile, *settings: run_notebooks(tmp_path_factory.mktemp(profile), profile, settings)
+
+
+def run_notebooks(root: Path, profile: str, settings: Sequence[str] = ()) -> Pipeline:
     for name in ("notebooks", "params", "docs", "data/samples"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     (root / "reports").mkdir()
@@ -62,8 +72,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     environment = {**os.environ, "RICE_ROOT": str(root)}
     environment.setdefault("RICE_SERVE_ENV", str(ROOT / ".venv-serve"))
     environment.pop("RICE_DATA", None)
-    for notebook in NOTEBOOKS:
-        command = [sys.executable, "-m", "rice_lib", "stage", notebook, "--profile", "tiny"]
+    steps = [["set-params", *settings]] * bool(settings) + [["stage", notebook] for notebook in NOTEBOOKS]
+    for step in steps:
+        command = [sys.executable, "-m", "rice_lib", *step, "--profile", profile]
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{notebook} failed\n{done.stdout}\n{done.stderr}"
-    return Pipeline(root, Paths(root, "tiny"))
+        assert done.returncode == 0, f"{' '.join(step)} failed\n{done.stdout}\n{done.stderr}"
+    return Pipeline(root, Paths(root, profile))
