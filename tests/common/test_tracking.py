@@ -9,14 +9,15 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import mlflow
 import pytest
 
 from rice_lib.common import tracking
 from rice_lib.common.parameters import Params
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
-from rice_lib.common.tracking import Metric, mlflow_session, qualify, record
+from rice_lib.common.tracking import Metric, import_mlflow, mlflow_session, qualify, record
+
+mlflow = import_mlflow()
 
 
 def run_in(root, experiment: str = "rice") -> Run:
