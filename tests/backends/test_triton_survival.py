@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection, HTTPException
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ from rice_lib.predict.served import FileClient, open_file_client
 from rice_lib.serving import server as life
 from rice_lib.serving.control import Control
 from rice_lib.serving.environment import ServingEnvironment
-from rice_lib.serving.repository import Repository, write_repository
+from rice_lib.serving.repository import Repository, drawn_grain, write_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)]
 
@@ -269,6 +270,53 @@ def test_every_request_is_answered_though_many_come_at_once(mortal, tmp_path):
         answered[connection.recv(12)] += 1
         connection.close()
     assert answered == {b"HTTP/1.1 200": 800}
+
+
+ENDED_IT = {
+    # as `curl --data-binary` sends it: a form, which the server parsed on the stack
+    "a form of 5 MB": ({"Content-Type": "application/x-www-form-urlencoded"}, [b"a" * 5_000_000]),
+    "600,000 chunks": ({"Transfer-Encoding": "chunked"}, [b"1\r\na\r\n" * 600_000, b"0\r\n\r\n"]),
+    "JSON nested 200,000 deep": ({"Inference-Header-Content-Length": None}, [b"[" * 200_000 + b"]" * 200_000]),
+}
+
+
+@pytest.mark.parametrize("kind", ENDED_IT)
+def test_what_ended_the_server_is_rejected(mortal, kind):
+    headers, parts = ENDED_IT[kind]
+    before = psutil.Process(mortal.server.pid).children()
+    status = send_parts(mortal.server, {"Inference-Header-Content-Length": "0", **headers}, parts)
+    assert status in (400, 500)  # the latter is its own answer to JSON that it cannot read
+    assert psutil.Process(mortal.server.pid).children() == before
+    assert mortal.server.is_ready()
+
+
+def send_parts(server, headers, parts):
+    """Send a body in parts; returns the status."""
+    if "Transfer-Encoding" not in headers:
+        headers = {**headers, "Content-Length": str(sum(map(len, parts)))}
+    with closing(HTTPConnection(server.http, timeout=120)) as connection:
+        connection.putrequest("POST", "/v2/models/rice_bytes/infer")
+        for name, value in headers.items():
+            if value is not None:
+                connection.putheader(name, value)
+        connection.endheaders()
+        for part in parts:
+            connection.send(part)
+        return connection.getresponse().status
+
+
+def test_a_request_that_ends_the_server_is_survived(mortal):
+    data = drawn_grain()
+    tensor = {"name": "file", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": len(data) + 4}}
+    asked = {"inputs": [tensor], "outputs": [{"name": "variety", "parameters": {"classification": 2}}]}
+    header = json.dumps(asked).encode()
+    (before,) = psutil.Process(mortal.server.pid).children()
+    parts = [header, len(data).to_bytes(4, "little"), data]
+    with pytest.raises((HTTPException, OSError)):
+        send_parts(mortal.server, {"Inference-Header-Content-Length": str(len(header))}, parts)
+    psutil.wait_procs([before], timeout=60)
+    mortal.server.wait(180, mortal.server.log)
+    assert send_parts(mortal.server, {"Inference-Header-Content-Length": "0"}, [data]) == 200
 
 
 def write_other(folder):

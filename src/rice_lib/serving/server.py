@@ -40,7 +40,7 @@ from rice_lib.serving.environment import ServingEnvironment
 
 STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 
-STOP_SECONDS = 10.0  # limit for a server to finish its requests and unload its models (1 to 6 s); then it is killed
+STOP_SECONDS = 8.0  # limit for a server to finish its requests and unload its models (1 to 6 s); then it is killed
 HIDDEN = {"RICE_HIDDEN_HTTP": "--http-restricted-api=", "RICE_HIDDEN_GRPC": "--grpc-restricted-protocol="}
 """Options that `supervise` keeps off the command line, by the words that stand there."""
 
