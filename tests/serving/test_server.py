@@ -2,6 +2,9 @@
 
 import errno
 import http.client
+import io
+import json
+import logging
 import os
 import signal
 import socket
@@ -202,7 +205,8 @@ def test_words_are_kept_off_the_command_line_where_processes_may_be_traced(tmp_p
     if not traced:
         libc = SimpleNamespace(prctl=supervise._LIBC.prctl, ptrace=lambda *_: -1)
         monkeypatch.setattr(supervise, "_LIBC", libc)
-    log = supervise.Log(tmp_path / "log")
+    log = logging.Logger("test")
+    log.addHandler(logging.FileHandler(tmp_path / "log"))
     code = "import sys; print(sys.argv[1:], flush=True); sys.stdin.read(); import time; time.sleep(600)"
     command = [sys.executable, "-c", code, "plain", "RICE_HIDDEN_ONE"]
     process = supervise.spawn(command, dict(os.environ), {"RICE_HIDDEN_ONE": "--key=se cret"}, log)
@@ -241,14 +245,17 @@ def test_a_server_has_room_for_large_bodies_and_many_connections(tmp_path, repos
 
 
 def test_the_log_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervise, "LOG_BYTES", 100)
-    log = supervise.Log(tmp_path / "log")
-    for number in range(100):
-        log.write(f"line {number:3}\n".encode())
-    log.note("the end")
-    kept = [path.read_text() for path in (tmp_path / "log.1", tmp_path / "log")]
-    assert all(len(text) < 130 for text in kept)
-    assert "".join(kept).endswith("line  99\nrice serve: the end\n")
+    plan = {"state_dir": str(tmp_path), "environment": {}, "hidden": {}}
+    plan["command"] = [sys.executable, "-c", "for n in range(100): print(f'line {n:3}', flush=True)"]
+    monkeypatch.setattr(supervise, "LOG_BYTES", 300)
+    monkeypatch.setattr(sys, "argv", ["supervise", "0", "mark"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(plan)))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(supervise, "_raise_limits", lambda: None)
+    assert supervise.main() == 0
+    kept = [(tmp_path / name).read_text() for name in ("tritonserver.log.1", "tritonserver.log")]
+    assert all(len(text) <= 1000 for text in kept)
+    assert "".join(kept).endswith("line  98\nline  99\n")
 
 
 def test_a_port_that_may_not_be_had_says_why():

@@ -5,13 +5,11 @@ Each returns a table for people, and raises `CheckFailedError` where the server 
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +29,7 @@ from rice_lib.serving import server as life
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import parse_address
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
-from rice_lib.serving.load import HEADER_LENGTH, body, send_requests
+from rice_lib.serving.load import body, post_file, send_requests
 from rice_lib.serving.release import random_images
 from rice_lib.serving.repository import Repository, drawn_grain
 
@@ -181,15 +179,11 @@ def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any
     Returns:
         The status, and the record that `rice infer` prints, or `{"error": why}`.
     """
-    with closing(http.client.HTTPConnection(address, timeout=60)) as connection:
-        # a header of no length: the request is the file and nothing else
-        connection.request("POST", f"/v2/models/{model}/infer", body=data, headers={HEADER_LENGTH: "0"})
-        response = connection.getresponse()
-        status, length, answer = response.status, response.headers[HEADER_LENGTH], response.read()
+    status, length, answer = post_file(address, model, data)
     if status != 200:
         return status, {"error": json.loads(answer)["error"].removeprefix(f"in ensemble '{model}', ")}
     parse = import_tritonclient("http").InferenceServerClient.parse_response_body
-    return status, json.loads(parse(answer, header_length=int(length)).as_numpy("record")[0, 0])
+    return status, json.loads(parse(answer, header_length=length).as_numpy("record")[0, 0])
 
 
 def classify_here(model: Predictor, data: bytes) -> dict[str, Any]:

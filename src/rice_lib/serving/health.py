@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from http.client import HTTPException
+from urllib.request import ProxyHandler, build_opener
 
 from rice_lib.serving.endpoint import CALL_SECONDS, Names, is_ready
-from rice_lib.serving.load import HEADER_LENGTH, TIMEOUT_S
+from rice_lib.serving.load import post_file
 from rice_lib.serving.repository import drawn_grain
 
 
@@ -19,26 +19,20 @@ def fault(host: str, port: int, model: str) -> str | None:
     """
     if not is_ready(host, port, *Names(model).public):
         return "not ready"
-    grain, ensemble = drawn_grain(), Names(model).ensemble
+    grain, ensemble, direct = drawn_grain(), Names(model).ensemble, build_opener(ProxyHandler({}))
+
+    def config(name: str) -> dict:
+        with direct.open(f"http://{host}:{port}/v2/models/{name}/config", timeout=CALL_SECONDS) as response:
+            return json.load(response)
+
+    def send(_: int) -> str | None:
+        status, _, answer = post_file(f"{host}:{port}", ensemble, grain)
+        return None if status == 200 else json.loads(answer)["error"]
+
     try:
-        steps = [step["model_name"] for step in _config(host, port, ensemble)["ensemble_scheduling"]["step"]]
-        groups = [group for step in steps for group in _config(host, port, step)["instance_group"]]
-        number = 2 * max(int(group["count"]) for group in groups)
+        steps = [step["model_name"] for step in config(ensemble)["ensemble_scheduling"]["step"]]
+        number = 2 * max(int(group["count"]) for step in steps for group in config(step)["instance_group"])
         with ThreadPoolExecutor(number) as threads:
-            return next(filter(None, threads.map(lambda _: _send(host, port, ensemble, grain), range(number))), None)
-    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            return next(filter(None, threads.map(send, range(number))), None)
+    except (OSError, HTTPException, ValueError, KeyError) as error:
         return str(error)
-
-
-def _config(host: str, port: int, model: str) -> dict:
-    with closing(http.client.HTTPConnection(host, port, timeout=CALL_SECONDS)) as connection:
-        connection.request("GET", f"/v2/models/{model}/config")
-        return json.loads(connection.getresponse().read())
-
-
-def _send(host: str, port: int, model: str, data: bytes) -> str | None:
-    with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)) as connection:
-        connection.request("POST", f"/v2/models/{model}/infer", body=data, headers={HEADER_LENGTH: "0"})
-        response = connection.getresponse()
-        answer = response.read()
-    return None if response.status == 200 else json.loads(answer)["error"]

@@ -72,6 +72,15 @@ def body(rows: Rows) -> Body:
     return Body(*library.InferenceServerClient.generate_request_body([tensor], outputs=wanted))
 
 
+def post_file(address: str, model: str, data: bytes) -> tuple[int, int, bytes]:
+    """Send a file's bytes to an ensemble; returns the status, the bytes of JSON in the answer, and the answer."""
+    with closing(HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
+        # a header of no length: the request is the file and nothing else
+        connection.request("POST", f"/v2/models/{model}/infer", body=data, headers={HEADER_LENGTH: "0"})
+        response = connection.getresponse()
+        return response.status, int(response.headers[HEADER_LENGTH] or 0), response.read()
+
+
 def measure_point(
     address: str,
     model: str,

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from logging import Logger
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import psutil
@@ -32,7 +33,8 @@ STACK_BYTES = 512 * 2**20
 """The server parses bodies on its threads' stacks: with the usual 8 MiB, one large form, 600,000 chunks or JSON nested
 200,000 deep end it."""
 MAX_FILES = 65536
-LOG_BYTES = 16 * 2**20  # of the log, and of the part before it
+LOG_BYTES = 16 * 2**20  # of the log, and of the part before it, `<name>.1`
+US = "rice serve: "  # before lines of our own
 FIRST_DELAY_S, LONGEST_DELAY_S, STEADY_S = 0.5, 30.0, 60.0
 """Before a server is started again; doubled each time until it has run for the last."""
 LOOK_SECONDS = 2.0  # between two looks at the workers
@@ -40,45 +42,8 @@ LOOK_SECONDS = 2.0  # between two looks at the workers
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class Log:
-    """A log of bounded length: what is older goes to `<name>.1`, and what is older than that away."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("ab", buffering=0)
-
-    def write(self, data: bytes) -> None:
-        """Append; a full disk does not end the server."""
-        with suppress(OSError):
-            self._file.write(data)
-            if self._file.tell() > LOG_BYTES:
-                os.replace(self._path, f"{self._path}.1")
-                self._file.close()
-                self._file = self._path.open("ab", buffering=0)
-
-    def note(self, text: str) -> None:
-        """Append a line of our own."""
-        self.write(f"rice serve: {text}\n".encode())
-
-
-class Workers:
-    """The processes of a server's models; where one dies, the server waits for it when it unloads the model."""
-
-    def __init__(self, pid: int) -> None:
-        self._server, self._next = psutil.Process(pid), time.monotonic()
-        self._zombies: set[int] = set()
-
-    def dead(self) -> bool:
-        """Whether one has been dead since the last look, some seconds ago: it is not about to be unloaded."""
-        if time.monotonic() < self._next:
-            return False
-        before, self._zombies, self._next = self._zombies, set(), time.monotonic() + LOOK_SECONDS
-        with suppress(psutil.NoSuchProcess):
-            self._zombies = {p.pid for p in self._server.children() if p.status() == psutil.STATUS_ZOMBIE}
-        return bool(before & self._zombies)
-
-
 def spawn(
-    command: Sequence[str], environment: Mapping[str, str], hidden: Mapping[str, str], log: Log
+    command: Sequence[str], environment: Mapping[str, str], hidden: Mapping[str, str], log: Logger
 ) -> subprocess.Popen[bytes]:
     """Start a server with words of its command replaced by `hidden` ones, which only its own user can read.
 
@@ -87,29 +52,26 @@ def spawn(
     environment. Where the system lets no process be traced, the words stand on the command line, and the log says so.
     """
 
-    def prepare() -> None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    def start(words: Sequence[str], traced: bool) -> subprocess.Popen[bytes]:
+        def prepare() -> None:
+            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if traced and _LIBC.ptrace(PTRACE_TRACEME, 0, None, None) != 0:
+                raise OSError(ctypes.get_errno(), "ptrace")
 
-    def prepare_traced() -> None:
-        prepare()
-        if _LIBC.ptrace(PTRACE_TRACEME, 0, None, None) != 0:
-            raise OSError(ctypes.get_errno(), "ptrace")
-
-    def start(words: Sequence[str], before: Callable[[], None]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**environment, **hidden},
-            preexec_fn=before,  # noqa: PLW1509 - safe: this process has no other thread
+            preexec_fn=prepare,  # noqa: PLW1509 - safe: this process has no other thread
         )
 
     try:
-        process = start(command, prepare_traced)
+        process = start(command, traced=True)
     except subprocess.SubprocessError:
-        log.note("no process may be traced here: others on this machine can read the control key off the command line")
-        return start([hidden.get(word, word) for word in command], prepare)
+        log.info(f"{US}no process may be traced here: others can read the control key off the command line\n")
+        return start([hidden.get(word, word) for word in command], traced=False)
     os.waitpid(process.pid, 0)
     _point_at_environment(process.pid, hidden)
     _LIBC.ptrace(PTRACE_DETACH, process.pid, None, None)
@@ -136,28 +98,36 @@ def _point_at_environment(pid: int, names: Iterable[str]) -> None:
             memory.write(struct.pack("<Q", values[name] + len(name) + 1))
 
 
-def _serve(process: subprocess.Popen[bytes], workers: Workers, log: Log, stopping: threading.Event) -> int:
+def _serve(process: subprocess.Popen[bytes], log: Logger, stopping: threading.Event) -> int:
     """Copy a server's output to the log until it ends; have it end where that is asked for or a worker is dead."""
     assert process.stdout is not None
-    ending: float | None = None
+    ends: float | None = None
+    zombies, look = set[int](), time.monotonic()
     while (status := process.poll()) is None:
         if select.select([process.stdout], [], [], 0.2)[0]:
-            if data := os.read(process.stdout.fileno(), 2**16):
-                log.write(data)
-            else:
-                time.sleep(0.05)  # it has closed its output and not ended yet
-        if ending is None:
-            if dead := workers.dead():
-                log.note("a worker is dead: starting the server again")
-            if dead or stopping.is_set():
-                process.terminate()
-                ending = time.monotonic()
-        elif time.monotonic() - ending > STOP_SECONDS:
+            log.info(os.read(process.stdout.fileno(), 2**16).decode(errors="replace"))
+        now, dead = time.monotonic(), False
+        if now > look:
+            # dead for two looks: not about to be unloaded, when the server waits for them
+            before, zombies, look = zombies, _zombies(process.pid), now + LOOK_SECONDS
+            dead = not before.isdisjoint(zombies)
+        if ends is None and (dead or stopping.is_set()):
+            log.info(f"{US}a worker is dead: starting the server again\n" if dead else f"{US}stopping\n")
+            process.terminate()
+            ends = now + STOP_SECONDS
+        elif ends is not None and now > ends:
             process.kill()
     while select.select([process.stdout], [], [], 0)[0] and (data := os.read(process.stdout.fileno(), 2**16)):
-        log.write(data)
+        log.info(data.decode(errors="replace"))
     process.stdout.close()
     return status
+
+
+def _zombies(pid: int) -> set[int]:
+    try:
+        return {child.pid for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE}
+    except psutil.NoSuchProcess:
+        return set()
 
 
 def _raise_limits() -> None:
@@ -177,18 +147,21 @@ def main() -> int:
             return 1
     plan = json.load(sys.stdin)
     state_dir = Path(plan["state_dir"])
-    log, delay = Log(state_dir / LOG_FILE), FIRST_DELAY_S
+    log, handler = Logger("server"), RotatingFileHandler(state_dir / LOG_FILE, maxBytes=LOG_BYTES, backupCount=1)
+    handler.terminator = ""
+    log.addHandler(handler)
+    delay = FIRST_DELAY_S
     _raise_limits()
     while True:
         began = time.monotonic()
         process = spawn(plan["command"], plan["environment"], plan["hidden"], log)
-        status = _serve(process, Workers(process.pid), log, stopping)
+        status = _serve(process, log, stopping)
         state = read_state(state_dir)
         if stopping.is_set() or state is None or state.ready_s is None:
             return status
         processes.clear(state_dir)
         delay = FIRST_DELAY_S if time.monotonic() - began > STEADY_S else min(2 * delay, LONGEST_DELAY_S)
-        log.note(f"the server ended ({status}): starting it again in {delay:g} s")
+        log.info(f"{US}the server ended ({status}): starting it again in {delay:g} s\n")
         stopping.wait(delay)
 
 
