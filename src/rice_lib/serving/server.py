@@ -177,7 +177,9 @@ def _supervise(
         "hidden": {name: option + RESTRICTED + key for name, option in HIDDEN.items()},
     }
     library = str(Path(rice_lib.__file__).parents[1])
-    with Path(server.log).open("wb") as output:
+    log = Path(server.log)
+    log.unlink(missing_ok=True)
+    with log.open("ab") as output:  # as the log itself is written
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", processes.SUPERVISOR, str(parent), processes.mark(server.folder)],
             stdin=subprocess.PIPE,

@@ -162,7 +162,8 @@ def main() -> int:
         processes.clear(state_dir)
         delay = FIRST_DELAY_S if time.monotonic() - began > STEADY_S else min(2 * delay, LONGEST_DELAY_S)
         log.info(f"{US}the server ended ({status}): starting it again in {delay:g} s\n")
-        stopping.wait(delay)
+        if stopping.wait(delay):
+            return status
 
 
 if __name__ == "__main__":
