@@ -23,7 +23,17 @@ from rice_lib.backends.plan import BatchProfile, EngineManifest
 from rice_lib.backends.vit import load_pixel_classifier
 from rice_lib.cli.export import main as export_main
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.decision import APPEARANCE, NOT_A_GRAIN, UNLIKE, Cluster, Decision, ImageScale, RejectionRule
+from rice_lib.contract.decision import (
+    APPEARANCE,
+    CAUSES,
+    KINDS,
+    NOT_A_GRAIN,
+    UNLIKE,
+    Cluster,
+    Decision,
+    ImageScale,
+    RejectionRule,
+)
 from rice_lib.contract.features import COLUMN, FEATURES
 from rice_lib.contract.prediction import feature_table
 from rice_lib.data.synthetic import VARIETIES
@@ -77,6 +87,25 @@ def test_the_scale_of_the_training_images_travels_with_the_decision():
             Decision.from_json(json.dumps({"temperature": 1, "scale": damaged}))
 
 
+def test_every_feature_of_the_appearance_is_of_a_kind_that_a_person_can_act_on():
+    assert sorted(name for names in KINDS.values() for name in names) == sorted(APPEARANCE)
+    for kind, names in KINDS.items():
+        for name in names:
+            odd = row()
+            odd[COLUMN[name]] += 50 if name not in ("solidity", "fill") else 0
+            (reason,) = DECISION.rejections(logits_for(0), odd[None])
+            assert reason is None or reason == f"{UNLIKE} ({kind}: {CAUSES[kind]})"
+
+
+def test_colour_is_no_reason_where_the_outline_alone_is_rejected():
+    odd = row()
+    odd[COLUMN["width"]], odd[COLUMN["blue less green"]] = 6, 20
+    (reason,) = DECISION.rejections(logits_for(0), odd[None])
+    assert "its size" in reason
+    odd[COLUMN["width"]] = 4  # within 30 by itself
+    assert "its colour" in DECISION.rejections(logits_for(0), odd[None])[0]
+
+
 def test_without_a_rule_nothing_is_rejected():
     assert Decision(2).rejections(np.zeros((3, 5)), np.full((3, len(FEATURES)), np.nan)) == [None] * 3
 
@@ -118,7 +147,7 @@ def test_the_appearance_is_compared_with_that_of_the_predicted_class():
 def test_the_reason_names_the_most_unusual_feature():
     odd = row()
     odd[COLUMN["hue spread"]] = 7
-    assert DECISION.rejections(logits_for(0), odd[None]) == [f"{UNLIKE} (its hue spread)"]
+    assert DECISION.rejections(logits_for(0), odd[None]) == [f"{UNLIKE} (its colour: {CAUSES['its colour']})"]
     odd[COLUMN["luma"]] = np.nan
     assert DECISION.rejections(logits_for(0), odd[None])[0].startswith(UNLIKE)
 

@@ -34,6 +34,23 @@ order."""
 APPEARANCE = tuple(name for name in FEATURES if name not in ("rim", "area", "objects"))
 """Features that say what the grain looks like: compared jointly with those of its class."""
 
+KINDS = {
+    "its size": ("length", "width"),
+    "its shape": ("solidity", "fill", "end weight", "side weight", "lopsidedness"),
+    "its brightness": ("luma",),
+    "its colour": ("red less green", "blue less green", "hue spread"),
+    "its surface": ("luma spread", "grain"),
+}
+"""What a person can see of `APPEARANCE`, and its features."""
+
+CAUSES = {
+    "its size": "another distance from the camera, or another variety",
+    "its shape": "broken, overlapping, or another variety",
+    "its brightness": "another light or exposure",
+    "its colour": "another light or white balance, or coloured rice",
+    "its surface": "out of focus, noisy, or another light",
+}
+
 _APPEARANCE_COLUMNS = [COLUMN[name] for name in APPEARANCE]
 
 
@@ -96,9 +113,14 @@ class RejectionRule:
         return reasons
 
     def _most_unusual(self, number: int, features: np.ndarray) -> str:
+        """Name what adds most to the distance; colour only where size and shape alone would not be rejected."""
         appearance = features[None, _APPEARANCE_COLUMNS].astype(np.float64)
         nearest = min(self.clusters[number], key=lambda cluster: float(cluster.distances(appearance)[0]))
-        return f"its {APPEARANCE[int(nearest.contributions(appearance)[0].argmax())]}"
+        added = dict(zip(APPEARANCE, nearest.contributions(appearance)[0].tolist(), strict=True))
+        by_kind = {kind: sum(added[name] for name in names) for kind, names in KINDS.items()}
+        outline = {kind: by_kind[kind] for kind in ("its size", "its shape")}
+        kind = max(outline if sum(outline.values()) > self.max_distance else by_kind, key=by_kind.__getitem__)
+        return f"{kind}: {CAUSES[kind]}"
 
 
 @dataclass(frozen=True)

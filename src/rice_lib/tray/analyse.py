@@ -10,7 +10,7 @@ from rice_lib.tray import scale as scales
 from rice_lib.tray.classify import classify
 from rice_lib.tray.find import find
 from rice_lib.tray.light import gains
-from rice_lib.tray.record import TrayRecord, count
+from rice_lib.tray.record import TrayRecord, count, rejected_together
 from rice_lib.tray.sheet import BROKEN_BELOW, measure
 
 
@@ -67,6 +67,7 @@ def analyse(
     predictions = classify(
         predictor, image, grains, gains(image, grains), scale.views, reject=reject, batch_size=batch_size
     )
+    notes += rejected_together(predictions)
     counts = count(predictions, predictor.labels, len(found.cut))
     sheet = measure(image, grains, mm_per_pixel, broken_below)
     return TrayRecord(path, grains, predictions, counts, sheet, found.cut, mm_per_pixel, tuple(notes))

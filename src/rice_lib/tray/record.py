@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rice_lib.common.interval import wilson
+from rice_lib.contract.decision import UNLIKE
 from rice_lib.contract.prediction import UNKNOWN, Prediction
 from rice_lib.contract.record import Record
 from rice_lib.tray.find import Grain
@@ -52,6 +54,21 @@ def count(predictions: Sequence[Prediction], labels: Sequence[str], cut: int) ->
     known = len(predictions) - found[UNKNOWN]
     shares = (Share(name, found[name], found[name] / max(known, 1), *wilson(found[name], known)) for name in labels)
     return Counts(tuple(shares), known, found[UNKNOWN], cut)
+
+
+def rejected_together(predictions: Sequence[Prediction]) -> list[str]:
+    """Say once why most grains of a tray are rejected, and what to do; nothing where fewer than half are."""
+    reasons = Counter(own.reason for own in predictions if own.reason is not None)
+    if 2 * reasons.total() <= len(predictions):
+        return []
+    reason, count = reasons.most_common(1)[0]
+    advice = (
+        "these grains are photographed differently from the training images, or are other varieties: train on your "
+        "own photographs (docs/own_rice.qmd)"
+        if reason.startswith(UNLIKE)
+        else "lay grains apart, on one dark or coloured card, and photograph them from straight above"
+    )
+    return [f"{reasons.total()} of {len(predictions)} grains are rejected, {count} of them as {reason}; {advice}"]
 
 
 @dataclass(frozen=True)

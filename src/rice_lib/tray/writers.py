@@ -17,6 +17,8 @@ from rice_lib.tray.sheet import LIMITS
 
 _SIZES = ("x", "y", "length_px", "width_px", "length_mm", "width_mm", "angle", "broken", "colour")
 
+MAX_LISTED = 20  # rejected grains of one reason whose numbers a table lists: of more it gives the count
+
 
 class TrayWriter:
     """Formats tray records as `table`, `jsonl` or `csv`: a `rice_lib.predict.resume.Writer`."""
@@ -66,7 +68,9 @@ def _table(record: TrayRecord) -> str:
     for number, prediction in enumerate(record.predictions, start=1):
         if prediction.reason is not None:
             rejected[prediction.reason].append(str(number))
-    lines += [f"  unknown: {reason}: {', '.join(numbers)}" for reason, numbers in rejected.items()]
+    for reason, numbers in rejected.items():
+        listed = ", ".join(numbers) if len(numbers) <= MAX_LISTED else f"{len(numbers)} grains"
+        lines.append(f"  unknown: {reason}: {listed}")
     columns = [max(map(len, column)) for column in zip(*record.sheet.rows(), strict=True)]
     for name, value, interval, remark in record.sheet.rows():
         row = f"  {name:{columns[0]}}  {value:>{columns[1]}}   {interval:{columns[2]}}   {remark}"
