@@ -53,14 +53,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
             reference_mm=arguments.reference_mm,
             workers=arguments.workers,
         )
-    failed = 0
-    for cutting in cuttings:
-        what = (
-            f"error: {cutting.error}" if cutting.error else "; ".join([f"{len(cutting.grains)} grains", *cutting.notes])
-        )
-        print(f"{cutting.photograph}: {what}")
-        failed += cutting.error is not None
-    total = sum(len(cutting.grains) for cutting in cuttings)
+    for own in cuttings:
+        what = f"error: {own.error}" if own.error else "; ".join([f"{len(own.grains)} grains", *own.notes])
+        print(f"{own.photograph}: {what}")
+    failed = sum(own.error is not None for own in cuttings)
+    total = sum(len(own.grains) for own in cuttings)
     print(f"{output}: {total:,} grains of {len(cuttings) - failed:,} photographs", file=sys.stderr)
     return 1 if failed else 0
 

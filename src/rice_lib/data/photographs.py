@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -23,11 +22,12 @@ from rice_lib.common.files import atomic_path, read_csv, read_json, write_csv, w
 from rice_lib.contract.decision import ImageScale
 from rice_lib.contract.decode import ANNOTATED, BadImageError, is_photograph, open_image
 from rice_lib.data.decoding import over_images
-from rice_lib.tray.find import Grain, find, mask_of
+from rice_lib.tray.find import Grain, find
 from rice_lib.tray.frame import SIDE, cut_out
 from rice_lib.tray.light import gains
 from rice_lib.tray.picture import outlined
 from rice_lib.tray.scale import by_reference, find_reference
+from rice_lib.tray.sheet import core
 
 FRAME_MM = 0.04
 """Millimetres to a pixel of a frame: between the two scales of the public set (`tray.scale`), so that a model trained
@@ -66,7 +66,7 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Cutting:
-    """What is on one photograph, and what becomes of it; written to `grains.json` without the outlines."""
+    """What is on one photograph; `grains.json` has the numbers of `grains` and `left_out` in their place."""
 
     photograph: str
     grains: Sequence[Grain] = ()
@@ -142,7 +142,7 @@ def cut(
     write = partial(_write, output=output, scale=scale)
     rows = over_images(write, work, workers, "cut grains", unit="photograph", chunk=1, pool_from=8)
     write_csv(output / GRAINS, COLUMNS, (row for of_photograph in rows for row in of_photograph))
-    about = [_about(cutting) for cutting in (*cuttings, *unusable)]
+    about = [vars(own) | {"grains": len(own.grains), "left_out": len(own.left_out)} for own in (*cuttings, *unusable)]
     write_json(output / ABOUT, {"scale": asdict(scale), "photographs": about})
     return cuttings
 
@@ -210,7 +210,7 @@ def _write(work: tuple[Photograph, Cutting, str], output: Path, scale: ImageScal
         _save(Image.fromarray(cut_out(image, grain, factor, gain)), output / path)
         sizes = [round(grain.length, 2), round(grain.width, 2), round(grain.area)]
         in_mm = [round(size * mm**power, 4) for size, power in zip(sizes, (1, 1, 2), strict=True)] if mm else [""] * 3
-        colour = [round(level, 1) for level in _colour(image, grain)]
+        colour = [round(level, 1) for level in core(image, grain).mean(axis=0).tolist()]
         centre = [round(place, 1) for place in grain.centre]
         rows.append((path, photograph.place, number, *centre, *sizes, *in_mm, *colour))
     picture = outlined(image, cutting.grains, [COLOURS[0]] * len(cutting.grains), cutting.left_out, max_side=1600)
@@ -218,27 +218,10 @@ def _write(work: tuple[Photograph, Cutting, str], output: Path, scale: ImageScal
     return rows
 
 
-def _colour(image: np.ndarray, grain: Grain) -> tuple[float, ...]:
-    """Mean red, green and blue of a grain without its rim, where the background mixes in."""
-    mask, (x, y) = mask_of(grain.outline)
-    core = cv2.erode(mask, np.ones((5, 5), np.uint8), borderValue=0)
-    return cv2.mean(image[y : y + mask.shape[0], x : x + mask.shape[1]], core if core.any() else mask)[:3]
-
-
 def _names(places: Sequence[str]) -> list[str]:
     """Name frames after their photograph, with its suffix where two photographs differ in nothing else."""
     stems = [str(PurePosixPath(place).with_suffix("")) for place in places]
     return [stem if stems.count(stem) == 1 else place for stem, place in zip(stems, places, strict=True)]
-
-
-def _about(cutting: Cutting) -> dict[str, Any]:
-    return {
-        "photograph": cutting.photograph,
-        "grains": len(cutting.grains),
-        "mm_per_pixel": cutting.mm_per_pixel,
-        "notes": list(cutting.notes),
-        "error": cutting.error,
-    }
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -142,6 +142,7 @@ def _legend(record: TrayRecord, colours: dict[str, str], width: int) -> Image.Im
         note += " Grey: unknown."
     if counts.cut:
         note += " Hatched: cut."
-    for row, text in enumerate([note, *record.sheet.text()], start=3):
+    measured = [f"{name} {value}" + f" ({ends})" * bool(ends) for name, value, ends, _ in record.sheet.rows()]
+    for row, text in enumerate((note, ", ".join(measured[:3]), ", ".join(measured[3:])), start=3):
         write(pad, row, text, small, MUTED)
     return legend

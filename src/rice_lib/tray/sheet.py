@@ -86,25 +86,20 @@ class Sheet:
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Give name, value, interval and remark of each line of the sheet."""
-        lines = []
-        for name, own in self.sizes.items():
-            ends = "" if own.interval is None else "{:.2f} to {:.2f}".format(*own.interval)
-            label, remark = (name, f"{self.shape} (Codex STAN 198)") if "/" in name else (f"{name}, {self.unit}", "")
-            lines.append((label, f"{own.value:.2f}", ends, remark))
-        remarks = {"broken": f"shorter than {self.broken_below:g} of the whole grains' mean length", **DEFECTS}
+        remarks = {
+            "length/width": f"{self.shape} (Codex STAN 198)",
+            "broken": f"shorter than {self.broken_below:g} of the whole grains' mean length",
+            "head rice": "of the mass, estimated as area x width",
+            **DEFECTS,
+        }
+        sizes = {name if "/" in name else f"{name}, {self.unit}": own for name, own in self.sizes.items()}
         shares = {**self.shares(), "head rice": self.head_rice}
-        remarks["head rice"] = "of the mass, estimated as area x width"
-        for name, own in shares.items():
-            ends = "" if own.interval is None else "{:.1%} to {:.1%}".format(*own.interval)
-            lines.append((name, f"{own.value:.1%}", ends, remarks[name]))
-        if self.no_colours is not None:
-            lines.append(("colours", "-", "", f"not measured: {self.no_colours}"))
-        return lines
-
-    def text(self) -> list[str]:
-        """Give the sheet in two lines: sizes, shares."""
-        said = [f"{name} {value}{f' ({ends})' if ends else ''}" for name, value, ends, _ in self.rows()]
-        return [f"{', '.join(said[:3])}: {self.shape} (Codex STAN 198)", ", ".join(said[3:])]
+        lines = [
+            (name, form.format(own.value), " to ".join(map(form.format, own.interval or ())), remarks.get(name, ""))
+            for form, group in (("{:.2f}", sizes), ("{:.1%}", shares))
+            for name, own in group.items()
+        ]
+        return lines + [("colours", "-", "", f"not measured: {self.no_colours}")] * (self.no_colours is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the sheet as it is written."""
@@ -176,7 +171,7 @@ def _colours(image: np.ndarray, grains: Sequence[Grain]) -> tuple[tuple[str, ...
     none = ("",) * len(grains)
     if len(grains) < MIN_FOR_COLOUR:
         return none, f"fewer than {MIN_FOR_COLOUR} grains"
-    pixels = [_core(image, grain) for grain in grains]
+    pixels = [core(image, grain) for grain in grains]
     if np.mean(np.concatenate(pixels).min(axis=1) >= 254) > MAX_CLIPPED:
         return none, "the grains are overexposed"
     means = np.array([own.mean(axis=0) for own in pixels])
@@ -197,7 +192,7 @@ def _colours(image: np.ndarray, grains: Sequence[Grain]) -> tuple[tuple[str, ...
     return tuple(names), None
 
 
-def _core(image: np.ndarray, grain: Grain) -> np.ndarray:
+def core(image: np.ndarray, grain: Grain) -> np.ndarray:
     """Take the pixels of a grain without its rim, uint8 `[n, 3]`."""
     mask, (x, y) = mask_of(grain.outline)
     inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderValue=0)
