@@ -230,7 +230,15 @@ def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label"
         for name, (colour, _, line) in look.items():
             values = table.loc[table[by] == name, column]
             sns.kdeplot(
-                values, color=colour, linestyle=line, fill=True, alpha=0.18, linewidth=1.6, warn_singular=False, ax=ax
+                values,
+                color=colour,
+                linestyle=line,
+                fill=True,
+                alpha=0.18,
+                linewidth=1.6,
+                warn_singular=False,
+                gridsize=80,
+                ax=ax,
             )
         ax.set(xlabel=column, ylabel="", yticks=[])
         sns.despine(ax=ax, left=True)

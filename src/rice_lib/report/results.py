@@ -17,8 +17,8 @@ from rice_lib.report.tables import NONE, Formatted, code, escape, link, markdown
 from rice_lib.report.tables import metric as metric_text
 
 MODELS = {
-    "shape": "Ten shape and colour features",
-    "cnn": "Frozen CNN, logistic regression",
+    "shape": "Ten features",
+    "cnn": "Frozen CNN",
     "vit": "ViT",
     "head": "ViT and grain features, head alone",
 }
@@ -34,7 +34,7 @@ ENGINES = {
 }
 """What people call the engines of the benchmark."""
 
-KINDS = {"random": "random split", "session": "session never seen", "camera": "other camera (simulated)"}
+KINDS = {"random": "random split", "session": "session never seen", "camera": "simulated camera"}
 """What people call the test images, from the easiest to the hardest."""
 
 _STAGE_NAMES = ("eda", "split", "baseline", "finetune", "export", "benchmark", "serve")
@@ -141,27 +141,18 @@ def headline(results: Results) -> str:
 
 
 def benchmark(results: Results) -> str:
-    """Compare the engines: one row an engine and batch size, or an engine that could not be measured."""
+    """Compare the engines: one row an engine and batch size."""
     rows: dict[tuple[Any, Any], dict[str, Any]] = {}
-    absent: dict[Any, str] = {}
     for notebook, _, metric in results.metrics():
-        if metric.of.keys() == {"engine", "batch"}:
-            engine, batch = metric.of["engine"], metric.of["batch"]
-            if metric.value is None:
-                absent.setdefault(engine, metric.how)
-            else:
-                name = ENGINES.get(str(engine), str(engine))
-                row = rows.setdefault((engine, batch), {"engine": name, "images a call": batch})
-                row[f"{metric.name}, {metric.unit}"] = traced(results.by_notebook()[notebook], metric)
-    measured = {engine for engine, _ in rows}
-    lines = [
-        f"{ENGINES.get(str(engine), str(engine))}: {how}." for engine, how in absent.items() if engine not in measured
-    ]
-    return "\n\n".join([table(list(rows.values()), "Nothing was benchmarked."), *lines])
+        if metric.of.keys() == {"engine", "batch"} and metric.value is not None:
+            engine, batch = str(metric.of["engine"]), metric.of["batch"]
+            row = rows.setdefault((engine, batch), {"engine": ENGINES.get(engine, engine), "images a call": batch})
+            row[f"{metric.name}, {metric.unit}"] = traced(results.by_notebook()[notebook], metric)
+    return table(list(rows.values()), "Nothing was benchmarked.")
 
 
-def metric_list(results: Results, notebook: str, of_engines: bool = True) -> str:
-    """List the numbers that a notebook measured; without `of_engines` those that `benchmark` shows are left out."""
+def metric_list(results: Results, notebook: str) -> str:
+    """List the numbers that a notebook measured."""
     rows = [
         {
             "what": " · ".join([*belongs(metric), metric.name or _words(key)]),
@@ -171,7 +162,7 @@ def metric_list(results: Results, notebook: str, of_engines: bool = True) -> str
             "how": metric.how,
         }
         for owner, key, metric in results.metrics()
-        if owner == notebook and metric.value is not None and (of_engines or "batch" not in metric.of)
+        if owner == notebook and metric.value is not None
     ]
     return table(rows, f"{notebook} has not run.")
 
@@ -204,18 +195,11 @@ def everything(results: Results) -> str:
 
 def made_by(results: Results) -> str:
     """Say in one line what made the numbers."""
-    images = next((m.value for _, key, m in results.metrics() if key == "images" and m.value), None)
-    parts = {"commit": "commit", "params": "parameters", "data": "data"}
-    said = [
-        f"{name} {', '.join(f'`{v[:12]}`' for v in results.one(key))}"
-        for key, name in parts.items()
-        if results.one(key)
-    ]
-    said += [f"{images:,.0f} images"] if images else []
-    days = sorted({day[:10] for day in results.one("created")})
-    return (
-        ", ".join([*said, *map(escape, results.one("hardware")), " to ".join(dict.fromkeys((days[0], days[-1])))]) + "."
-    )
+    names = {"commit": "commit", "params": "parameters", "data": "data", "hardware": "on", "created": "at"}
+    found = {
+        name: dict.fromkeys(v[:16] if key != "hardware" else v for v in results.one(key)) for key, name in names.items()
+    }
+    return "; ".join(f"{name} {escape(', '.join(values))}" for name, values in found.items() if values) + "."
 
 
 def provenance(results: Results) -> str:

@@ -52,7 +52,7 @@ class Figures:
         style.use_style()
         self.paths.figure(OWN, "any").parent.mkdir(parents=True, exist_ok=True)
         found = accuracies(self.results)
-        if found:
+        if any(metric.value is not None for metrics in found.values() for metric in metrics.values()):
             style.save(charts.slope(found, list(KINDS.values())), self.paths.figure(OWN, "slope"))
             self.captions[OWN, "slope"] = _slope_finding(found)
         table = pd.DataFrame(_recalls(self.results))
@@ -83,7 +83,7 @@ class Figures:
             recorded = self.results.by_notebook()[notebook]
             cell = next((n for pattern, n in self._cells(notebook).items() if re.fullmatch(pattern, name)), None)
         source, text = file.relative_to(self.paths.report).as_posix(), escape(self.captions[notebook, name])
-        image = f'<img src="{source}" alt="{text}" loading="lazy">'
+        image = f'<img src="{source}" alt="{text}">'
         link = f'<a href="{address(recorded, cell)}" title="{escape(origin(recorded))}">{image}</a>'
         return f"<figure>{link}<figcaption>{text}</figcaption></figure>"
 
@@ -148,16 +148,14 @@ def _slope_finding(found: Mapping[str, Mapping[str, Metric]]) -> str:
     first, *others = KINDS.values()
     said = []
     for kind in others:
+        pairs = {model: (metrics.get(first), metrics.get(kind)) for model, metrics in found.items()}
         gains = [
-            f"{100 * (metrics[kind].value - metrics[first].value):+.1f} points ({model})"  # type: ignore[operator]
-            for model, metrics in found.items()
-            if all(place in metrics and metrics[place].value is not None for place in (first, kind))
+            f"{100 * (at.value - before.value):+.1f} ({model})".replace("-", MINUS)
+            for model, (before, at) in pairs.items()
+            if before and at and before.value is not None and at.value is not None
         ]
-        if gains:
-            said.append(f"on the {kind} by {', '.join(gains).replace('-', MINUS)}")
-    return (
-        f"Accuracy differs from that on the {first} {'; '.join(said)}." if said else f"Only the {first} was measured."
-    )
+        said += [f"{kind} {', '.join(gains)} points"] if gains else []
+    return f"Accuracy against the {first}: {'; '.join(said)}." if said else f"Only the {first} was measured."
 
 
 def _recalls(results: Results) -> Iterator[dict[str, object]]:
