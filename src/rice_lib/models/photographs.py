@@ -115,8 +115,10 @@ def extend(curve: pd.DataFrame, photographs: int, seed: int) -> Metric | None:
     numbers = np.log(curve["photographs"].unique())
     slopes, levels = np.polyfit(numbers, np.log(np.maximum(means, 1e-4)).T, 1)
     found = 1 - np.exp(levels + slopes * np.log(photographs))
-    rises = np.quantile(slopes[1:], 0.975) < 0
-    return Metric(float(found[0]), *map(float, np.quantile(found[1:], [0.025, 0.975]))) if rises else None
+    if np.quantile(slopes[1:], 0.975) >= 0:
+        return None
+    low, high = np.quantile(found[1:], [0.025, 0.975])
+    return Metric(float(found[0]), float(low), float(high))
 
 
 def calibrate(
