@@ -32,6 +32,7 @@ from rice_lib.predict.pipeline import predict_batch
 from rice_lib.predict.writers import Writer
 
 GRAIN, TRAY = "one grain", "a tray of grains"
+_TABLE = "font-size: min(14px, 2.8vw); white-space: pre-wrap"  # a telephone's width holds a row of figures
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def build_page(gradio: ModuleType, predictor: Predictor, options: argparse.Names
         file.write_text(answer.csv, encoding="utf-8", errors="backslashreplace", newline="")
         return (
             answer.picture,
-            f"<pre style='overflow-x: auto'>{escape(answer.table)}</pre>",
+            f"<pre style='{_TABLE}'>{escape(answer.table)}</pre>",
             gradio.DownloadButton(value=str(file), visible=True),
         )
 
@@ -100,8 +101,8 @@ def build_page(gradio: ModuleType, predictor: Predictor, options: argparse.Names
             with gradio.Column(scale=1):
                 photo = gradio.File(label="Photograph", file_types=["image", ".heic", ".heif"])
                 kind = gradio.Radio([TRAY, GRAIN], value=TRAY, label="It shows")
-                about = "diameter of a round object among the grains"
-                reference = gradio.Number(options.reference_mm, label="Reference, mm", info=about, placeholder="none")
+                about = "diameter of a round object among the grains; 0 where there is none"
+                reference = gradio.Number(options.reference_mm or 0, label="Reference, mm", info=about)
             with gradio.Column(scale=2):
                 picture = gradio.Image(label="Annotated picture", buttons=["fullscreen", "download"])
                 table = gradio.HTML()
