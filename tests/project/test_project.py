@@ -278,7 +278,11 @@ def schema_errors(file, schema):
 
 @pytest.mark.parametrize(
     ("file", "schema"),
-    [("CITATION.cff", "vendor.citation-file-format"), (".github/workflows/ci.yml", "vendor.github-workflows")],
+    [
+        ("CITATION.cff", "vendor.citation-file-format"),
+        (".github/workflows/ci.yml", "vendor.github-workflows"),
+        (".github/workflows/pages.yml", "vendor.github-workflows"),
+    ],
 )
 def test_is_valid(file, schema):
     assert schema_errors(file, schema) == ""

@@ -26,6 +26,7 @@ from rice_lib.report.sources import write_sources
 
 ROOT = Path(__file__).parents[2]
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()
+PAGES = {".qmd", ".ipynb"}
 RUN = "5a0ec1f2b3c44d5e8f90123456789abc"
 
 
@@ -168,17 +169,20 @@ def site(tmp_path_factory):
 
 def test_pages_are_complete_and_lead_to_each_other(site):
     files = sorted(site.rglob("*.html"))
-    assert len(files) == 1 + len(NOTEBOOKS) + len(list((ROOT / "docs").glob("*.qmd")))
+    assert len(files) == 1 + len(NOTEBOOKS) + len([f for f in (ROOT / "docs").rglob("*.*") if f.suffix in PAGES])
     for file in files:
         page = Page(file)
         assert page.open == []
-        for link in [*page.links, *page.sources]:
+        assert not [source for source in page.sources if source.startswith(("http:", "https:", "//"))]
+        # the documentation may lead a reader outside; no page asks for anything there
+        inside = [link for link in page.links if "docs" not in file.parts or not link.startswith("https:")]
+        for link in [*inside, *page.sources]:
             assert not link.startswith(("http:", "https:", "//")), "nothing from outside"
             if not link.startswith(("#", "data:", "mailto:")):
                 assert (file.parent / link.partition("#")[0]).is_file(), link
             if link.startswith("#"):
                 assert f'id="{link[1:]}"' in page.text
-        if file.parent.name != "docs":  # whose text names addresses
+        if "docs" not in file.parts:  # whose text names addresses
             inside = re.sub(r"data:image/[^\"']*", "", page.text)
             assert "http" not in inside.replace("http-equiv", "").replace("HTTP", "")
 
@@ -305,6 +309,24 @@ def test_project_for_quarto_is_complete_in_its_folder(paths):
         first = nbformat.read(paths.report / page, as_version=4).cells[0]
         assert first.cell_type == "raw"
         assert yaml.safe_load(first.source.strip("-\n"))["title"].startswith(Path(page).stem[:2])
+
+
+def test_published_results_are_part_of_the_site(paths):
+    published = paths.root / "docs" / "results"
+    shutil.rmtree(published, ignore_errors=True)
+    (published / "figures" / "01_eda").mkdir(parents=True)
+    (published / "figures" / "01_eda" / "samples.jpg").write_bytes(b"a figure")
+    (published / "index.qmd").write_text('---\ntitle: "Results"\n---\n\n[01](pages/01_eda.ipynb)\n')
+    write_sources(paths)
+    shutil.copytree(paths.report / "pages", published / "pages")
+    sources = write_sources(paths)
+    site = render(sources, paths).parent
+    assert "Results</a>" in (site / "index.html").read_text()
+    assert (site / "docs/results/pages/01_eda.html").is_file()
+    assert "docs/results/pages" not in (site / "index.html").read_text(), "reached from their own summary"
+    assert (site / "docs/results/figures/01_eda/samples.jpg").read_bytes() == b"a figure"
+    project = yaml.safe_load((paths.report / "_quarto.yml").read_text())
+    assert project["website"]["sidebar"]["contents"][2]["contents"][0] == "docs/results/index.qmd"
 
 
 def test_a_notebook_that_has_not_run_is_named_and_left_out(paths):

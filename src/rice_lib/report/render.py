@@ -46,15 +46,19 @@ def render(sources: Sources, paths: Paths) -> Path:
 
 
 def _render_with_nbconvert(sources: Sources, site: Path) -> None:
-    pages = sources.pages
-    for number, page in enumerate(pages):
-        links = {"links": pages, "current": number, "before": pages[number - 1] if number else None}
-        links["after"] = pages[number + 1] if number + 1 < len(pages) else None
-        html = _framed(page.file, page.title, root="../" * page.href.count("/"), profile=sources.profile, **links)
+    # the notebooks of published results are reached from their own summary
+    listed = [page for page in sources.pages if "results/pages" not in page.href]
+    for page in sources.pages:
+        current = listed.index(page) if page in listed else None
+        before = listed[current - 1] if current else None
+        after = listed[current + 1] if current is not None and current + 1 < len(listed) else None
+        place = {"links": listed, "current": current, "before": before, "after": after}
+        html = _framed(page.file, page.title, root="../" * page.href.count("/"), profile=sources.profile, **place)
         write_text(site / page.href, html)
     shutil.copyfile(sources.folder / "styles.css", site / "styles.css")
-    if (figures := sources.folder / "figures").is_dir():
-        shutil.copytree(figures, site / "figures")
+    for folder in ("figures", "docs/results/figures"):
+        if (sources.folder / folder).is_dir():
+            shutil.copytree(sources.folder / folder, site / folder)
     for drawing in (sources.folder / "docs").glob("*.svg"):
         shutil.copyfile(drawing, site / "docs" / drawing.name)
 
@@ -73,7 +77,7 @@ def _framed(page: Path, title: str, **place: Any) -> str:
     from pygments.formatters import HtmlFormatter
 
     jinja = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    body = _body(page)
+    body = _body(page).replace("<pre>", '<pre tabindex="0">')  # the keyboard scrolls what is too wide
     html = jinja.get_template("page.html.j2").render(
         title=title,
         body=body,

@@ -81,6 +81,11 @@ def write_sources(paths: Paths) -> Sources:
     project["format"]["html"]["css"] = "styles.css"
     sidebar = project["website"]["sidebar"]["contents"]
     sidebar[1]["contents"] = [f"pages/{page.file.name}" for page in notebooks]
+    if (published := paths.root / "docs" / "results").is_dir():
+        shutil.copytree(published, paths.report / "docs" / "results")
+        project["project"]["render"] += ["docs/results/index.qmd", "docs/results/pages/*.ipynb"]
+        project["project"]["resources"] += ["docs/results/figures/*/*"]
+        sidebar[2]["contents"].insert(0, "docs/results/index.qmd")
     if studies:
         contents = [page.file.relative_to(paths.report).as_posix() for page in studies]
         sidebar.insert(2, {"section": "Studies", "contents": contents})
@@ -88,10 +93,9 @@ def write_sources(paths: Paths) -> Sources:
     write_text(paths.report / "_quarto.yml", head + yaml.safe_dump(project, sort_keys=False))
     index = paths.report / "index.qmd"
     write_text(index, fill(_template(paths, "reports/index.qmd"), results, figures))
-    texts = sorted((paths.report / "docs").glob("*.qmd"))
-    docs = [Page(file, title_of(file), f"docs/{file.stem}.html") for file in texts]
-    summary = Page(index, title_of(index), "index.html")
-    return Sources(paths.report, paths.profile, (summary, *notebooks, *studies, *docs))
+    texts = [file for suffix in ("qmd", "ipynb") for file in sorted((paths.report / "docs").rglob(f"*.{suffix}"))]
+    docs = [_page(file, file.relative_to(paths.report)) for file in texts]
+    return Sources(paths.report, paths.profile, (_page(index, Path("index.qmd")), *notebooks, *studies, *docs))
 
 
 def fill(template: str, results: Results, figures: Figures) -> str:
@@ -125,10 +129,11 @@ def fill(template: str, results: Results, figures: Figures) -> str:
         raise RiceError(f"reports/index.qmd: {error}; get it back with: git checkout reports/index.qmd") from None
 
 
-def title_of(page: Path) -> str:
+def _page(file: Path, place: Path) -> Page:
     """Read the title from a page's front matter."""
-    _, front_matter, _ = page.read_text(encoding="utf-8").split("---\n", 2)
-    return str(yaml.safe_load(front_matter)["title"])
+    first = nbformat.read(file, as_version=4).cells[0].source if file.suffix == ".ipynb" else file.read_text("utf-8")
+    title = yaml.safe_load(first.split("---")[1])["title"]
+    return Page(file, str(title), place.with_suffix(".html").as_posix())
 
 
 def _banners(results: Results) -> str:
