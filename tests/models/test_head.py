@@ -10,6 +10,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models import head
+from rice_lib.models.metrics import mcnemar
 from rice_lib.models.vit import SHIPPED, create_model
 
 WIDTH = 16
@@ -49,12 +50,12 @@ def test_what_the_head_does_not_read_changes_nothing():
         assert torch.equal(*(model.classifier(torch.from_numpy(of)) for of in (values, other)))
 
 
-def test_both_are_read_unless_one_alone_is_better_beyond_chance():
+def test_one_model_is_better_beyond_chance_or_not():
     labels = np.zeros(40, int)
-    embedding, features, both = (np.repeat([0, 1], [right, 40 - right]) for right in (20, 33, 30))
-    predictions = {"the ViT's embedding": embedding, "grain features": features, "both": both}
-    assert head.best_part(predictions, labels) == "both"
-    assert head.best_part({**predictions, "grain features": labels}, labels) == "grain features"
+    weak, strong = (np.repeat([0, 1], [right, 40 - right]) for right in (30, 33))
+    assert not head.beyond_chance(mcnemar(labels, weak, strong))
+    assert head.beyond_chance(mcnemar(labels, weak, labels))
+    assert not head.beyond_chance(mcnemar(labels, labels, weak))
 
 
 def test_two_checkpoints_change_places(tmp_path):

@@ -7,7 +7,6 @@ the classes and shrunk (Ledoit & Wolf 2004, J. Multivariate Analysis 88:365). Fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,12 @@ from rice_lib.common.run import Run
 from rice_lib.common.tracking import provenance
 from rice_lib.data.loading import Examples
 from rice_lib.models.calibration import fit_temperature
-from rice_lib.models.metrics import McNemar, mcnemar
+from rice_lib.models.metrics import McNemar
 
 SIGNIFICANT = 0.05
 FOLDS = 5  # at most, of the images that set the head's temperature
 
-PARTS = {"the ViT's embedding": slice(-FEATURES), "grain features": slice(-FEATURES, None), "both": slice(None)}
+PARTS = {"both": slice(None), "grain features": slice(-FEATURES, None), "the ViT's embedding": slice(-FEATURES)}
 """What a head can read of `RiceViTForImageClassification.evidence`."""
 
 
@@ -83,18 +82,6 @@ def fit_head(model: RiceViTForImageClassification, values: np.ndarray, labels: n
         head.linear.weight[:, columns] = torch.from_numpy(weights / temperature).float()
         head.linear.bias.copy_(torch.from_numpy(bias / temperature))
     return temperature
-
-
-def best_part(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> str:
-    """Choose which of `PARTS` to read: both, unless one alone is better beyond chance.
-
-    Args:
-        predictions: of each part, class numbers by models that had not seen the image, int `[n]`.
-        labels: true class numbers, int `[n]`.
-    """
-    tests = {part: mcnemar(labels, predictions["both"], own) for part, own in predictions.items()}
-    better = [part for part, test in tests.items() if beyond_chance(test)]
-    return max(better, key=lambda part: (predictions[part] == labels).mean(), default="both")
 
 
 def beyond_chance(test: McNemar) -> bool:
