@@ -18,7 +18,7 @@ from support.models import tiny_checkpoint, tiny_onnx
 from rice_lib.backends.open import open_predictor
 from rice_lib.cli import calibrate as command
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.decision import APPEARANCE, Decision, RejectionRule
+from rice_lib.contract.decision import APPEARANCE, Decision, ImageScale, RejectionRule
 from rice_lib.contract.features import COLUMN, FEATURES
 from rice_lib.contract.prediction import feature_table
 from rice_lib.data.loading import Examples
@@ -170,7 +170,8 @@ def test_what_another_photograph_of_a_grain_changes_is_let_pass(rule, change, at
 
 
 def examples_of(images: np.ndarray, labels: np.ndarray) -> Examples:
-    return Examples(images, np.arange(len(images)), labels, [f"{i}.jpg" for i in range(len(images))], VARIETIES)
+    paths = [f"{i}.jpg" for i in range(len(images))]
+    return Examples(images, np.arange(len(images)), labels, paths, VARIETIES, ImageScale("mm", 0.04))
 
 
 class Perfect(SimpleNamespace):
@@ -189,6 +190,7 @@ def test_calibrate_takes_the_models_own_order_of_labels():
     model = Perfect(classes=np.tile(4 - validation[1], 2), at=0)
     decision = calibrate(model, examples_of(*training), examples_of(*validation), batch_size=16, seed=1)
     assert decision.temperature < 2
+    assert Decision.from_json(decision.to_json()).scale == ImageScale("mm", 0.04)  # what infer --grains cuts at
     assert decision.about == {"training_images": 100, "validation_images": 50, "validation_rejected": 0}
     arborio = feature_table(training[0][:5])
     as_arborio, as_karacadag = (decision.rejection.distances(np.eye(5)[[at] * 5], arborio) for at in (4, 0))
