@@ -201,7 +201,8 @@ class RiceViTForImageClassification(ViTForImageClassification):
             self.post_init()
         if config.grain_features:
             self.features = GrainFeatures()
-            self.classifier = FeatureHead(config.hidden_size + FEATURES, config.num_labels)
+            head: Any = FeatureHead(config.hidden_size + FEATURES, int(config.num_labels or 0))
+            self.classifier = head
 
     def forward(  # type: ignore[override]  # of the base class's options, none but these is used
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **options: Any
