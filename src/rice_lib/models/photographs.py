@@ -67,7 +67,7 @@ def majorities(predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray, cl
         votes = np.bincount(predicted[groups == group], minlength=len(classes))
         low, high = wilson(int(votes.max()), int(votes.sum()))
         rows.append(
-            {"variety": classes[labels[groups == group][0]], "predicted as": classes[int(votes.argmax())],
+            {"variety": classes[int(labels[groups == group][0])], "predicted as": classes[int(votes.argmax())],
              "grains": int(votes.sum()), "share of them": Metric(votes.max() / votes.sum(), low, high)}
         )  # fmt: skip
     return pd.DataFrame(rows)
