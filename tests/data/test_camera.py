@@ -90,7 +90,7 @@ def test_draws_lie_in_their_intervals_and_go_either_way():
 
 
 def test_no_augmentation_has_the_lens_the_tilt_the_vignette_or_the_cloth():
-    """What the recipes have in common with the camera (size, light, blur) is in findings.qmd; these four are in none."""
+    """The recipes share size, light and blur with the camera (findings.qmd); these four are in none."""
     shared = {"scale", "light", "warmth", "gamma", "background", "blur", "noise", "jpeg"}
     assert set(camera.RANGES) - shared == {"lens", "tilt", "vignette", "texture"}
     assert not {"lens", "tilt", "vignette", "texture"} & set(AugmentationParams.model_fields)
