@@ -217,7 +217,7 @@ def imported():
     """Return the top-level modules that the library, the tests, the benchmarks and the notebooks import."""
     files = [file for folder in ("src", "tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
     texts = [file.read_text() for file in files]
-    for file in (ROOT / "notebooks").glob("*.ipynb"):
+    for file in (ROOT / "notebooks").rglob("*.ipynb"):
         texts += [cell.source for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
     found = set()
     for text in texts:
@@ -227,7 +227,7 @@ def imported():
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)  # importlib.import_module("tensorrt_rtx"), pytest.importorskip("ray")
+                found.add(node.value.partition(".")[0])  # importlib.import_module, pytest.importorskip
     return found
 
 
