@@ -91,6 +91,7 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path):
 @pytest.mark.slow
 def test_the_same_run_twice_and_after_a_kill_gives_the_same_numbers_to_the_last_bit(ready, tmp_path):
     """On a CPU: weights, what the training logged, and the test images' scores."""
+    torch.set_num_threads(1)  # as the predictor of the first run leaves it for the second
     runs = {}
     for name in ("once", "again", "killed"):
         (tmp_path / name).mkdir()
@@ -195,6 +196,7 @@ def kill_after_first_epoch(run):
     """Train in another process and kill it as soon as it has saved a complete checkpoint."""
     program = f"""
         from pathlib import Path
+        import torch
         from rice_lib.data.synthetic import VARIETIES
         from rice_lib.common.paths import Paths
         from rice_lib.common.run import Run
@@ -202,6 +204,7 @@ def kill_after_first_epoch(run):
         from rice_lib.models.vit import create_model
         from transformers import set_seed
         run = Run(Run.open("tiny", **{SETTINGS!r}).params, Paths(Path({str(run.paths.root)!r}), "tiny"))
+        torch.set_num_threads({torch.get_num_threads()})  # sums are ordered by the threads that share them
         set_seed(run.params.seed)
         model = create_model(run.params.finetune, VARIETIES)
         finetune.train(run, "random", model, finetune.training_arguments(run, "random"))
