@@ -132,10 +132,13 @@ def accuracies(results: Results) -> dict[str, dict[str, Metric]]:
 
 
 def headline(results: Results) -> str:
-    """Compare the models' accuracies in percent, one column a kind of test images, intervals below."""
+    """Compare the models' accuracies in percent, one column a kind of test images that has any, intervals below."""
+    found = accuracies(results)
+    measured = {kind for metrics in found.values() for kind, metric in metrics.items() if metric.value is not None}
+    kinds = [kind for kind in dict.fromkeys([*KINDS.values(), *sorted(measured)]) if kind in measured]
     rows = [
-        {"accuracy, %": model, **{kind: _share(results, metrics.get(kind)) for kind in KINDS.values()}}
-        for model, metrics in accuracies(results).items()
+        {"accuracy, %": model, **{kind: _share(results, metrics.get(kind)) for kind in kinds}}
+        for model, metrics in found.items()
     ]
     return table(rows, "No notebook has recorded a score yet.")
 
