@@ -95,7 +95,7 @@ set: $(ENV)
 test: $(ENV) $(SERVE_ENV) $(GET_UV)  ## run the fast tests
 	@python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(ENV) $(SERVE_ENV) $(GET_UV)  ## run all tests, as CI does (RICE_DATA=/images.zip adds those on real images)
+test-all: $(ENV) $(SERVE_ENV) $(GET_UV)  ## run all tests (RICE_DATA=/images.zip adds those on real images)
 	@python -m pytest $(ARGS)
 
 lint: $(ENV) $(GET_UV)  ## check uv.lock, style (ruff) and types (mypy)
