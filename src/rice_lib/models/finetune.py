@@ -121,17 +121,24 @@ def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments
             write_text(run_id, mlflow_run)
             result = asdict(_fit(run, scheme, model, arguments, mlflow_run))
         with atomic_folder(finished) as fresh:
-            model.save_pretrained(fresh)
-            # safetensors lets nobody else read its file
-            shutil.copymode(fresh / "config.json", fresh / "model.safetensors")
             write_json(fresh / HISTORY_FILE, result.pop("history"))
-            settings = run.params.finetune.model_dump(mode="json")
-            write_json(fresh / PROVENANCE_FILE, {**provenance(run), "scheme": scheme, "finetune": settings, **result})
+            write_checkpoint(run, model, fresh, scheme, result)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     with atomic_folder(run.paths.checkpoint(scheme)) as fresh:
         shutil.copytree(finished, fresh, dirs_exist_ok=True)
     return read_result(run.paths.checkpoint(scheme))
+
+
+def write_checkpoint(
+    run: Run, model: RiceViTForImageClassification, folder: Path, trained_on: str, facts: Mapping[str, Any]
+) -> None:
+    """Write a model's weights and configuration to a folder, and what made it: the run, its settings, more `facts`."""
+    model.save_pretrained(folder)
+    # safetensors lets nobody else read its file
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+    settings = run.params.finetune.model_dump(mode="json")
+    write_json(folder / PROVENANCE_FILE, {**provenance(run), "scheme": trained_on, "finetune": settings, **facts})
 
 
 def forget(run: Run) -> None:

@@ -18,12 +18,12 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from rice_lib.backends.checkpoint import CheckpointPredictor
 from rice_lib.backends.grain_features import FEATURES, FeatureHead
-from rice_lib.backends.vit import PROVENANCE_FILE, RiceViTForImageClassification, normalise
-from rice_lib.common.files import atomic_folder, write_json
+from rice_lib.backends.vit import RiceViTForImageClassification, normalise
+from rice_lib.common.files import atomic_folder
 from rice_lib.common.run import Run
-from rice_lib.common.tracking import provenance
 from rice_lib.data.loading import Examples
 from rice_lib.models.calibration import fit_temperature
+from rice_lib.models.finetune import write_checkpoint
 from rice_lib.models.metrics import McNemar
 
 SIGNIFICANT = 0.05
@@ -106,9 +106,5 @@ def swap(first: Path, second: Path) -> None:
 
 def save_head(run: Run, model: RiceViTForImageClassification, folder: Path, trained_on: str) -> None:
     """Save a model whose head was fitted as a checkpoint, with what made it."""
-    settings = run.params.finetune.model_dump(mode="json")
     with atomic_folder(folder) as fresh:
-        model.save_pretrained(fresh)
-        (fresh / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read its file
-        about = {**provenance(run), "scheme": trained_on, "finetune": settings, "trained": "head alone"}
-        write_json(fresh / PROVENANCE_FILE, about)
+        write_checkpoint(run, model, fresh, trained_on, {"trained": "head alone"})

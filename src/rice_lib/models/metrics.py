@@ -111,11 +111,20 @@ def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
 
 def compare(a: Predictions, b: Predictions) -> McNemar:
     """Compare two predictions files by `mcnemar`; raises `RiceError` where they are not about the same images."""
-    place = {path: row for row, path in enumerate(b.paths)}
-    if len(place) != len(a.paths) or any(path not in place for path in a.paths):
+    b_aligned = align(b, a.paths)
+    if b_aligned is None:
         raise RiceError("the two predictions files are about different images: McNemar's test needs the same ones")
-    order = [place[path] for path in a.paths]
-    return mcnemar(a.labels, a.predicted, b.predicted[order])
+    return mcnemar(a.labels, a.predicted, b_aligned.predicted)
+
+
+def align(predictions: Predictions, paths: Sequence[str]) -> Predictions | None:
+    """Put predictions in the order of `paths`; None where they are not about the same images."""
+    place = {path: row for row, path in enumerate(predictions.paths)}
+    if len(place) != len(paths) or any(path not in place for path in paths):
+        return None
+    order = [place[path] for path in paths]
+    labels, predicted, scores = (a[order] for a in (predictions.labels, predictions.predicted, predictions.scores))
+    return Predictions(list(paths), labels, predicted, scores, predictions.classes)
 
 
 def _f1(true_positives: int, of_class: int, as_class: int) -> Metric:

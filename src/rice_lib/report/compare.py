@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rice_lib.common.files import write_text
 from rice_lib.common.paths import Paths
 from rice_lib.common.tracking import Metric
 from rice_lib.data.loading import open_examples
-from rice_lib.models.metrics import Predictions, compare, read_predictions
+from rice_lib.models.metrics import Predictions, align, compare, read_predictions
 from rice_lib.report import images, style
 from rice_lib.report.render import render_page
 from rice_lib.report.results import KINDS, MODELS, Results, belongs, read_metrics, table
@@ -89,11 +89,15 @@ def _shown(value: Any) -> Any:
     return code(str(value)) if isinstance(value, list | tuple | bool) else value
 
 
+def _common(a: Side, b: Side) -> Iterator[tuple[Metric, Metric]]:
+    """Pair the metrics that both runs measured."""
+    theirs = {key: m for _, key, m in b.results.metrics() if m.value is not None}
+    yield from ((mine, theirs[key]) for _, key, mine in a.results.metrics() if mine.value is not None and key in theirs)
+
+
 def _accuracies(a: Side, b: Side) -> Iterator[dict[str, Any]]:
-    theirs = {key: m for _, key, m in b.results.metrics()}
-    for _, key, mine in a.results.metrics():
-        other = theirs.get(key)
-        if mine.name != "accuracy" or other is None or mine.value is None or other.value is None:
+    for mine, other in _common(a, b):
+        if mine.name != "accuracy":
             continue
         model, split = str(mine.of["model"]), str(mine.of["split"])
         row = {"model": MODELS.get(model, model), "test images": KINDS.get(split, split), a.name: mine, b.name: other}
@@ -105,7 +109,7 @@ def _verdict(a: Metric, b: Metric, mine: Predictions | None, theirs: Predictions
     ends = [100 * share for m in (a, b) for share in (m.value, m.low, m.high) if share is not None]
     difference = ends[len(ends) // 2] - ends[0]
     points = f"{difference:+.2f} points"
-    if mine is not None and theirs is not None and sorted(mine.paths) == sorted(theirs.paths):
+    if mine is not None and theirs is not None and align(theirs, mine.paths) is not None:
         test = compare(mine, theirs)
         counts = f"{test.only_a_wrong:,} wrong in the first only, {test.only_b_wrong:,} in the second only"
         return f"{points}; {counts}; McNemar's p: {p_value(test.p_value)}"
@@ -119,21 +123,16 @@ def _verdict(a: Metric, b: Metric, mine: Predictions | None, theirs: Predictions
 
 
 def _costs(a: Side, b: Side) -> Iterator[dict[str, Any]]:
-    theirs = {key: m for _, key, m in b.results.metrics()}
-    for _, key, mine in a.results.metrics():
-        other = theirs.get(key)
-        if mine.unit in ("s", "ms", "images/s", "1/s", "MB") and mine.value and other is not None and other.value:
+    for mine, other in _common(a, b):
+        if mine.unit in ("s", "ms", "images/s", "1/s", "MB") and mine.value and other.value:
             what = " · ".join([*belongs(mine), mine.name])
             yield {"what": what, "unit": mine.unit, a.name: mine, b.name: other, "ratio": other.value / mine.value}
 
 
 def _pictures(a: Side, b: Side, root: Path, folder: Path) -> Iterator[str]:
     kept = [(split, a.predictions("vit", split), b.predictions("vit", split)) for split in KINDS]
-    same = [(split, x, y) for split, x, y in kept if x and y and sorted(x.paths) == sorted(y.paths)]
-    for split, mine, other in same:
-        place = {path: row for row, path in enumerate(other.paths)}
-        order = np.array([place[path] for path in mine.paths])
-        theirs = replace(mine, predicted=other.predicted[order], scores=other.scores[order])
+    same = [(split, x, theirs) for split, x, y in kept if x and y and (theirs := align(y, x.paths))]
+    for split, mine, theirs in same:
         for (right, correct), (wrong, missed) in itertools.permutations([(a.name, mine), (b.name, theirs)]):
             rows = np.flatnonzero((correct.predicted == mine.labels) & (missed.predicted != mine.labels))
             count = f"On the {KINDS[split]}, {len(rows):,} images"
