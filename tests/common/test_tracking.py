@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from rice_lib.common import tracking
 from rice_lib.common.parameters import Params
@@ -130,7 +131,8 @@ def test_numbers_and_figures_are_recorded_with_their_provenance(first):
     figure = run.paths.figure("03_baseline", "accuracy")
     figure.parent.mkdir(parents=True)
     figure.write_bytes(b"a figure")
-    metrics = qualify({"accuracy": Metric(0.9, 0.8, 0.95, 40), "ece": Metric(None, how="why")}, model="cnn")
+    accuracy = Metric(0.9, 0.8, 0.95, 40, name="accuracy")
+    metrics = qualify({"accuracy": accuracy, "ece": Metric(None, how="why")}, model="cnn")
     content = json.loads(record(run, "03_baseline", metrics, figures={"accuracy": "Accuracy"}).read_text())
     assert content["metrics"]["cnn/accuracy"]["of"] == {"model": "cnn"}
     assert content["metrics"]["cnn/ece"]["value"] is None
@@ -138,7 +140,7 @@ def test_numbers_and_figures_are_recorded_with_their_provenance(first):
     made_by = content["provenance"]
     assert {"created", "commit", "params", "data", "source", "hardware", "versions"} < set(made_by)
     logged = mlflow.get_run(made_by["mlflow_run"])
-    assert logged.data.metrics == {"cnn/accuracy": 0.9}
+    assert logged.data.metrics == {"Frozen CNN/accuracy": 0.9}
     assert logged.data.tags["mlflow.note.content"] == "**accuracy**: Accuracy"
     assert content["parameters"]["split"]["test_fraction"] == 0.2
     assert logged.data.params["split.test_fraction"] == "0.2"
@@ -164,10 +166,18 @@ def test_a_database_elsewhere_makes_no_folder_here(tmp_path, monkeypatch):
     assert not run.paths.mlruns.exists()
 
 
-def test_a_metric_knows_the_cell_that_made_it(monkeypatch):
+def test_a_metric_knows_the_cell_that_made_it():
     assert Metric(1.0).cell is None, "outside a notebook"
-    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(execution_count=7))
-    made = Metric(1.0)
-    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(execution_count=9))
-    assert (made.cell, qualify({"accuracy": made}, model="vit")["vit/accuracy"].cell) == (7, 7)
-    assert qualify({"accuracy": 1.0}, model="vit")["vit/accuracy"].cell == 9
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"hist_file": ":memory:"}}))
+    try:
+        shell.user_ns.update(Metric=Metric, qualify=qualify)
+        first, second = (
+            shell.run_cell(cell, store_history=True)
+            for cell in ("made = Metric(1.0)", 'found = qualify({"old": made, "new": 1.0}, model="vit")')
+        )
+        found = shell.user_ns["found"]
+    finally:
+        InteractiveShell.clear_instance()
+    numbers = first.execution_count, second.execution_count
+    assert (found["vit/old"].cell, found["vit/new"].cell) == numbers, "as In [n] shows them"
+    assert numbers[0] < numbers[1]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import set_seed
+from transformers.utils import logging
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.backends.vit import load_checkpoint, normalise
@@ -78,6 +79,11 @@ def test_the_fingerprint_changes_with_what_the_result_depends_on_and_with_nothin
     assert finetune.run_fingerprint(ready, "session") != base
 
 
+def test_the_trainer_prints_no_numbers_once_transformers_is_silent(ready):
+    logging.set_verbosity_error()  # as create_model does: the Trainer then takes the callback that prints
+    assert finetune.training_arguments(ready, "random").disable_tqdm is False
+
+
 def test_a_half_written_checkpoint_is_ignored(tmp_path):
     for step, state in ((10, "{}"), (20, None), (9, "{}"), (30, '{"half')):
         folder = tmp_path / f"checkpoint-{step}"
@@ -138,6 +144,7 @@ def test_processes_load_after_opencv_used_its_threads(ready, tmp_path):
         import cv2, numpy as np
         from pathlib import Path
         from transformers import set_seed
+from transformers.utils import logging
         from rice_lib.data.synthetic import VARIETIES
         from rice_lib.common.paths import Paths
         from rice_lib.common.run import Run
@@ -203,6 +210,7 @@ def kill_after_first_epoch(run):
         from rice_lib.models import finetune
         from rice_lib.models.vit import create_model
         from transformers import set_seed
+from transformers.utils import logging
         run = Run(Run.open("tiny", **{SETTINGS!r}).params, Paths(Path({str(run.paths.root)!r}), "tiny"))
         torch.set_num_threads({torch.get_num_threads()})  # sums are ordered by the threads that share them
         set_seed(run.params.seed)

@@ -30,6 +30,32 @@ from rice_lib.common.run import Run
 
 VERSIONED_PACKAGES = ("torch", "transformers", "timm", "scikit-learn", "numpy", "pillow", "onnxruntime", "tensorrt")
 
+MODELS = {
+    "shape": "Ten features",
+    "cnn": "Frozen CNN",
+    "vit": "ViT",
+    "head": "ViT and grain features, head alone",
+}
+"""What people call the models."""
+
+ENGINES = {
+    "torch_eager": "torch",
+    "torch_compiled": "torch, compiled",
+    "onnx_float32": "ONNX Runtime, float32",
+    "onnx_float16": "ONNX Runtime, float16",
+    "tensorrt_float32": "TensorRT, float32",
+    "tensorrt_float16": "TensorRT, float16",
+}
+"""What people call the engines of the benchmark."""
+
+SPLITS = {
+    "random": "random split",
+    "session": "session split",
+    "camera": "simulated camera",
+    "by photograph": "photographs never seen",
+}
+"""What people call the images that a model was tested on."""
+
 _URI_FROM_OUTSIDE = os.environ.get("MLFLOW_TRACKING_URI") or None
 """Where the profile names no `tracking.uri`. Read once, for MLflow writes the URI that it was given last there."""
 
@@ -37,7 +63,8 @@ _URI_FROM_OUTSIDE = os.environ.get("MLFLOW_TRACKING_URI") or None
 def current_cell() -> int | None:
     """Find the number of the notebook's cell that is running, the n of In [n]; None outside a notebook."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell.execution_count if shell else None
+    # the inputs begin with an empty one; `execution_count` is the next cell's from IPython 9 on
+    return len(shell.history_manager.input_hist_parsed) - 1 if shell else None
 
 
 @dataclass(frozen=True)
@@ -61,6 +88,13 @@ def qualify(metrics: Mapping[str, float | Metric], **of: str | int) -> dict[str,
     """Say what metrics belong to: `accuracy` of model="vit" and split="random" becomes `vit/random/accuracy`."""
     prefix = "/".join(str(part) for part in of.values())
     return {f"{prefix}/{key}": replace(m, of={**of, **m.of}) for key, m in _as_metrics(metrics).items()}
+
+
+def belongs(metric: Metric) -> list[str]:
+    """List what a metric belongs to, in the words of people."""
+    names = {"model": MODELS, "engine": ENGINES, "split": SPLITS}
+    parts = {key: names.get(key, {}).get(str(part), str(part)) for key, part in metric.of.items()}
+    return [f"{part} a call" if key == "batch" else part for key, part in parts.items()]
 
 
 def record(
@@ -127,7 +161,8 @@ def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[s
     # only where it still exists: mlruns/ may have been deleted since, or the experiment renamed
     known = mlflow.search_runs([experiment_id], f"attributes.run_id = '{run_id}'", output_format="list")
     continued = run_id if run_id and known else None
-    with mlflow.start_run(run_id=continued, run_name=f"{run.params.profile}/{name}") as active:
+    title = name.replace("_", " ").replace("/", ", ")
+    with mlflow.start_run(run_id=continued, run_name=f"{run.params.profile}: {title}") as active:
         if continued is None:
             mlflow.log_params(_flatten(run.params.model_dump(mode="json")))
             origin = {key: str(value) for key, value in _flatten(provenance(run)).items()}
@@ -211,11 +246,12 @@ def _as_metrics(metrics: Mapping[str, float | Metric]) -> dict[str, Metric]:
 
 
 def _named(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Name numbers for MLflow's pages as people call them: `vit/random/macro F1`; by the key where two would be one."""
+    """Name numbers for MLflow's pages as people do, `ViT/random split/macro F1`; by the key where two are one."""
     named: dict[str, float] = {}
     for key, metric in metrics.items():
         if metric.value is not None:
-            name = "/".join(str(part) for part in (*metric.of.values(), metric.name) if part) if metric.name else key
+            unit = f" in {metric.unit.replace('/', ' per ')}" if metric.unit else ""
+            name = "/".join([*belongs(metric), metric.name + unit]) if metric.name else key
             name = re.sub(r"[^\w\-. :/]", "", name)
             named[key if name in named else name] = metric.value
     return named

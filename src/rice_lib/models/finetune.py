@@ -98,6 +98,7 @@ def training_arguments(run: Run, scheme: str) -> TrainingArguments:
         seed=run.params.seed,
         data_seed=run.params.seed,
         report_to="none",
+        disable_tqdm=False,  # else the Trainer prints every number, once transformers' own messages are off
         remove_unused_columns=False,
         label_names=["labels"],
     )
@@ -137,7 +138,8 @@ def write_checkpoint(
     model.save_pretrained(folder)
     # safetensors lets nobody else read its file
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
-    settings = run.params.finetune.model_dump(mode="json")
+    form = {name: getattr(model.config, name) for name in ("aligned_frame", "foreground_patches")}  # shipped: its own
+    settings = run.params.finetune.model_dump(mode="json") | form
     write_json(folder / PROVENANCE_FILE, {**provenance(run), "scheme": trained_on, "finetune": settings, **facts})
 
 
@@ -277,14 +279,26 @@ def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": accuracy_score(labels, predicted), "f1": f1_score(labels, predicted, average="macro")}
 
 
+_CURVES = {
+    "loss": "training/loss",
+    "learning_rate": "training/learning rate",
+    "grad_norm": "training/gradient norm",
+    "epoch": "training/epoch",
+    "eval_loss": "validation/loss",
+    "eval_accuracy": "validation/accuracy",
+    "eval_f1": "validation/macro F1",
+}
+"""What people call the numbers that the Trainer logs."""
+
+
 class _LogToMlflow(TrainerCallback):
-    """Logs every number that the Trainer logs, with its step, to the active MLflow run."""
+    """Logs the curves of the training, with their step, to the active MLflow run."""
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Log what is a number."""
-        numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        """Log what is a number of a curve."""
+        numbers = {_CURVES[name]: float(value) for name, value in (logs or {}).items() if name in _CURVES}
         import_mlflow().log_metrics(numbers, step=state.global_step)
 
 

@@ -12,27 +12,9 @@ import pandas as pd
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths
-from rice_lib.common.tracking import Metric
+from rice_lib.common.tracking import ENGINES, MODELS, Metric, belongs
 from rice_lib.report.tables import NONE, Formatted, code, escape, link, markdown
 from rice_lib.report.tables import metric as metric_text
-
-MODELS = {
-    "shape": "Ten features",
-    "cnn": "Frozen CNN",
-    "vit": "ViT",
-    "head": "ViT and grain features, head alone",
-}
-"""What people call the models."""
-
-ENGINES = {
-    "torch_eager": "torch",
-    "torch_compiled": "torch, compiled",
-    "onnx_float32": "ONNX Runtime, float32",
-    "onnx_float16": "ONNX Runtime, float16",
-    "tensorrt_float32": "TensorRT, float32",
-    "tensorrt_float16": "TensorRT, float16",
-}
-"""What people call the engines of the benchmark."""
 
 KINDS = {"random": "random split", "session": "session never seen", "camera": "simulated camera"}
 """What people call the test images, from the easiest to the hardest."""
@@ -198,10 +180,12 @@ def everything(results: Results) -> str:
 
 def made_by(results: Results) -> str:
     """Say in one line what made the numbers."""
-    names = {"commit": "commit", "params": "parameters", "data": "data", "hardware": "on", "created": "at"}
+    names = {"commit": "commit", "params": "parameters", "data": "data", "hardware": "on"}
     found = {
         name: dict.fromkeys(v[:16] if key != "hardware" else v for v in results.one(key)) for key, name in names.items()
     }
+    times = sorted(time[:16].replace("T", " ") for time in results.one("created"))
+    found["made"] = dict.fromkeys([" to ".join(dict.fromkeys([*times[:1], *times[-1:]])) + " UTC"] if times else [])
     return "; ".join(f"{name} {escape(', '.join(values))}" for name, values in found.items() if values) + "."
 
 
@@ -270,13 +254,6 @@ def _share(results: Results, metric: Metric | None) -> Formatted:
 
 def _page(notebook: str) -> Formatted:
     return link(notebook, f"pages/{notebook}.html")
-
-
-def belongs(metric: Metric) -> list[str]:
-    """List what a metric belongs to, in the words of people."""
-    names = {**MODELS, **ENGINES}
-    units = {"split": "{} split", "batch": "{} a call"}
-    return [units.get(key, "{}").format(names.get(str(part), part)) for key, part in metric.of.items()]
 
 
 def _words(key: str) -> str:
