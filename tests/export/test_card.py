@@ -51,7 +51,8 @@ def test_it_says_data_metrics_with_intervals_and_limits():
     assert "scale 0.4, flip True." in text
     for limit in ("Varieties", "Scale", "Background", "Session"):
         assert f"- **{limit}.**" in text
-    assert "no pretrained weight" in text
+    assert "no weight of anybody else's" in text
+    assert "From random weights" in text
 
 
 @pytest.mark.parametrize(("frame", "said"), [(None, "uses the size"), ([48, 128], "divided out")])
@@ -64,6 +65,12 @@ def test_a_pretrained_start_is_named_and_its_licence_is_not_ours():
     card = model_card(LABELS, provenance("google/vit"), RESULTS, "x")
     assert (card.data.base_model, card.data.license) == ("google/vit", "other")
     assert "That of `google/vit`" in card.text
+
+
+def test_a_start_from_the_shipped_model_is_no_start_from_random_weights():
+    text = model_card(LABELS, provenance("shipped"), RESULTS, "x").text
+    assert "From the weights of the model that ships" in text
+    assert "random weights" not in text
 
 
 def test_the_summary_has_classes_and_accuracies():

@@ -40,7 +40,7 @@ def test_misclassified_shows_the_most_confident_first(predictions) -> None:
     examples = _Images()
     fig = images.misclassified(examples, predictions)
     assert examples.asked.tolist() == [8, 3]
-    assert fig.axes[0].get_title() == "Jasmine, predicted\nArborio 0.96"
+    assert fig.axes[0].get_title() == "Jasmine as\nArborio 0.96"
     assert fig.get_suptitle() == "2 of 30 images misclassified"
     assert images.misclassified(examples, predictions, limit=1).get_suptitle().endswith("the 1 most confident")
     titled = images.misclassified(examples, predictions, subject="cnn")

@@ -103,9 +103,10 @@ def reliability(readings: Mapping[str, Reliability]) -> Figure:
         top.set(title=f"{name}\nECE {found.error:.4f}", xlim=(0, 1), ylim=(0, 1.03))
         bottom.bar(left, found.counts[filled], width * 0.92, align="edge", color=BLUE)
         bottom.set(xlabel="confidence", yscale="log")
+        bottom.yaxis.set_major_formatter("{x:,.0f}")
     axes[0, 0].set_ylabel("share correct")
     axes[1, 0].set_ylabel("images")
-    axes[0, 0].legend(loc="upper left", fontsize=10)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
     return fig
 
 
@@ -113,7 +114,7 @@ def weights(matrix: np.ndarray, columns: Sequence[str], names: Sequence[str]) ->
     """Draw a linear classifier's weights: one row a feature, one column a class; float `[classes, features]`."""
     fig, ax = subplots(height=0.9 + 0.4 * len(columns))
     limit = float(np.abs(matrix).max())
-    table = pd.DataFrame(matrix.T, index=list(columns), columns=list(names))
+    table = pd.DataFrame(matrix.T.round(1) + 0.0, index=list(columns), columns=list(names))  # no "-0.0"
     colours = sns.diverging_palette(40, 245, s=85, l=55, as_cmap=True)
     sns.heatmap(
         table, cmap=colours, vmin=-limit, vmax=limit, annot=True, fmt=".1f", annot_kws={"fontsize": 11}, cbar=False,
@@ -123,7 +124,7 @@ def weights(matrix: np.ndarray, columns: Sequence[str], names: Sequence[str]) ->
     return fig
 
 
-def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: str = "") -> Figure:
+def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy") -> Figure:
     """Draw numbers with their 95 % intervals, one row each; a number that was not measured says so in its row."""
     fig, ax = subplots(height=0.9 + 0.42 * len(metrics))
     rows = range(len(metrics) - 1, -1, -1)
@@ -139,7 +140,7 @@ def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy", title: st
         ax.annotate(f"{metric.value:.4f}", (metric.value, row), **above)
     ax.set_yticks(list(rows), list(metrics))
     ax.set_ylim(-0.6, len(metrics) - 0.3)
-    ax.set(xlabel=xlabel, title=title)
+    ax.set(xlabel=xlabel)
     ax.grid(False, axis="y")
     return fig
 
@@ -222,24 +223,15 @@ def most_confused(predictions: Predictions) -> str:
     return f"{wrong.sum():,} of {counts.sum():,} images are misclassified, {often}"
 
 
-def distributions(table: pd.DataFrame, columns: Sequence[str], by: str = "label", title: str = "") -> Figure:
-    """Draw the density of each numeric column, one curve a variety, one panel a column."""
-    rows, look = -(-len(columns) // 2), looks(sorted(table[by].unique()))
-    fig, axes = subplots(rows, 2, height=2.1 * rows + 0.6, title=title, squeeze=False)
+def distributions(table: pd.DataFrame, columns: Sequence[str]) -> Figure:
+    """Draw the density of each numeric column, one curve a variety (`label`), one panel a column."""
+    rows, look = -(-len(columns) // 2), looks(sorted(table["label"].unique()))
+    fig, axes = subplots(rows, 2, height=2.1 * rows + 0.6, squeeze=False)
+    shape: dict[str, Any] = {"fill": True, "alpha": 0.18, "linewidth": 1.6, "warn_singular": False, "gridsize": 80}
     for ax, column in zip(axes.flat, columns, strict=False):
         for name, (colour, _, line) in look.items():
-            values = table.loc[table[by] == name, column]
-            sns.kdeplot(
-                values,
-                color=colour,
-                linestyle=line,
-                fill=True,
-                alpha=0.18,
-                linewidth=1.6,
-                warn_singular=False,
-                gridsize=80,
-                ax=ax,
-            )
+            values = table.loc[table["label"] == name, column]
+            sns.kdeplot(values, color=colour, linestyle=line, ax=ax, **shape)
         ax.set(xlabel=column, ylabel="", yticks=[])
         sns.despine(ax=ax, left=True)
     for ax in axes.flat[len(columns) :]:
@@ -269,6 +261,7 @@ def drift(table: pd.DataFrame, columns: Sequence[str], boundary: int) -> Figure:
             numbers = grains["number"].astype(int)
             ax.scatter(numbers, grains[column], s=5, linewidth=0, color=colour, marker=marker, rasterized=True)
             ax.axvline(boundary, color=INK, linestyle="--", linewidth=1)
+            ax.yaxis.set_major_formatter("{x:,.0f}")
         row[0].set_title(variety, fontsize=11)
     for ax, column in zip(axes[0], columns, strict=True):
         ax.annotate(column, (1, 1.08), xycoords="axes fraction", ha="right", fontsize=10, color=MUTED)
@@ -276,17 +269,16 @@ def drift(table: pd.DataFrame, columns: Sequence[str], boundary: int) -> Figure:
     return fig
 
 
-def lines(table: pd.DataFrame, *, x: str, y: str, hue: str, log: bool = True, title: str = "") -> Figure:
-    """Draw one line a value of `hue` through the points (x, y) of a long table, by default logarithmic."""
+def lines(table: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
+    """Draw one line a value of `hue` through the points (x, y) of a long table, both axes logarithmic."""
     fig, ax = subplots(height=4.2)
     sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, markersize=8, ax=ax)
-    if log:
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
-        _label_plainly(ax)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    _label_plainly(ax)
     ax.set_xticks(sorted(table[x].unique()), sorted(table[x].unique()))
-    ax.set_title(title)
-    ax.legend(title=None, fontsize=10)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
+    ax.get_legend().remove()
     return fig
 
 

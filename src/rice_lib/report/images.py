@@ -58,7 +58,7 @@ def relevance_page(
         title: above the figure.
     """
     fig = image_grid(overlays, titles, columns, title)
-    fig.set_figheight(fig.get_figheight() + 0.5)
+    fig.set_figheight(fig.get_figheight() + 0.4)
     scale = fig.colorbar(mpl.cm.ScalarMappable(), ax=fig.axes, location="bottom", shrink=0.5, aspect=25, pad=0.02)
     scale.ax.imshow(bar, extent=(0, 1, 0, 1), aspect="auto", zorder=3, interpolation="nearest")
     scale.set_ticks([0, 1], labels=["not relevant", "its most relevant patch"])
@@ -68,9 +68,9 @@ def relevance_page(
 
 
 def caption(predictions: Predictions, image: int) -> str:
-    """Write an image's true variety, and what it is predicted as with the confidence, in two lines."""
+    """Write an image's true variety, and below it what it is predicted as with the confidence."""
     true, predicted = (predictions.classes[of[image]] for of in (predictions.labels, predictions.predicted))
-    return f"{true}, predicted\n{predicted} {predictions.scores[image].max():.2f}"
+    return f"{true} as\n{predicted} {predictions.scores[image].max():.2f}"
 
 
 def most_confident_mistakes(predictions: Predictions, limit: int) -> np.ndarray:

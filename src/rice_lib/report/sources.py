@@ -94,6 +94,8 @@ def write_sources(paths: Paths) -> Sources:
     index = paths.report / "index.qmd"
     write_text(index, fill(_template(paths, "reports/index.qmd"), results, figures))
     texts = [file for suffix in ("qmd", "ipynb") for file in sorted((paths.report / "docs").rglob(f"*.{suffix}"))]
+    place = {name: number for number, name in enumerate(sidebar[-1]["contents"])}
+    texts.sort(key=lambda file: place.get(file.relative_to(paths.report).as_posix(), len(place)))
     docs = [_page(file, file.relative_to(paths.report)) for file in texts]
     return Sources(paths.report, paths.profile, (_page(index, Path("index.qmd")), *notebooks, *studies, *docs))
 

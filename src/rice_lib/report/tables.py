@@ -51,8 +51,8 @@ def link(text: str, href: str, title: str = "", number: bool = False) -> Formatt
 
 
 def escape(text: str) -> str:
-    """Escape what Markdown would read as markup, and put the text on one line."""
-    return _PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
+    """Escape what Markdown would read as markup, and put the text on one line; spaces that do not break stay."""
+    return _PUNCTUATION.sub(r"\\\1", re.sub(r"[^\S\u00a0]+", " ", text).strip(" "))
 
 
 def show(table: pd.DataFrame, formats: Mapping[str, Format] | None = None) -> Markdown:
@@ -86,7 +86,7 @@ def number(value: float, digits: int = 4) -> str:
         return f"{value:,.0f}"
     if abs(value) < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa} \u00d7 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+        return f"{mantissa}\u00a0\u00d7\u00a010{str(int(exponent)).translate(_SUPERSCRIPTS)}"
     return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
@@ -101,7 +101,7 @@ def metric(found: Metric) -> str:
         return "not measured"
     share = found.low is not None and abs(found.value) <= 1
     text = f"{found.value:.4f}" if share else number(found.value)
-    return f"{text} [{found.low:.4f}, {found.high:.4f}]" if share else text
+    return f"{text} [{found.low:.4f},\u00a0{found.high:.4f}]" if share else text  # one space where a line may break
 
 
 def _column(cells: Sequence[Any], form: Format | None) -> tuple[list[str], bool]:
