@@ -23,7 +23,7 @@ fail() {
 model=${1%/}
 ensemble=$model/config.pbtxt
 [[ -f $ensemble ]] || fail "$ensemble: not there; write the model repository first (rice serve build)"
-version=${2:-$(sed -n '/key: "version"$/,/string_value/s/.*string_value: "\([0-9]*\)".*/\1/p' "$ensemble")}
+version=${2:-$(sed -n 's/.*versions: \[\([0-9]*\)\].*/\1/p' "$ensemble")}
 [[ -n $version ]] || fail "$ensemble: says no version; name one: build_plan.sh MODEL_FOLDER VERSION"
 
 config=${model}_v$version/configs/tensorrt.pbtxt

@@ -1,8 +1,10 @@
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
 
+import onnx
 import pytest
 from google.protobuf import text_format
 from support.triton import write_onnx
@@ -10,23 +12,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked
-from rice_lib.contract.decision import Decision
-from rice_lib.data.synthetic import VARIETIES
-from rice_lib.serving import config as configs
+from rice_lib.contract.decision import KEY, Decision
 from rice_lib.serving import release as releases
 from rice_lib.serving.repository import CONTRACT, Repository, drawn_grain, write_repository
 
-DECISION = Decision(2.0)
-STEPS = [
-    configs.decode_config("rice_v3_decode", 32, 4),
-    configs.classifier_config("rice_v3", VARIETIES, 32, 4),
-    configs.postprocess_config("rice_v3_postprocess", VARIETIES, 32),
-]
-
-
-def message(config):
-    """A configuration as Triton's own schema reads its text."""
-    return text_format.Parse(configs.format_config(config), pb.ModelConfig())
+DECISION = Decision(2.0, about={"where": 'on "жасмин"'})
+LABELS = ('a "b"', "c\\d", "жасмин", "e\n")
 
 
 def read(file):
@@ -71,13 +62,25 @@ def other(tmp_path):
     return write_onnx(tmp_path / "other.onnx", ("One", "Two", "Three"))
 
 
-def test_the_classifiers_config_is_what_tritons_own_schema_says():
-    config = message(STEPS[1])
-    assert (config.name, config.backend, config.platform, config.max_batch_size) == ("rice_v3", "onnxruntime", "", 32)
+@pytest.fixture
+def config(tmp_path):
+    """Read a configuration of version 1 of a model with a decision, as Triton's own schema has it."""
+    source = write_onnx(tmp_path / "model.onnx", LABELS)
+    model = onnx.load(source)
+    onnx.helper.set_model_props(model, {"labels": json.dumps(LABELS), KEY: DECISION.to_json()})
+    onnx.save(model, source)
+    repository = Repository(tmp_path / "repository")
+    repository.switch(repository.add(source, 32, instances=4).version)
+    return lambda name: read(repository.folder / name)
+
+
+def test_the_classifiers_config_is_what_tritons_own_schema_says(config):
+    config = config("rice_v1/config.pbtxt")
+    assert (config.name, config.backend, config.platform, config.max_batch_size) == ("rice_v1", "onnxruntime", "", 32)
     (image,), (logits,) = config.input, config.output
     assert (image.name, image.data_type, list(image.dims)) == ("images", pb.TYPE_UINT8, [224, 224, 3])
     assert image.format == pb.ModelInput.FORMAT_NHWC  # or NVIDIA's image clients do not run
-    assert (logits.name, logits.data_type, list(logits.dims)) == ("logits", pb.TYPE_FP32, [5])
+    assert (logits.name, logits.data_type, list(logits.dims)) == ("logits", pb.TYPE_FP32, [4])
     assert logits.label_filename == "labels.txt"
     assert 0 < config.dynamic_batching.default_queue_policy.max_queue_size < 10000
     assert [(group.kind, group.count) for group in config.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 4)]
@@ -86,8 +89,8 @@ def test_the_classifiers_config_is_what_tritons_own_schema_says():
 
 
 @pytest.mark.parametrize("engine", ["gpu", "tensorrt"])
-def test_the_variants_for_a_gpu_are_alike_to_a_client(engine):
-    cpu, gpu = message(STEPS[1]), message(configs.classifier_config("rice_v3", VARIETIES, 32, 4, engine))
+def test_the_variants_for_a_gpu_are_alike_to_a_client(config, engine):
+    cpu, gpu = config("rice_v1/config.pbtxt"), config(f"rice_v1/configs/{engine}.pbtxt")
     assert [group.kind for group in gpu.instance_group] == [pb.ModelInstanceGroup.KIND_GPU]
     assert (gpu.platform == "tensorrt_plan") == (engine == "tensorrt")
     assert gpu.default_model_filename == ("model.plan" if engine == "tensorrt" else "model.onnx")
@@ -95,40 +98,34 @@ def test_the_variants_for_a_gpu_are_alike_to_a_client(engine):
         assert getattr(cpu, field) == getattr(gpu, field)
 
 
-def test_the_ensembles_say_which_version_answers_and_how_its_logits_are_read():
-    pixels = message(configs.ensemble_config("rice", 3, VARIETIES, STEPS[1:2], DECISION))
-    files = message(configs.ensemble_config("rice_bytes", 3, VARIETIES, STEPS))
-    for config in (pixels, files):
-        assert config.platform == "ensemble"
-        assert list(config.version_policy.specific.versions) == [3]
-        assert config.parameters["version"].string_value == "3"
+def test_the_ensembles_say_which_version_answers_and_how_its_logits_are_read(config):
+    pixels, files = config("rice/config.pbtxt"), config("rice_bytes/config.pbtxt")
+    for ensemble in (pixels, files):
+        assert ensemble.platform == "ensemble"
+        assert list(ensemble.version_policy.specific.versions) == [1]
+        assert ensemble.parameters["version"].string_value == "1"
+        assert json.loads(ensemble.parameters["labels"].string_value) == list(LABELS)
     assert pixels.parameters["decision"].string_value == DECISION.to_json()
     assert "decision" not in files.parameters
-    assert [step.model_name for step in pixels.ensemble_scheduling.step] == ["rice_v3"]
-    assert [step.model_name for step in files.ensemble_scheduling.step] == [step["name"] for step in STEPS]
+    assert [step.model_name for step in pixels.ensemble_scheduling.step] == ["rice_v1"]
+    steps = ["rice_v1_decode", "rice_v1", "rice_v1_postprocess"]
+    assert [step.model_name for step in files.ensemble_scheduling.step] == steps
     outputs = ["variety", "confidence", "scores", "reason", "record", "notes", "error"]
     assert [tensor.name for tensor in files.output] == outputs
     assert [tensor.name for tensor in pixels.output] == ["logits"]
 
 
-def test_an_ensembles_tensors_are_those_of_its_steps():
-    files = message(configs.ensemble_config("rice_bytes", 3, VARIETIES, STEPS))
-    models = {step["name"]: message(step) for step in STEPS}
-    made = {tensor.name: tensor for tensor in files.input}
-    for step in files.ensemble_scheduling.step:
-        config = models[step.model_name]
-        assert set(step.input_map) == {tensor.name for tensor in config.input} <= set(made)
-        for tensor in config.input:
+def test_an_ensembles_tensors_are_those_of_its_steps(config):
+    for ensemble in (config("rice/config.pbtxt"), config("rice_bytes/config.pbtxt")):
+        made = {tensor.name: tensor for tensor in ensemble.input}
+        for step in ensemble.ensemble_scheduling.step:
+            model = config(f"{step.model_name}/config.pbtxt")
+            assert set(step.input_map) == {tensor.name for tensor in model.input} <= set(made)
+            for tensor in model.input:
+                assert (made[tensor.name].data_type, made[tensor.name].dims) == (tensor.data_type, tensor.dims)
+            made.update({tensor.name: tensor for tensor in model.output if tensor.name in step.output_map})
+        for tensor in ensemble.output:
             assert (made[tensor.name].data_type, made[tensor.name].dims) == (tensor.data_type, tensor.dims)
-        made.update({tensor.name: tensor for tensor in config.output if tensor.name in step.output_map})
-    for tensor in files.output:
-        assert (made[tensor.name].data_type, made[tensor.name].dims) == (tensor.data_type, tensor.dims)
-
-
-def test_labels_survive_quotes_and_other_scripts():
-    labels = ('a "b"', "c\\d", "жасмин", "e\n")
-    config = message(configs.ensemble_config("rice", 3, labels, STEPS[1:2]))
-    assert json.loads(config.parameters["labels"].string_value) == list(labels)
 
 
 def test_the_repository_holds_the_models_their_code_and_every_variant(tmp_path, other):
@@ -140,6 +137,7 @@ def test_the_repository_holds_the_models_their_code_and_every_variant(tmp_path, 
     assert {name for name in found if name.startswith("grains_v1/")} == {
         "grains_v1/1/model.onnx", "grains_v1/config.pbtxt", "grains_v1/configs/gpu.pbtxt",
         "grains_v1/configs/tensorrt.pbtxt", "grains_v1/labels.txt", "grains_v1/version.json",
+        "grains_v1/ensembles/grains.pbtxt", "grains_v1/ensembles/grains_bytes.pbtxt",
     }  # fmt: skip
     classifier = repository.classifier(1)
     assert (classifier / "labels.txt").read_text() == "One\nTwo\nThree\n"
@@ -183,27 +181,15 @@ def test_a_new_version_goes_beside_the_old_one_and_back(tmp_path, model, other):
     assert (third.version, repository.previous()) == (3, 1)
 
 
-def rename_as_before_0_2(folder, version):
-    """Give a version the names that models and tensors had before version 0.2."""
-    (folder / f"rice_v{version}_postprocess").rename(folder / f"rice_v{version}_tell")
-    for file in folder.rglob("*.pbtxt"):
-        file.write_text(file.read_text().replace("_postprocess", "_tell").replace('"features"', '"measures"'))
-
-
-def test_a_version_written_before_0_2_still_answers_and_can_be_rolled_back_to(tmp_path, model, other):
+@pytest.mark.parametrize("damage", ["earlier", "text"])
+def test_a_repository_of_an_earlier_state_or_a_damaged_one_says_how_to_build_it_again(tmp_path, model, damage):
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
-    folder = repository.folder
-    rename_as_before_0_2(folder, 1)
-    ensemble = read(folder / "rice_bytes" / "config.pbtxt")
-    assert repository.active().version == 1
-    assert repository.steps(1) == ("rice_v1_decode", "rice_v1", "rice_v1_tell")
-    made = repository.add(other, 4)
-    repository.switch(made.version)
-    assert repository.steps(2)[2] == "rice_v2_postprocess"
-    repository.switch(repository.previous())
-    assert read(folder / "rice_bytes" / "config.pbtxt") == ensemble
-    repository.discard(1)
-    assert {path.name for path in folder.iterdir() if "_v1" in path.name} == set()
+    if damage == "earlier":
+        shutil.rmtree(repository.classifier(1) / "ensembles")
+    else:
+        (repository.folder / "rice_bytes" / "config.pbtxt").write_bytes(b"\xff nonsense")
+    with pytest.raises(RiceError, match=r"earlier state.*delete .*repository and build it again \(rice serve build"):
+        repository.active()
 
 
 def test_the_same_model_with_the_same_settings_is_no_new_version(tmp_path, model):

@@ -182,7 +182,7 @@ class Decision:
 
     @classmethod
     def from_json(cls, text: str, classes: int | None = None) -> Decision:
-        """Read what `to_json` wrote, under today's keys or those of models made before version 0.2.
+        """Read what `to_json` wrote.
 
         Args:
             text: JSON.
@@ -195,9 +195,9 @@ class Decision:
         try:
             values = json.loads(text)
             temperature = float(values["temperature"])
-            if not 0 < temperature < math.inf:
-                raise ValueError("temperature")
-            rejection = _value(values, "rejection")
+            if not 0 < temperature < math.inf or not set(values) <= {"temperature", "about", "scale", "rejection"}:
+                raise ValueError("temperature or keys")
+            rejection = values.get("rejection")
             scale = values.get("scale") and ImageScale(**values["scale"])
             if scale and not (scale.unit in ("mm", "px") and 0 < scale.per_pixel < math.inf):
                 raise ValueError("scale")
@@ -212,20 +212,13 @@ class Decision:
 
 _AGAIN = "measure it again (rice calibrate MODEL --profile PROFILE)"
 
-_OLD_KEYS = {"rejection": "refusal", "features": "measures", "appearance": "look", "max_distance": "farthest"}
-"""Of models made before version 0.2."""
-
-
-def _value(values: Mapping[str, Any], key: str) -> Any:
-    return values.get(key, values.get(_OLD_KEYS[key]))
-
 
 def _read_rule(values: Mapping[str, Any]) -> RejectionRule:
-    if tuple(_value(values, "features")) != FEATURES or tuple(_value(values, "appearance")) != APPEARANCE:
+    if tuple(values["features"]) != FEATURES or tuple(values["appearance"]) != APPEARANCE:
         raise ValueError("other features than this version computes")
     limits = {name: (float(low), float(high)) for name, (low, high) in values["limits"].items()}
     clusters = [[_read_cluster(cluster) for cluster in of_class] for of_class in values["clusters"]]
-    max_distance = float(_value(values, "max_distance"))
+    max_distance = float(values["max_distance"])
     if set(limits) != set(STRUCTURE) or not clusters or not all(clusters) or not max_distance > 0:
         raise ValueError("incomplete")
     return RejectionRule(limits, clusters, max_distance)

@@ -6,13 +6,15 @@
     <repository>/rice_v1/configs/gpu.pbtxt          ONNX Runtime on a GPU (`--model-config-name=gpu`)
     <repository>/rice_v1/configs/tensorrt.pbtxt     a TensorRT plan, likewise
     <repository>/rice_v1/labels.txt                 class names for Triton's classification extension
+    <repository>/rice_v1/ensembles/                 the configurations of the two ensembles while it answers
     <repository>/rice_v1/1/model.onnx               and model.plan, once serving/build_plan.sh has built it
     <repository>/rice_v1/version.json               what the version is; written last: it marks a complete version
     <repository>/rice_v1_decode/1/                  the image contract's code
     <repository>/rice_v1_postprocess/1/             the same code, and the decision
 
 The variants have the same inputs, outputs and labels: a client cannot see which one answers. Versions are kept: a new
-one is written beside the others (`Repository.add`) and never changed; `Repository.switch` rewrites the two ensembles.
+one is written beside the others (`Repository.add`) and never changed; `Repository.switch` gives the two ensembles the
+configurations that the version brings.
 """
 
 from __future__ import annotations
@@ -29,30 +31,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from google.protobuf import text_format
 from PIL import Image, ImageDraw
 
 import rice_lib.contract
 from rice_lib.backends.open import open_predictor
-from rice_lib.backends.predictor import parse_decision
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked, read_json, sha256_file, write_json, write_text
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import Decision
-from rice_lib.serving import config as configs
-from rice_lib.serving.config import LABELS_FILE, WARMUP_FILE, Engine
+from rice_lib.contract.decode import IMAGE_SIZE
+from rice_lib.contract.features import FEATURES
+from rice_lib.serving.config import MODELS, Engine, fill_in, quoted
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import Names
 
-CONFIG = "config.pbtxt"
+CONFIG, LABELS_FILE = "config.pbtxt", "labels.txt"
 VARIANTS: dict[Engine, str] = {"gpu": "configs/gpu.pbtxt", "tensorrt": "configs/tensorrt.pbtxt"}
 """A server that is started with `--model-config-name=<x>` takes `configs/<x>.pbtxt` where it is there."""
 
 KEPT = 3  # versions that stay
 
-VERSION_FILE, DECISION_FILE = "version.json", "decision.json"
+VERSION_FILE, DECISION_FILE, ENSEMBLES = "version.json", "decision.json", "ensembles"
 
-CONTRACT, MODELS = Path(rice_lib.contract.__file__).parent, Path(__file__).with_name("models")
+CONTRACT = Path(rice_lib.contract.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Version:
     max_batch: int
     instances: int
     code_sha256: str
-    """Of the code that decodes and postprocesses."""
+    """Of the code that decodes and postprocesses, and of the configurations' templates."""
 
 
 class Repository:
@@ -103,8 +104,7 @@ class Repository:
     def steps(self, version: int) -> tuple[str, str, str]:
         """Name a version's own models: files to pixels, pixels to logits, logits to varieties."""
         own = f"{self.names.classifier}_v{version}"
-        before_0_2 = f"{own}_tell"
-        return f"{own}_decode", own, before_0_2 if (self.folder / before_0_2).is_dir() else f"{own}_postprocess"
+        return f"{own}_decode", own, f"{own}_postprocess"
 
     def classifier(self, version: int) -> Path:
         """Find the folder of a version's classifier."""
@@ -118,19 +118,24 @@ class Repository:
                 version = Version(**read_json(file))
             except (OSError, ValueError, TypeError):
                 continue  # incomplete
-            found[version.version] = version
+            if (file.parent / ENSEMBLES).is_dir():
+                found[version.version] = version
         return dict(sorted(found.items()))
 
     def active(self) -> Version | None:
-        """Find the version that answers; None where there is none."""
+        """Find the version that answers; None where there is none.
+
+        Raises `RiceError` where it is damaged, or was written before its ensembles' configurations came with it.
+        """
         file = self.folder / self.names.ensemble / CONFIG
-        try:
-            config = configs.parse_config(file.read_text(encoding="utf-8"))
-            return self.versions().get(int(config["parameters"]["version"]["string_value"]))
-        except FileNotFoundError:
+        if not file.is_file():
             return None
-        except (text_format.ParseError, ValueError, KeyError):
-            raise RiceError(f"{file}: damaged; delete {self.folder} and build it again (rice serve build)") from None
+        number = re.search(r"versions: ?\[(\d+)\]", file.read_text(encoding="utf-8", errors="replace"))
+        version = self.versions().get(int(number[1])) if number else None
+        if version is None:
+            why = "damaged, or written by an earlier state of this project"
+            raise RiceError(f"{file}: {why}; delete {self.folder} and build it again (rice serve build)")
+        return version
 
     def add(
         self,
@@ -164,7 +169,7 @@ class Repository:
             labels, decision = predictor.labels, predictor.decision
         with self.held():
             active = self.active()
-            code = [*sorted(CONTRACT.glob("*.py")), *sorted(MODELS.glob("*.py"))]
+            code = [*sorted(CONTRACT.glob("*.py")), *sorted(MODELS.glob("*.p*"))]
             made = Version(
                 version=self._next(),
                 onnx_sha256=sha256_file(model),
@@ -273,31 +278,38 @@ class Repository:
             shutil.copytree(CONTRACT, code / "rice_lib" / "contract", ignore=shutil.ignore_patterns("__pycache__"))
             (code / "rice_lib" / "__init__.py").touch()
             shutil.copyfile(MODELS / file, code / "model.py")
-        _write_config(staged, configs.decode_config(decoder, made.max_batch, made.instances))
         grain = drawn_grain()  # Triton's form of a string in a file: four bytes of length, and the string
         (staged / decoder / "warmup").mkdir()
-        (staged / decoder / "warmup" / WARMUP_FILE).write_bytes(len(grain).to_bytes(4, "little") + grain)
-        _write_config(staged, configs.postprocess_config(postprocess, labels, made.max_batch), labels)
-        values = json.loads(decision.to_json()) if decision else None
-        write_json(staged / postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": values})
+        (staged / decoder / "warmup" / "grain").write_bytes(len(grain).to_bytes(4, "little") + grain)
+        read_by = json.loads(decision.to_json()) if decision else None
+        write_json(staged / postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": read_by})
         (staged / classifier / "1").mkdir(parents=True)
-        for engine, file in ((made.engine, CONFIG), *VARIANTS.items()):
-            config = configs.classifier_config(classifier, labels, made.max_batch, made.instances, engine)
-            _write_config(staged, config, labels, file)
+        for name in (classifier, postprocess):
+            write_text(staged / name / LABELS_FILE, "".join(f"{label}\n" for label in labels))
         write_json(staged / classifier / VERSION_FILE, asdict(made))
+        values = asdict(made) | {
+            "decoder": decoder, "classifier": classifier, "postprocess": postprocess,
+            "pixels": self.names.classifier, "files": self.names.ensemble,
+            "size": IMAGE_SIZE, "features": len(FEATURES), "classes": len(labels),
+            "labels": quoted(json.dumps(list(labels))), "decision": quoted(decision.to_json() if decision else ""),
+        }  # fmt: skip
+        configs = {staged / decoder / CONFIG: "decode", staged / postprocess / CONFIG: "postprocess"}
+        for name, template in zip(self.names.public, ("pixels", "files"), strict=True):
+            configs[staged / classifier / ENSEMBLES / f"{name}.pbtxt"] = template
+        for path, template in configs.items():
+            write_text(path, fill_in(template, values))
+        for engine, file in ((made.engine, CONFIG), *VARIANTS.items()):
+            write_text(staged / classifier / file, fill_in("classifier", values) + fill_in(engine, values))
 
     def _point(self, made: Version) -> None:
-        """Write the ensembles of a version by the configurations of its models, which may have older names."""
-        names = self.steps(made.version)
-        file = self.folder / names[2] / "1" / DECISION_FILE
-        values = read_json(file)
-        labels, text = values["labels"], values["decision"] and json.dumps(values["decision"])
-        decision = parse_decision(text, str(file), labels)
-        steps = [configs.parse_config((self.folder / name / CONFIG).read_text(encoding="utf-8")) for name in names]
-        for name, of, read_by in zip(self.names.public, (steps[1:2], steps), (decision, None), strict=True):
+        """Give the ensembles the configurations of a version."""
+        brought = self.classifier(made.version)
+        for name in self.names.public:
+            ensemble = self.folder / name
             # an ensemble's version has no files of its own, and Triton wants a folder
-            write_json(self.folder / name / str(made.version) / VERSION_FILE, asdict(made))
-            _write_config(self.folder, configs.ensemble_config(name, made.version, labels, of, read_by), labels)
+            write_json(ensemble / str(made.version) / VERSION_FILE, asdict(made))
+            for source, file in ((LABELS_FILE, LABELS_FILE), (f"{ENSEMBLES}/{name}.pbtxt", CONFIG)):
+                write_text(ensemble / file, (brought / source).read_text(encoding="utf-8"))
 
 
 def write_repository(model: Path, folder: Path, name: str, max_batch: int) -> Repository:
@@ -314,11 +326,3 @@ def drawn_grain() -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     return file.getvalue()
-
-
-def _write_config(repository: Path, config: configs.Config, labels: Sequence[str] = (), file: str = CONFIG) -> None:
-    """Write a model's configuration, and before it the class names where its output has them."""
-    folder = repository / config["name"]
-    if labels:
-        write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
-    write_text(folder / file, configs.format_config(config))
