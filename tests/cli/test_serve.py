@@ -84,12 +84,10 @@ def test_a_build_of_a_model_that_is_not_there_names_it_and_no_profile(checkout, 
     assert "PROFILE" not in str(caught.value)
 
 
-def test_a_build_for_a_plan_wants_the_plan(checkout):
-    assert main(["build", *PROFILE]) == 0
-    with pytest.raises(RiceError, match=r"--engine plan: name the plan with --plan"):
-        main(["build", *PROFILE, "--engine", "plan"])
-    repository = Repository(checkout / "models" / "tiny" / "service" / "repository")
-    assert (repository.active().version, list(repository.versions())) == (1, [1])
+def test_a_build_with_a_plan_wants_the_file(checkout):
+    with pytest.raises(RiceError, match=r"missing\.plan: no such plan; serving/build_plan\.sh builds one"):
+        main(["build", *PROFILE, "--plan", "missing.plan"])
+    assert not (checkout / "models" / "tiny" / "service" / "repository" / "rice").exists()
 
 
 def test_a_host_that_is_no_ipv4_address_is_one_line(checkout):
@@ -175,15 +173,14 @@ def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, cap
     assert "no server is running" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("engine", "variant"), [("onnx", "gpu"), ("plan", "tensorrt")])
-def test_on_a_machine_with_a_gpu_the_container_takes_the_engine_of_the_version(
-    checkout, docker, monkeypatch, engine, variant
-):
+@pytest.mark.parametrize(("plan", "variant"), [((), "gpu"), (("--plan", "rice.plan"), "tensorrt")])
+def test_on_a_machine_with_a_gpu_the_container_serves_a_versions_plan(checkout, docker, monkeypatch, plan, variant):
     calls, _ = docker
     (calls.parent / "bin" / "nvidia-smi").symlink_to(calls.parent / "bin" / "docker")
     monkeypatch.setattr("rice_lib.serving.endpoint.is_ready", lambda *_: True)
+    monkeypatch.chdir(checkout)
     (checkout / "rice.plan").write_bytes(b"a plan")
-    assert main(["build", *PROFILE, "--engine", engine, "--plan", str(checkout / "rice.plan")]) == 0
+    assert main(["build", *PROFILE, *plan]) == 0
     assert main(["up", *PROFILE]) == 0
     ((command, env),) = words(calls)
     assert "serving/compose.gpu.yaml" in command
@@ -212,7 +209,7 @@ def test_a_container_that_is_gone_is_forgotten(checkout, docker, monkeypatch, ca
 
 def test_the_compose_files_know_every_variable_of_a_container(tmp_path):
     (tmp_path / "models").mkdir()
-    variables = Container(tmp_path, tmp_path / "models" / "service", "rice", "127.0.0.1", 8000, "gpu").variables()
+    variables = Container(tmp_path / "models" / "service", "127.0.0.1", 8000, "rice", "gpu", tmp_path).variables()
     text = (ROOT / "serving" / "compose.yaml").read_text() + (ROOT / "serving" / "compose.gpu.yaml").read_text()
     assert [name for name in variables if f"${{{name}" not in text] == []
 

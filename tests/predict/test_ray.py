@@ -6,15 +6,12 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 from support.models import tiny_onnx, write_grains
 
 from rice_lib import infer
 from rice_lib.backends.open import open_predictor
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.prediction import Prediction
-from rice_lib.contract.record import Record
 from rice_lib.predict import ray as ray_engine
 from rice_lib.predict.inputs import Unreadable
 from rice_lib.predict.pipeline import predict_files
@@ -22,48 +19,25 @@ from rice_lib.predict.pipeline import predict_files
 NOT_UTF8 = "latin-\udce9.png"
 
 
-@pytest.mark.parametrize("source", ["a/b.png", f"/tmp/{NOT_UTF8}", Unreadable("a", "why")])
-def test_a_source_travels_as_json(source, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    text = ray_engine._dumps_source(source)
-    text.encode()  # what Arrow does with it
-    given, there = ray_engine._loads_source(text)
-    if isinstance(source, Unreadable):
-        assert (given, there) == ("a", Unreadable(str(tmp_path / "a"), "why"))
-    else:
-        assert (given, there) == (source, str(tmp_path / source))
-
-
 def test_a_worker_classifies_a_block_under_the_names_given(tmp_path, monkeypatch):
     files = write_grains(tmp_path / "images", 3)
+    files[1].rename(tmp_path / NOT_UTF8)
     monkeypatch.chdir(tmp_path)
-    sources = ["images/grain (2).png", "none.png", Unreadable("empty", "why"), "images/grain (0).png"]
-    texts = np.array(list(map(ray_engine._dumps_source, sources)), dtype=object)
+    sources = ["images/grain (2).png", "none.png", Unreadable("empty", "why"), "images/grain (0).png", NOT_UTF8]
+    blocks = ray_engine._blocks(iter(sources))
     monkeypatch.chdir("/")
     worker = ray_engine.Worker(str(tiny_onnx()), batch_size=2, reject=True, threads=1)
-    block = worker({"number": np.arange(4), "source": texts})
-    records = list(ray_engine._in_order({"number": n, "record": r} for n, r in enumerate(block["record"])))
-    assert [record.path for record in records] == [*sources[:2], "empty", sources[3]]
-    assert [record.error for record in records] == [None, "no such file", "why", None]
+    records = list(ray_engine._in_order(map(worker, blocks)))
+    assert [record.path for record in records] == [*sources[:2], "empty", *sources[3:]]
+    assert [record.error for record in records] == [None, "no such file", "why", None, None]
     with open_predictor(tiny_onnx(), 1) as predictor:
-        here = list(predict_files(predictor, map(str, (files[2], files[0])), 2))
-    assert [records[0].prediction, records[3].prediction] == [record.prediction for record in here]
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        Record(NOT_UTF8, Prediction({"a": 1 / 3, "b": 2 / 3}, "not a single grain"), ("first of 2 frames",)),
-        Record("x", error="no such file"),
-    ],
-)
-def test_a_record_travels_as_json(record):
-    assert ray_engine._loads_record(ray_engine._dumps_record(record)) == record
+        here = list(predict_files(predictor, [str(files[2]), str(files[0]), str(tmp_path / NOT_UTF8)], 2))
+    assert [records[place].prediction for place in (0, 3, 4)] == [record.prediction for record in here]
 
 
 def test_records_out_of_order_are_an_error():
-    with pytest.raises(RiceError, match="record 1 in the place of 0"):
-        next(ray_engine._in_order(iter([{"number": 1, "record": "{}"}])))
+    with pytest.raises(RiceError, match="block 1 in the place of 0"):
+        next(ray_engine._in_order(iter([{"number": 1, "records": b""}])))
 
 
 def test_a_model_is_found_from_any_folder(tmp_path, monkeypatch):

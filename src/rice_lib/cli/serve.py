@@ -30,7 +30,6 @@ from rice_lib.common.paths import Paths, find_root
 from rice_lib.serving import server as life
 from rice_lib.serving.compose import STATE_FILE as CONTAINER_FILE
 from rice_lib.serving.compose import Container, has_engine
-from rice_lib.serving.config import Engine
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import HOST, KEY_FILE, Endpoint, is_loopback, parse_address, resolve_host
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
@@ -40,7 +39,6 @@ from rice_lib.serving.repository import Repository, Version
 
 PROG = "rice serve"
 DEFAULT_PORT = 8000
-ENGINES: dict[str, Engine] = {"onnx": "onnxruntime", "plan": "tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Service:
 
     def container(self) -> Container | None:
         """Find the container that serves it; None where none was started."""
-        return Container.find(self.root, self.repository.folder, self.params.model_name)
+        return Container.find(self.root, self.folder, self.params.model_name)
 
     def server(self) -> Endpoint | None:
         """Find the running server; None where none runs."""
@@ -96,7 +94,7 @@ def _build(options: argparse.Namespace) -> int:
         print(f"version {version.version} answers again: {version.source}")
     else:
         version = _add(service, options)
-        print(f"version {version.version} answers: {version.source}, {version.engine}")
+        print(f"version {version.version} answers: {version.source}{' and its plan' if version.plan_sha256 else ''}")
     return 0
 
 
@@ -109,8 +107,7 @@ def _add(service: Service, options: argparse.Namespace) -> Version:
     with repository.held():
         repository.mend()
         before, server = repository.active(), service.control()
-        engine = ENGINES[options.engine]
-        made = repository.add(model, service.params.max_batch_size, options.instances, engine, options.plan)
+        made = repository.add(model, service.params.max_batch_size, options.instances, options.plan)
         if before is None or made.version != before.version:
             release(repository, made, server)
         elif server is not None:
@@ -143,8 +140,8 @@ def _up(options: argparse.Namespace) -> int:
     if environment is None:
         active, engine = service.repository.active(), None
         if shutil.which("nvidia-smi"):
-            engine = "tensorrt" if active is not None and active.engine == "tensorrt" else "gpu"
-        server = Container(service.root, folder, name, host, port, engine).up(timeout)
+            engine = "tensorrt" if active is not None and active.plan_sha256 else "gpu"
+        server = Container(service.folder, host, port, name, engine, service.root).up(timeout)
     else:
         at = {"host": host, "port": port}
         server = life.start(environment, folder, name, service.folder, **at, ready_timeout_s=timeout, tied=False)
@@ -229,12 +226,10 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         if name != "health":
             add[name]("--profile", help="whose model and settings (default: the model that ships)")
         if name == "up":
-            command.set_defaults(engine="onnx", plan=None, instances=None)  # options of `build` alone
+            command.set_defaults(plan=None, instances=None)  # options of `build` alone
     for name in ("build", "up"):
         add[name]("--model", type=Path, metavar="M.onnx", help="default: the profile's own export")
-    text = "ONNX Runtime or a TensorRT plan (default: %(default)s)"
-    add["build"]("--engine", choices=ENGINES, default="onnx", help=text)
-    add["build"]("--plan", type=Path, metavar="M.plan", help="the plan; serving/build_plan.sh builds one")
+    add["build"]("--plan", type=Path, metavar="M.plan", help="its TensorRT plan, for a container on a GPU")
     add["build"]("--instances", type=positive, metavar="N", help="of each model, on a CPU (default: the cores)")
     add["build"]("--rollback", action="store_true", help="roll back to the version that answered before")
     text = "a container where docker's engine answers, else the server of .venv-serve (default: %(default)s)"

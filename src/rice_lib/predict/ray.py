@@ -10,32 +10,29 @@ this machine (`ray start`), else one is started on this machine for this run.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.prediction import Prediction
 from rice_lib.contract.record import Record
 from rice_lib.predict import pipeline
-from rice_lib.predict.inputs import Source, Unreadable, path_of
+from rice_lib.predict.inputs import Source, path_of
 
 JOIN_S = 30
 """How long a cluster that RAY_ADDRESS names may take to answer."""
 
 BLOCK = 1024
-"""Inputs of one block of paths, which is what a worker takes at a time: some tens of seconds of work, so that the
-workers share the end of a run evenly, and what is lost with a worker is soon done again."""
+"""Inputs that a worker takes at a time: some tens of seconds of work, so that workers share the end of a run evenly,
+and what is lost with one is soon done again. They travel pickled, in a row of Ray's table: Arrow's text is UTF-8."""
 
 
 def predict_files(
@@ -59,14 +56,12 @@ def predict_files(
     ray = _import_ray()
     with _cluster(ray):
         try:
-            blocks = [ray.put(block) for block in _blocks(sources)]
+            blocks = _blocks(sources)
             if not blocks:
                 return
-            predicted = _dataset(ray, blocks).map_batches(
+            predicted = _dataset(ray, blocks).map(
                 Worker,
                 fn_constructor_args=(absolute(model), batch_size, reject, threads),
-                batch_size=BLOCK,
-                batch_format="numpy",
                 **_resources(ray, model, threads, len(blocks)),
             )
             yield from _in_order(predicted.iter_rows())
@@ -92,60 +87,33 @@ class Worker:
         self._batch_size = batch_size
         self._reject = reject
 
-    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Classify a block: `number` and JSON `source` of each input in, `number` and JSON `record` out."""
-        given, sources = zip(*map(_loads_source, block["source"].tolist()), strict=True)
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Classify a block of `_blocks`: its `number`, and the pickled `records`."""
+        given, sources = zip(*pickle.loads(block["sources"]), strict=True)
         records = pipeline.predict_files(self._predictor, sources, self._batch_size, self._reject)
-        lines = [_dumps_record(replace(record, path=path)) for path, record in zip(given, records, strict=True)]
-        return {"number": block["number"], "record": np.array(lines, dtype=object)}
+        named = [replace(record, path=path) for path, record in zip(given, records, strict=True)]
+        return {"number": block["number"], "records": pickle.dumps(named)}
 
 
-def _dumps_record(record: Record) -> str:
-    return json.dumps(asdict(record))
-
-
-def _loads_record(text: str) -> Record:
-    fields = json.loads(text)
-    prediction = fields["prediction"] and Prediction(**fields["prediction"])
-    return Record(**{**fields, "prediction": prediction, "notes": tuple(fields["notes"])})
-
-
-def _blocks(sources: Iterator[Source]) -> Iterator[Any]:
-    """Arrow tables of `BLOCK` numbered inputs."""
-    import pyarrow
-
-    numbered = enumerate(sources)
-    while part := list(islice(numbered, BLOCK)):
-        numbers, items = zip(*part, strict=True)
-        yield pyarrow.table({"number": numbers, "source": list(map(_dumps_source, items))})
-
-
-def _dumps_source(source: Source) -> str:
-    """JSON of a source, for a worker in another directory: the path as given, where it is, and why it is unreadable.
-
-    JSON carries bytes of a name that are no UTF-8, as escapes; Arrow's own text cannot.
-    """
-    path = path_of(source)
-    return json.dumps([path, os.path.abspath(path), source.error if isinstance(source, Unreadable) else None])
-
-
-def _loads_source(text: str) -> tuple[str, Source]:
-    given, path, error = json.loads(text)
-    return given, path if error is None else Unreadable(path, error)
+def _blocks(sources: Iterator[Source]) -> list[dict[str, Any]]:
+    """Cut inputs into numbered blocks of pairs: a path as given, and the source as another directory finds it."""
+    pairs = ((path_of(source), os.path.abspath(source) if isinstance(source, str) else source) for source in sources)
+    cut = iter(lambda: list(islice(pairs, BLOCK)), [])
+    return [{"number": number, "sources": pickle.dumps(block)} for number, block in enumerate(cut)]
 
 
 def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[Record]:
     for number, row in enumerate(rows):
-        if row["number"] != number:  # Ray promises the order (preserve_order): better no file than a wrong one
-            raise RiceError(f"Ray gave record {row['number']} in the place of {number}", 1)
-        yield _loads_record(row["record"])
+        if row["number"] != number:  # Ray states the order (preserve_order): better no file than a wrong one
+            raise RiceError(f"Ray gave block {row['number']} in the place of {number}", 1)
+        yield from pickle.loads(row["records"])
 
 
-def _dataset(ray: Any, blocks: list[Any]) -> Any:
+def _dataset(ray: Any, blocks: list[dict[str, Any]]) -> Any:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    return ray.data.from_arrow_refs(blocks)
+    return ray.data.from_items(blocks, override_num_blocks=len(blocks))
 
 
 def _resources(ray: Any, model: str | Path, threads: int, blocks: int) -> dict[str, Any]:

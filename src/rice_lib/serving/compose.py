@@ -36,30 +36,21 @@ def has_engine() -> bool:
 
 @dataclass(frozen=True)
 class Container(Endpoint):
-    """A container that serves one repository."""
+    """A container that serves `folder`/repository."""
 
-    root: Path
-    """The checkout, whose `serving/` has the compose files and whose `models/` holds the repository."""
-    repository: Path
-    model: str
-    host: str
-    port: int
     engine: str | None
     """`gpu` or `tensorrt`: which configuration of the models (`RICE_ENGINE`). None: no GPU."""
+    root: Path
+    """The checkout, whose `serving/` has the compose files and whose `models/` holds the repository."""
 
     @classmethod
-    def find(cls, root: Path, repository: Path, model: str) -> Container | None:
-        """Find the container that serves a repository; None where none runs, or no engine does."""
+    def find(cls, root: Path, folder: Path, model: str) -> Container | None:
+        """Find the container that serves a folder's repository; None where none runs, or no engine does."""
         try:
-            found = cls(root, repository, model, **read_json(repository.with_name(STATE_FILE)))
+            found = cls(folder, model=model, root=root, **read_json(folder / STATE_FILE))
             return found if found._run("ps", "--quiet") else None
         except (OSError, ValueError, TypeError, RiceError):
             return None
-
-    @property
-    def folder(self) -> Path:
-        """Beside the repository."""
-        return self.repository.parent
 
     def up(self, ready_timeout_s: float) -> Self:
         """Build the image, start the container and wait until its models are ready; returns itself.
@@ -67,7 +58,7 @@ class Container(Endpoint):
         Raises `RiceError` where it does not start or is not ready in time; nothing is left.
         """
         # written first, so that what is started can be stopped
-        write_json(self._state, {"host": self.host, "port": self.port, "engine": self.engine})
+        write_json(self.folder / STATE_FILE, {"host": self.host, "port": self.port, "engine": self.engine})
         write_key(self.folder, secrets.token_hex(16))
         try:
             self._run("up", "--detach", "--build")
@@ -90,21 +81,17 @@ class Container(Endpoint):
 
     def variables(self) -> dict[str, str]:
         """Make the environment variables that the compose files read."""
-        service = self.repository.resolve().relative_to((self.root / "models").resolve()).as_posix()
+        service = (self.folder / "repository").resolve().relative_to((self.root / "models").resolve())
         variables = {
-            "SERVICE": service, "MODEL": self.model, "HOST": self.host, "UID": os.getuid(), "GID": os.getgid(),
-            "PORT": self.port, "GRPC_PORT": self.port + 1, "METRICS_PORT": self.port + 2, "ENGINE": self.engine,
-            "KEY": self.key,
+            "SERVICE": service.as_posix(), "MODEL": self.model, "ENGINE": self.engine, "KEY": self.key,
+            "HOST": self.host, "PORT": self.port, "GRPC_PORT": self.port + 1, "METRICS_PORT": self.port + 2,
+            "UID": os.getuid(), "GID": os.getgid(),
         }  # fmt: skip
         return {f"RICE_{name}": str(value) for name, value in variables.items() if value is not None}
 
-    @property
-    def _state(self) -> Path:
-        return self.repository.with_name(STATE_FILE)
-
     def _forget(self) -> None:
-        for file in (self._state, self.folder / KEY_FILE):
-            file.unlink(missing_ok=True)
+        for name in (STATE_FILE, KEY_FILE):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _run(self, *words: str, quiet: bool = True) -> str:
         """Run `docker compose`; returns what it printed, where it is quiet."""

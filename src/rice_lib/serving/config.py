@@ -19,10 +19,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
-from typing import Literal
-
-Engine = Literal["onnxruntime", "gpu", "tensorrt"]
-"""What computes the classifier: ONNX Runtime on the CPU's cores, ONNX Runtime on the GPU, a TensorRT plan."""
 
 INPUT, OUTPUT, FILE = "images", "logits", "file"
 """Names of the exported model's tensors (`rice_lib.export.onnx`), and of the ensemble's: a file's bytes a row."""

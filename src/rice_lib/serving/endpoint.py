@@ -8,7 +8,6 @@ import ipaddress
 import os
 import socket
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -43,19 +42,17 @@ class Names:
         return self.classifier, self.ensemble
 
 
-class Endpoint(ABC):
+@dataclass(frozen=True)
+class Endpoint:
     """Where a server listens and what it serves; the server is a process or a container."""
 
+    folder: Path
+    """The server's own, which has its key."""
     host: str
     port: int
     """HTTP; gRPC is the next port up, Prometheus metrics the one after."""
     model: str
     """The classifier; its ensemble is served too."""
-
-    @property
-    @abstractmethod
-    def folder(self) -> Path:
-        """The server's own folder, which has its key."""
 
     @property
     def http(self) -> str:
@@ -140,37 +137,32 @@ def is_ready(host: str, port: int, *models: str) -> bool:
     return True
 
 
-def _unusable(first: int, host: str = HOST) -> str | None:
-    """Say of the first port that cannot be had, of three in a row, why; None where all are free."""
-    for number, name in enumerate(("HTTP", "gRPC", "metrics"), first):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
-            try:
-                probe.bind((host, number))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    return f"port {number} ({name}) is in use on {host}: stop what uses it, or choose another --port"
-                if error.errno == errno.EADDRNOTAVAIL:
-                    return f"--host {host}: not an address of this machine; take {HOST} or 0.0.0.0"
-                return f"port {number} ({name}): {error.strerror}; choose a --port of 1024 or more"
-    return None
-
-
 def free_ports() -> int:
     """Find the first of three free ports in a row."""
     for _ in range(100):
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             first = probe.getsockname()[1]
-        if first <= LAST_PORT and not _unusable(first):
-            return first
+        with suppress(RiceError):
+            return require_free(first)
     raise RiceError(f"no three free ports in a row on {HOST}", 1)
 
 
-def require_free(port: int, host: str) -> int:
-    """Check that a port and the next two can be had; returns it, or raises `RiceError`."""
+def require_free(port: int, host: str = HOST) -> int:
+    """Check that a port and the next two can be had; returns it, or raises `RiceError` with the reason."""
     if not 1 <= port <= LAST_PORT:
         raise RiceError(f"port {port}: choose one between 1 and {LAST_PORT} (three in a row are used)")
-    if unusable := _unusable(port, host):
-        raise RiceError(unusable, 1)
+    for number, name in enumerate(("HTTP", "gRPC", "metrics"), port):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
+            try:
+                probe.bind((host, number))
+            except OSError as error:
+                reasons = {
+                    errno.EADDRINUSE: f"port {number} ({name}) is in use on {host}: stop what uses it, or choose "
+                    "another --port",
+                    errno.EADDRNOTAVAIL: f"--host {host}: not an address of this machine; take {HOST} or 0.0.0.0",
+                }
+                other = f"port {number} ({name}): {error.strerror}; choose a --port of 1024 or more"
+                raise RiceError(reasons.get(error.errno or 0, other), 1) from None
     return port

@@ -1,11 +1,9 @@
-"""What a server of a state folder has on this machine: processes, shared memory, links; all carry the folder's mark."""
+"""What a server of a state folder has on this machine: processes and shared memory; all carry the folder's mark."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,21 +13,6 @@ STUB = "triton_python_backend_stub"
 """The process of one instance of a Python-based backend. It outlives a killed server by some seconds."""
 SUPERVISOR = "rice_lib.serving.supervise"
 SHARED_MEMORY = Path("/dev/shm")
-
-
-def plain_path(folder: Path, state_dir: Path) -> Path:
-    """Give a path of a folder that a shell reads as it is: Triton starts its workers by an unquoted command line."""
-    folder = folder.resolve()
-    if re.fullmatch(r"[\w@%+=:,./-]+", str(folder), re.ASCII):
-        return folder
-    link = Path(tempfile.mkdtemp(prefix=mark(state_dir))) / "link"
-    link.symlink_to(folder)
-    return link
-
-
-def links(state_dir: Path) -> list[Path]:
-    """Find the folders of `plain_path`'s links."""
-    return sorted(Path(tempfile.gettempdir()).glob(f"{mark(state_dir)}*"))
 
 
 def mark(state_dir: Path) -> str:

@@ -41,12 +41,12 @@ from rice_lib.common.machine import cores
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.contract.features import FEATURES
-from rice_lib.serving.config import MODELS, Engine, fill_in, quoted
+from rice_lib.serving.config import MODELS, fill_in, quoted
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import Names
 
 CONFIG, LABELS_FILE = "config.pbtxt", "labels.txt"
-VARIANTS: dict[Engine, str] = {"gpu": "configs/gpu.pbtxt", "tensorrt": "configs/tensorrt.pbtxt"}
+VARIANTS = {"gpu": "configs/gpu.pbtxt", "tensorrt": "configs/tensorrt.pbtxt"}
 """A server that is started with `--model-config-name=<x>` takes `configs/<x>.pbtxt` where it is there."""
 
 KEPT = 3  # versions that stay
@@ -63,13 +63,13 @@ class Version:
     version: int = field(compare=False)
     onnx_sha256: str
     plan_sha256: str | None
+    """Of its TensorRT plan, which a container on a GPU then serves."""
     source: str = field(compare=False)
     """The ONNX file that it was made of, as it was named."""
     created: str = field(compare=False)
     """UTC, ISO 8601."""
     replaces: int | None = field(compare=False)
     """The version that answered when this one was made: what a rollback goes back to."""
-    engine: Engine
     max_batch: int
     instances: int
     code_sha256: str
@@ -118,15 +118,11 @@ class Repository:
                 version = Version(**read_json(file))
             except (OSError, ValueError, TypeError):
                 continue  # incomplete
-            if (file.parent / ENSEMBLES).is_dir():
-                found[version.version] = version
+            found[version.version] = version
         return dict(sorted(found.items()))
 
     def active(self) -> Version | None:
-        """Find the version that answers; None where there is none.
-
-        Raises `RiceError` where it is damaged, or was written before its ensembles' configurations came with it.
-        """
+        """Find the version that answers; None where there is none; raises `RiceError` where it is damaged."""
         file = self.folder / self.names.ensemble / CONFIG
         if not file.is_file():
             return None
@@ -137,20 +133,13 @@ class Repository:
             raise RiceError(f"{file}: {why}; delete {self.folder} and build it again (rice serve build)")
         return version
 
-    def add(
-        self,
-        model: Path,
-        max_batch: int,
-        instances: int | None = None,
-        engine: Engine = "onnxruntime",
-        plan: Path | None = None,
-    ) -> Version:
+    def add(self, model: Path, max_batch: int, instances: int | None = None, plan: Path | None = None) -> Version:
         """Write an ONNX file as a new version, completely or not at all; it does not answer yet.
 
         Args:
             max_batch: most images of one request.
             instances: of each model on a CPU; None is one a core.
-            plan: the model's TensorRT plan, put beside it; the engine `tensorrt` needs one.
+            plan: the model's TensorRT plan, put beside it.
 
         Returns:
             The version; the one that answers, where that has the same model and settings.
@@ -160,9 +149,6 @@ class Repository:
         """
         if model.suffix != ".onnx":
             raise RiceError(f"{model}: the server takes an .onnx file (serving/build_plan.sh builds a plan of it)")
-        if plan is None and engine == "tensorrt":
-            needs = "a version for TensorRT needs its plan; serving/build_plan.sh builds one"
-            raise RiceError(f"rice serve build --engine plan: name the plan with --plan ({needs})")
         if plan is not None and not plan.is_file():
             raise RiceError(f"{plan}: no such plan; serving/build_plan.sh builds one of a version that is there")
         with open_predictor(model, threads=1) as predictor:
@@ -177,7 +163,6 @@ class Repository:
                 source=str(model),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 replaces=active.version if active else None,
-                engine=engine,
                 max_batch=max_batch,
                 instances=instances or cores(),
                 code_sha256=hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest(),
@@ -298,7 +283,7 @@ class Repository:
             configs[staged / classifier / ENSEMBLES / f"{name}.pbtxt"] = template
         for path, template in configs.items():
             write_text(path, fill_in(template, values))
-        for engine, file in ((made.engine, CONFIG), *VARIANTS.items()):
+        for engine, file in (("onnxruntime", CONFIG), *VARIANTS.items()):
             write_text(staged / classifier / file, fill_in("classifier", values) + fill_in(engine, values))
 
     def _point(self, made: Version) -> None:

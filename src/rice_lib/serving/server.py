@@ -47,33 +47,30 @@ HIDDEN = {"RICE_HIDDEN_HTTP": "--http-restricted-api=", "RICE_HIDDEN_GRPC": "--g
 
 @dataclass(frozen=True)
 class RunningServer(Endpoint):
-    """A server that was started as a process of this machine."""
+    """A server that was started as a process of this machine; `folder` is its state folder."""
 
     pid: int
-    host: str
-    port: int
-    model: str
-    repository: str
-    log: str
-    state_dir: str
     ready_s: float | None = None
     """Seconds from start to ready; None until then."""
 
     @property
-    def folder(self) -> Path:
-        """Its state folder."""
-        return Path(self.state_dir)
+    def log(self) -> Path:
+        """The file that the server's output goes to."""
+        return self.folder / LOG_FILE
 
     def stop(self) -> float | None:
         """Stop it; see the function `stop`."""
-        return stop(Path(self.state_dir))
+        return stop(self.folder)
 
     def leftovers(self) -> list[str]:
         """List what of this server is still there: processes (which hold its ports), shared memory and files."""
-        files = [*processes.regions(self.folder), *processes.links(self.folder)]
-        files += [self.folder / name for name in (STATE_FILE, KEY_FILE, BACKENDS)]
+        files = [*processes.regions(self.folder), *(self.folder / name for name in (STATE_FILE, KEY_FILE, BACKENDS))]
         alive = [f"process {p.pid} ({p.name()})" for p in processes.find(self.folder)]
         return alive + [str(file) for file in files if file.exists()]
+
+    def write(self) -> None:
+        """Write `state.json`."""
+        write_json(self.folder / STATE_FILE, {k: v for k, v in asdict(self).items() if k != "folder"})
 
 
 def start(
@@ -111,19 +108,18 @@ def start(
         stop(state_dir, CALL_SECONDS)  # stubs, shared memory and files of a server that was killed
         first = free_ports() if port is None else require_free(port, host)
         environment.install_backends(state_dir / BACKENDS)
-        log = state_dir / LOG_FILE
-        server = RunningServer(0, host, first, model, str(repository), str(log), str(state_dir))
-        process = _supervise(environment, server, ready_timeout_s, os.getpid() if tied else 0)
+        server = RunningServer(state_dir, host, first, model, pid=0)
+        process = _supervise(environment, server, repository, ready_timeout_s, os.getpid() if tied else 0)
 
         def check() -> None:
             if process.poll() is not None:
-                raise RiceError(f"tritonserver did not start: {_reason(log)} (log: {log})", 1)
+                raise RiceError(f"tritonserver did not start: {_reason(server.log)} (log: {server.log})", 1)
 
         server = replace(server, pid=process.pid)
         try:
-            write_json(state_dir / STATE_FILE, asdict(server))
-            server = replace(server, ready_s=server.wait(ready_timeout_s, server.log, check))
-            write_json(state_dir / STATE_FILE, asdict(server))
+            server.write()
+            server = replace(server, ready_s=server.wait(ready_timeout_s, str(server.log), check))
+            server.write()
         except BaseException:
             stop(state_dir, CALL_SECONDS)
             raise
@@ -145,15 +141,14 @@ def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
     seconds = time.monotonic() - began
     for name in (STATE_FILE, KEY_FILE):
         (state_dir / name).unlink(missing_ok=True)
-    for folder in (*processes.links(state_dir), state_dir / BACKENDS):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(state_dir / BACKENDS, ignore_errors=True)
     return seconds if found else None
 
 
 def read_state(state_dir: Path) -> RunningServer | None:
     """Read which server the folder knows of, running or not; None where it knows of none."""
     try:
-        return RunningServer(**read_json(state_dir / STATE_FILE))
+        return RunningServer(state_dir, **read_json(state_dir / STATE_FILE))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
@@ -165,26 +160,25 @@ def running(state_dir: Path) -> RunningServer | None:
 
 
 def _supervise(
-    environment: ServingEnvironment, server: RunningServer, ready_timeout_s: float, parent: int
+    environment: ServingEnvironment, server: RunningServer, repository: Path, ready_timeout_s: float, parent: int
 ) -> subprocess.Popen[str]:
     """Start the process that starts the server, with a new key; see `supervise`."""
     key = secrets.token_hex(16)
     write_key(server.folder, key)
     plan = {
-        "state_dir": server.state_dir,
-        "command": _command(environment, server, ready_timeout_s),
+        "command": _command(environment, server, repository, ready_timeout_s),
         "environment": environment.variables(),
         "hidden": {name: option + RESTRICTED + key for name, option in HIDDEN.items()},
     }
-    library = str(Path(rice_lib.__file__).parents[1])
-    log = Path(server.log)
-    log.unlink(missing_ok=True)
-    with log.open("ab") as output:  # as the log itself is written
+    library = str(Path(rice_lib.__file__).resolve().parents[1])
+    server.log.unlink(missing_ok=True)
+    with server.log.open("ab") as output:  # as the log itself is written
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", processes.SUPERVISOR, str(parent), processes.mark(server.folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
+            cwd=server.folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (library, os.environ.get("PYTHONPATH"))))},
             start_new_session=True,  # a Ctrl-C in our terminal is ours to handle, not the server's
             text=True,
@@ -195,12 +189,19 @@ def _supervise(
     return process
 
 
-def _command(environment: ServingEnvironment, server: RunningServer, ready_timeout_s: float) -> list[str]:
-    ports = {"http": server.port, "grpc": server.port + 1, "metrics": server.port + 2}
+def _command(
+    environment: ServingEnvironment, server: RunningServer, repository: Path, ready_timeout_s: float
+) -> list[str]:
+    ports, mark = (
+        {"http": server.port, "grpc": server.port + 1, "metrics": server.port + 2},
+        processes.mark(server.folder),
+    )
     return [
-        str(environment.binary),
-        f"--model-repository={processes.plain_path(Path(server.repository), server.folder)}",
-        f"--backend-directory={processes.plain_path(server.folder / BACKENDS, server.folder)}",
+        str(environment.binary.absolute()),
+        # from the state folder: Triton starts its workers by an unquoted command line, and a complete path may hold
+        # anything
+        f"--model-repository={os.path.relpath(repository, server.folder)}",
+        f"--backend-directory={BACKENDS}",
         "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
         *(f"--load-model={name}" for name in Names(server.model).public),
         *(f"--{protocol}-address={server.host}" for protocol in ports),
@@ -208,7 +209,7 @@ def _command(environment: ServingEnvironment, server: RunningServer, ready_timeo
         *HIDDEN,
         f"--exit-timeout-secs={int(STOP_SECONDS) - 3}",
         # given to the backend "python", these reach every backend made of it
-        f"--backend-config=python,shm-region-prefix-name={processes.mark(server.folder)}",
+        f"--backend-config=python,shm-region-prefix-name={mark}",
         # on a busy machine the stub's imports alone take seconds: its own limit must not be the shorter one
         f"--backend-config=python,stub-timeout-seconds={max(30, int(ready_timeout_s))}",
     ]

@@ -1,7 +1,8 @@
 """Run a server until it is stopped: start it again when it or one of its workers dies, hide its key, bound its log.
 
-`start` runs it as `python -m rice_lib.serving.supervise PARENT MARK`, with what is to be run as JSON on stdin. With
-PARENT other than 0 it ends (SIGTERM) when that process does, even if that is killed; the server ends so with it.
+`start` runs it in the state folder, as `python -m rice_lib.serving.supervise PARENT MARK`, with what is to be run as
+JSON on stdin. With PARENT other than 0 it ends (SIGTERM) when that process does, even if that is killed, and the server
+with it.
 """
 
 from __future__ import annotations
@@ -145,9 +146,8 @@ def main() -> int:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before the signal was set
             return 1
-    plan = json.load(sys.stdin)
-    state_dir = Path(plan["state_dir"])
-    log, handler = Logger("server"), RotatingFileHandler(state_dir / LOG_FILE, maxBytes=LOG_BYTES, backupCount=1)
+    plan, state_dir = json.load(sys.stdin), Path.cwd()
+    log, handler = Logger("server"), RotatingFileHandler(LOG_FILE, maxBytes=LOG_BYTES, backupCount=1)
     handler.terminator = ""
     log.addHandler(handler)
     delay = FIRST_DELAY_S
