@@ -1,7 +1,6 @@
 """One interface, every backend; and one clear line for whatever is no model."""
 
 import sys
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -142,9 +141,7 @@ def test_an_onnx_file_with_another_input_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(("scheme", "protocol"), [("triton", "http"), ("triton+grpc", "grpc")])
 def test_a_triton_url_opens_the_client(monkeypatch, scheme, protocol):
-    client = ModuleType("rice_lib.backends.triton")
-    client.TritonPredictor = lambda *arguments: arguments
-    monkeypatch.setitem(sys.modules, "rice_lib.backends.triton", client)
+    monkeypatch.setattr("rice_lib.backends.triton.TritonPredictor", lambda *arguments: arguments)
     assert open_predictor(f"{scheme}://host:8000/rice") == ("host:8000", "rice", protocol)
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from rice_lib.backends import triton_connection
-from rice_lib.backends.triton import TritonPredictor, _check_config
-from rice_lib.backends.triton_connection import (
+from rice_lib.backends import triton
+from rice_lib.backends.triton import (
     LONGEST_DELAY_S,
     Connection,
     ServerError,
+    TritonPredictor,
     VersionGoneError,
+    _check_config,
     channel_options,
     parse_url,
 )
@@ -148,7 +149,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(triton_connection, "time", clock)
+    monkeypatch.setattr(triton, "time", clock)
     return clock
 
 

@@ -10,9 +10,9 @@ import pytest
 from support.triton import HAS_SERVER, NO_SERVER, ROOT, write_onnx
 
 from rice_lib.serving import server as life
-from rice_lib.serving.checks import send_file
 from rice_lib.serving.control import Control
 from rice_lib.serving.environment import ServingEnvironment
+from rice_lib.serving.load import send_file
 from rice_lib.serving.repository import drawn_grain, write_repository
 
 PAGE = ROOT / "docs" / "beside.qmd"

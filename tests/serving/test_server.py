@@ -24,7 +24,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked
 from rice_lib.serving import processes, supervise
 from rice_lib.serving import server as life
-from rice_lib.serving.endpoint import KEY_FILE, free_ports, is_loopback, require_free, resolve_host
+from rice_lib.serving.endpoint import KEY_FILE, free_ports, require_free
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.repository import write_repository
 
@@ -161,16 +161,6 @@ def test_a_damaged_state_file_counts_as_none(state):
     assert not (state / "state.json").exists()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_an_address_of_this_machine_alone(host):
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "127.example.com", "localhost.example.com", ""])
-def test_an_address_that_others_reach(host):
-    assert not is_loopback(host)
-
-
 def ask(server, path="/"):
     connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
     try:
@@ -271,14 +261,6 @@ def test_a_port_of_the_system_is_not_in_use(monkeypatch):
     monkeypatch.setattr(socket.socket, "bind", denied)
     with pytest.raises(RiceError, match=r"port 80 \(HTTP\): Permission denied; choose a --port of 1024 or more"):
         require_free(80, "127.0.0.1")
-
-
-def test_a_host_is_resolved_to_the_numbers_that_the_server_takes():
-    assert resolve_host("localhost") == "127.0.0.1"
-    assert resolve_host("0.0.0.0") == "0.0.0.0"
-    for host in ("::1", "no.such.host.invalid", "a" * 70 + ".invalid"):
-        with pytest.raises(RiceError, match="--host"):
-            resolve_host(host)
 
 
 def test_no_environment_says_what_makes_one(tmp_path, monkeypatch):

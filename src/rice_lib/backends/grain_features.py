@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rice_lib.contract.decode import NORMALISE_MEAN, NORMALISE_STD
+from rice_lib.contract.features import LUMA
 
 FEATURES = 70
 """Their number."""
@@ -38,9 +39,6 @@ LEVELS = (0.8, 0.9, 1.1, 1.2)
 DARK, BRIGHT = 30.0, 50.0
 """Grey levels of the brightest channel at which a pixel is background and grain; between them it is in part
 (`contract.features.BACKGROUND_MAX` is the middle)."""
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue (ITU-R BT.601)."""
 
 
 class GrainFeatures(nn.Module):

@@ -26,8 +26,7 @@ def open_predictor(spec: str | Path, threads: int | None = None, max_batch: int 
     text = os.fspath(spec)
     predictor: Predictor
     if "://" in text:
-        from rice_lib.backends.triton import TritonPredictor
-        from rice_lib.backends.triton_connection import parse_url
+        from rice_lib.backends.triton import TritonPredictor, parse_url
 
         protocol, address, model = parse_url(text)
         predictor = TritonPredictor(address, model, protocol)

@@ -71,7 +71,7 @@ class ForegroundEmbeddings(ViTEmbeddings):
         self, pixel_values: torch.Tensor, **_: Any
     ) -> torch.Tensor:
         """Embed float `[N, 3, H, W]` as `[N, 1 + K, hidden_size]`."""
-        patches = self._patches(pixel_values)
+        patches = cut_patches(pixel_values, self.patch_embeddings.projection.kernel_size[0])
         chosen = brightest(patches, self.keep)
         kept = patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
         projection = self.patch_embeddings.projection
@@ -80,12 +80,12 @@ class ForegroundEmbeddings(ViTEmbeddings):
         first = self.cls_token + self.position_embeddings[:, :1]
         return self.dropout(torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1))
 
-    def _patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Cut `[N, C, H, W]` into `[N, patches, C * p * p]`, in reading order, values as the convolution has them."""
-        count, channels, height, width = pixel_values.shape
-        down, across = self.patch_embeddings.projection.kernel_size
-        grid = pixel_values.reshape(count, channels, height // down, down, width // across, across)
-        return grid.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, channels * down * across)
+
+def cut_patches(pixel_values: torch.Tensor, side: int) -> torch.Tensor:
+    """Cut `[N, C, H, W]` into `[N, patches, C * side^2]`, in reading order, values as a convolution has them."""
+    count, channels, height, width = pixel_values.shape
+    grid = pixel_values.reshape(count, channels, height // side, side, width // side, side)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, channels * side * side)
 
 
 class AlignedEmbeddings(ViTEmbeddings):
@@ -311,13 +311,9 @@ def dim_unattended(images: np.ndarray, keep: int | None, patch_size: int, share:
     """Show what the model attends to: uint8 `[N, H, W, 3]` with the other patches blended towards grey."""
     if keep is None:
         return images.copy()
-    count, height, width, _ = images.shape
-    down, across = height // patch_size, width // patch_size
-    grid = images.reshape(count, down, patch_size, across, patch_size, 3).swapaxes(2, 3)
-    patches = grid.reshape(count, down * across, -1).astype(np.float32)
-    normalised = torch.from_numpy((patches - NORMALISE_MEAN) / NORMALISE_STD)
-    chosen = brightest(normalised, min(keep, down * across)).numpy()
-    faded = patches * (1 - share) + 128 * share
-    np.put_along_axis(faded, chosen[:, :, None], np.take_along_axis(patches, chosen[:, :, None], 1), 1)
-    tiles = faded.reshape(count, down, across, patch_size, patch_size, 3).swapaxes(2, 3)
-    return tiles.reshape(images.shape).astype(np.uint8)
+    patches = cut_patches(normalise(torch.from_numpy(images)), patch_size)
+    chosen = brightest(patches, min(keep, patches.shape[1]))
+    attended = torch.zeros(patches.shape[:2], dtype=torch.bool).scatter(1, chosen, True)
+    grid = attended.unflatten(1, (-1, images.shape[2] // patch_size))
+    mask = grid.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2).unsqueeze(-1).numpy()
+    return np.where(mask, images, (images * (1 - share) + 128 * share).astype(np.uint8))

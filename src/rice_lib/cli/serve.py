@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from rice_lib.backends.open import default_model
@@ -31,7 +32,7 @@ from rice_lib.serving import server as life
 from rice_lib.serving.compose import STATE_FILE as CONTAINER_FILE
 from rice_lib.serving.compose import Container, has_engine
 from rice_lib.serving.control import Control
-from rice_lib.serving.endpoint import HOST, KEY_FILE, Endpoint, is_loopback, parse_address, resolve_host
+from rice_lib.serving.endpoint import HOST, KEY_FILE, Endpoint, parse_address
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.health import fault
 from rice_lib.serving.release import release, roll_back
@@ -121,7 +122,7 @@ def _up(options: argparse.Namespace) -> int:
     service = Service.of(options)
     if (running := service.server()) is not None:
         raise RiceError(f"a server is already running at {running.http}; stop it first (rice serve down)", 1)
-    host = resolve_host(options.host)
+    host = str(options.host)
     by_container = options.by == "docker" or (options.by == "auto" and has_engine())
     try:
         environment = None if by_container else ServingEnvironment.find(service.root)
@@ -133,7 +134,7 @@ def _up(options: argparse.Namespace) -> int:
     else:
         service.repository.mend()
     timeout, began = options.timeout or service.params.ready_timeout_s, time.monotonic()
-    if not is_loopback(host):
+    if not options.host.is_loopback:
         print(f"note: {host} can be reached by others: put a proxy with authentication before it")
     folder, name, port = service.repository.folder, service.params.model_name, options.port
     server: Endpoint
@@ -234,7 +235,7 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     add["build"]("--rollback", action="store_true", help="roll back to the version that answered before")
     text = "a container where docker's engine answers, else the server of .venv-serve (default: %(default)s)"
     add["up"]("--by", choices=("auto", "wheel", "docker"), default="auto", help=text)
-    add["up"]("--host", default=HOST, help="the IPv4 address to listen on (default: %(default)s)")
+    add["up"]("--host", type=IPv4Address, default=HOST, help="the IPv4 address to listen on (default: %(default)s)")
     text = "HTTP; gRPC and metrics are the next two (default: %(default)s)"
     add["up"]("--port", type=int, default=DEFAULT_PORT, help=text)
     add["up"]("--timeout", type=float, metavar="S", help="seconds to wait until ready")

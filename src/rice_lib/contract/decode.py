@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from rice_lib.contract.image_file import SUFFIXES, BadImageError, Format, open_file, read_open, recognise
+from rice_lib.contract.image_file import SUFFIXES, BadImageError, Format, read_file, recognise
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -156,15 +156,19 @@ def to_square(image: Image.Image, size: int = IMAGE_SIZE) -> Image.Image:
 
 def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tuple[str, ...]]:
     """Give an upright RGB image and the notes; `turn` then holds the lock of large images where this is one."""
-    data = source if isinstance(source, bytes) else _read(source, turn)
+
+    def wait_for_turn(length: int, large: int = LARGE_BYTES) -> None:
+        if length > large:
+            turn.enter_context(_large)
+
+    data = source if isinstance(source, bytes) else read_file(source, wait_for_turn)
     if not data:
         raise BadImageError("the file is empty")
     form = recognise(data)
     try:
         image = _opened(form, data)
         _check_size(image.size, image.tile[0][0] if image.tile else "")
-        if image.width * image.height > LARGE_PIXELS:
-            turn.enter_context(_large)
+        wait_for_turn(image.width * image.height, LARGE_PIXELS)
         if form == "JPEG":
             _check_scans(data, image)
         elif form == "TIFF":
@@ -180,14 +184,6 @@ def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tup
         raise BadImageError(_too_large(f"{int(next(iter(re.findall('[0-9]+', str(error))), 0)):,} pixels")) from None
     except Exception as error:  # Pillow's decoders raise whatever their format's parser happens to raise
         raise BadImageError(_reason(error)) from None
-
-
-def _read(path: str | Path, turn: ExitStack) -> bytes:
-    file, length = open_file(path)
-    with file:
-        if length > LARGE_BYTES:
-            turn.enter_context(_large)
-        return read_open(file, length)
 
 
 def _opened(form: Format, data: bytes) -> ImageFile:

@@ -1,4 +1,4 @@
-"""What a file is, before a pixel of it is decoded: opened without waiting, recognised by its first bytes.
+"""What a file is, before a pixel of it is decoded: read without waiting, recognised by its first bytes.
 
 Standard library alone.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 Format = Literal["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIC"]
 
@@ -34,11 +35,10 @@ for _flag in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK"):  # each is mis
     _OPEN_FLAGS |= getattr(os, _flag, 0)
 
 
-def open_file(path: str | Path) -> tuple[BinaryIO, int]:
-    """Open an ordinary file for reading; never waits (for a pipe's writer), never touches a device.
+def read_file(path: str | Path, before: Callable[[int], object] = lambda _: None) -> bytes:
+    """Read an ordinary file; never waits (for a pipe's writer), never touches a device.
 
-    Returns:
-        The open file, and its length in bytes (at most `MAX_FILE_BYTES`).
+    `before` is called with the length in bytes (at most `MAX_FILE_BYTES`) before they are read.
 
     Raises:
         BadImageError: there is no such file, it is not an ordinary one, too large, or cannot be read.
@@ -46,40 +46,25 @@ def open_file(path: str | Path) -> tuple[BinaryIO, int]:
     try:
         # before the opening, for opening alone does things to a device; and after, in case it was changed in between
         _check_regular(os.stat(path).st_mode)
-        file = os.fdopen(os.open(path, _OPEN_FLAGS), "rb")
+        with os.fdopen(os.open(path, _OPEN_FLAGS), "rb") as file:
+            about = os.fstat(file.fileno())
+            _check_regular(about.st_mode)
+            if about.st_size > MAX_FILE_BYTES:
+                size = f"{about.st_size / 2**20:,.0f} MiB; the most is {MAX_FILE_BYTES // 2**20} MiB"
+                raise BadImageError(f"the file is too large to be one image ({size})")
+            before(about.st_size)
+            return file.read(about.st_size)
     except FileNotFoundError:
         gone = os.path.islink(path)
         raise BadImageError("a link to a file that is not there" if gone else "no such file") from None
     except NotADirectoryError:
         raise BadImageError("no such file (a part of its path is a file, not a folder)") from None
     except OSError as error:
-        raise _unreadable(error) from None
+        raise BadImageError(f"cannot be read ({(error.strerror or type(error).__name__).lower()})") from None
     except BadImageError:
         raise
     except ValueError:  # a NUL, or characters that no encoding of names has
         raise BadImageError("not a name that a file can have") from None
-    try:
-        about = os.fstat(file.fileno())
-        _check_regular(about.st_mode)
-        if about.st_size > MAX_FILE_BYTES:
-            size = f"{about.st_size / 2**20:,.0f} MiB; the most is {MAX_FILE_BYTES // 2**20} MiB"
-            raise BadImageError(f"the file is too large to be one image ({size})")
-    except BaseException:
-        file.close()
-        raise
-    return file, about.st_size
-
-
-def read_open(file: BinaryIO, length: int) -> bytes:
-    """Read the first `length` bytes of what `open_file` opened; raises `BadImageError` where they cannot be read."""
-    try:
-        return file.read(length)
-    except OSError as error:
-        raise _unreadable(error) from None
-
-
-def _unreadable(error: OSError) -> BadImageError:
-    return BadImageError(f"cannot be read ({(error.strerror or type(error).__name__).lower()})")
 
 
 def _check_regular(mode: int) -> None:

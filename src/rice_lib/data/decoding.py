@@ -27,7 +27,7 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decode import IMAGE_SIZE, BadImageError, configure_pillow, open_image, to_square
 from rice_lib.contract.features import BACKGROUND_MAX
-from rice_lib.contract.image_file import open_file, read_open
+from rice_lib.contract.image_file import read_file
 from rice_lib.data.duplicates import HASH_LENGTH, perceptual_hash, thumbnail
 from rice_lib.data.listing import OK
 
@@ -96,9 +96,7 @@ def _decode(row_and_path: tuple[int, Path], cache: Path) -> DecodedFile:
     row, path = row_and_path
     data = None
     try:
-        file, length = open_file(path)
-        with file:
-            data = read_open(file, length)
+        data = read_file(path)
         image = open_image(data)
     except BadImageError as error:
         status = f"{'empty' if data == b'' else 'corrupt'}: {error}"

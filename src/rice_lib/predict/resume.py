@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import json_line
+from rice_lib.common.files import atomic_path, json_line, sha256_file
 from rice_lib.predict.inputs import Source, path_of
 from rice_lib.predict.writers import csv_columns, flatten
 
@@ -65,8 +65,6 @@ def model_identity(spec: str | Path) -> str:
         return text
     from hashlib import sha256
 
-    from rice_lib.common.files import sha256_file
-
     path = Path(text)
     if path.is_file():
         return sha256_file(path)
@@ -78,25 +76,34 @@ def model_identity(spec: str | Path) -> str:
 class Output:
     """Where records go: an open stream."""
 
-    def __init__(self, stream: TextIO, writer: Writer) -> None:
-        self._stream = stream
-        self._writer = writer
+    def __init__(self, stream: TextIO, where: Path | str, writer: Writer) -> None:
+        self._stream, self._where, self._writer = stream, where, writer
         self.count = 0
         """Records written, an interrupted run's included."""
         self.failed = 0
         """Those of them that are errors."""
+        with _writing(where):
+            stream.write(self._first_line())
+            stream.flush()
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
         """Give the inputs that have no record yet."""
         return sources
 
     def write(self, record: Any) -> None:
-        """Write one record; it is handed to the operating system before this returns."""
-        values = self._writer.as_dict(record)
-        self._stream.write(self._line(values))
-        self._stream.flush()
+        """Write one record; it is handed to the operating system before this returns.
+
+        Raises `RiceError` where the disk is full or gone.
+        """
+        with _writing(self._where):
+            values = self._writer.as_dict(record)
+            self._stream.write(self._line(values))
+            self._stream.flush()
         self.count += 1
         self.failed += "error" in values
+
+    def _first_line(self) -> str:
+        return self._writer.header
 
     def _line(self, values: Mapping[str, Any]) -> str:
         return self._writer.text(values)
@@ -112,38 +119,23 @@ class ResumableOutput(Output):
             RiceError: it cannot be written, is in the way, was written under another configuration, or another run is
                 writing it.
         """
-        self.output = output
-        self.partial = partial_file(output)
-        self._configuration = configuration
-        self._written = 0
-        self._fresh = not (resume and self.partial.exists())
-        super().__init__(self._begin() if self._fresh else self._reopen(), writer)
-
-    def _begin(self) -> TextIO:
-        if self.partial.exists():
+        self.output, self.partial, self._configuration = output, partial_file(output), configuration
+        if self.partial.exists() and not resume:
             raise RiceError(f"{self.partial}: records of an interrupted run; add --resume, or delete it to start over")
         if not self.partial.parent.is_dir():
-            raise RiceError(f"{self.output}: cannot be written (no folder {self.partial.parent})")
+            raise RiceError(f"{output}: cannot be written (no folder {self.partial.parent})")
         with _writing(self.partial):
-            stream = _open(self.partial, "x")
-            _lock(stream, self.partial)
-            stream.write(json_line(asdict(self._configuration)))
-            stream.flush()
-        return stream
-
-    def _reopen(self) -> TextIO:
-        with _writing(self.partial):
-            stream = _open(self.partial, "r+")
+            stream = _open(self.partial, "a")
         _lock(stream, self.partial)
         with self.partial.open("rb") as lines:
             complete = sum(len(line) for line in lines if line.endswith(b"\n"))  # only the last can lack its end
         stream.truncate(complete)
-        if complete == 0:  # killed before the first line was there
-            stream.write(json_line(asdict(self._configuration)))
-            stream.flush()
+        self._fresh, self._resumed = complete == 0, 0
+        super().__init__(stream, self.partial, writer)
         self._check_configuration()
-        stream.seek(0, os.SEEK_END)
-        return stream
+
+    def _first_line(self) -> str:
+        return json_line(asdict(self._configuration)) if self._fresh else ""
 
     def _check_configuration(self) -> None:
         before = next(self._lines(), {})
@@ -169,25 +161,17 @@ class ResumableOutput(Output):
                     f"{self.partial}: record {number} is of {record['path']!r}, but {now}; "
                     "resume with the same inputs, or delete it to start over"
                 )
-            self.count += 1
+            self.count = self._resumed = number
             self.failed += "error" in record
         if self.count:
             print(f"resuming after the {self.count:,} records in {self.partial}", file=sys.stderr)
         return sources
-
-    def write(self, record: Any) -> None:
-        """Write one record; raises `RiceError` where the disk is full or gone."""
-        with _writing(self.partial):
-            super().write(record)
-        self._written += 1
 
     def _line(self, values: Mapping[str, Any]) -> str:
         return json_line(values)
 
     def finish(self) -> None:
         """Convert the partial file, and give the result its name."""
-        from rice_lib.common.files import atomic_path
-
         with atomic_path(self.output) as temporary:
             if self._configuration.format == "parquet":
                 self._to_parquet(temporary)
@@ -197,10 +181,11 @@ class ResumableOutput(Output):
 
     def stop(self, error: BaseException) -> None:
         """Keep what is done, and say how to resume; a partial file without a record is removed."""
-        if self._fresh and not self._written:
+        written = self.count > self._resumed
+        if self._fresh and not written:
             self.partial.unlink()
-        elif self._written or not isinstance(error, RiceError):
-            total = f"the {self.count:,} records so far" if self._written else "the records so far"
+        elif written or not isinstance(error, RiceError):
+            total = f"the {self.count:,} records so far" if written else "the records so far"
             print(
                 f"stopped: {total} are in {self.partial}; to continue, give the same command with --resume",
                 file=sys.stderr,
@@ -262,14 +247,13 @@ def open_output(
     if output is None:
         # names are bytes: what is no UTF-8 leaves as it came
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        with _writing("stdout"):
-            yield _plain(sys.stdout, writer)
+        yield Output(sys.stdout, "stdout", writer)
         return
     if output.exists() and not output.is_file():  # /dev/null, a named pipe: nothing to rename onto
         if configuration.format == "parquet" or resume:
             raise RiceError(f"{output}: {'--resume' if resume else 'parquet'} needs an ordinary file")
         with _writing(output), _open(output, "w") as stream:
-            yield _plain(stream, writer)
+            yield Output(stream, output, writer)
         return
     resumable = ResumableOutput(output, configuration, writer, resume)
     try:
@@ -313,11 +297,6 @@ def import_parquet() -> tuple[ModuleType, ModuleType]:
     except ImportError:
         raise RiceError("parquet needs pyarrow, not installed here: pip install 'rice-lib[bulk]'") from None
     return pyarrow, parquet
-
-
-def _plain(stream: TextIO, writer: Writer) -> Output:
-    stream.write(writer.header)
-    return Output(stream, writer)
 
 
 def _open(file: Path, mode: str) -> TextIO:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rice_lib.backends.triton_connection import (
+from rice_lib.backends.triton import (
     IN_FLIGHT,
     PATIENCE_S,
     TIMEOUT_S,
@@ -30,7 +30,7 @@ from rice_lib.backends.triton_connection import (
     read_labels,
 )
 from rice_lib.common.errors import RiceError
-from rice_lib.contract.image_file import BadImageError, open_file, read_open
+from rice_lib.contract.image_file import BadImageError, read_file
 from rice_lib.contract.prediction import Prediction
 from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import Source, Unreadable, read_ahead
@@ -174,8 +174,6 @@ def _read(source: Source) -> _File:
     if isinstance(source, Unreadable):
         return _File(source.path, error=source.error)
     try:
-        file, length = open_file(source)
-        with file:
-            return _File(source, read_open(file, length))
+        return _File(source, read_file(source))
     except BadImageError as error:
         return _File(source, error=str(error))

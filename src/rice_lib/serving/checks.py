@@ -6,10 +6,10 @@ Each returns a table for people, and raises `CheckFailedError` where the server 
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from rice_lib.backends.predictor import Predictor
-from rice_lib.backends.triton import Protocol, TritonPredictor, answer_to, import_tritonclient
+from rice_lib.backends.triton import Connection, Protocol, ServerError, TritonPredictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.run import Run
 from rice_lib.contract.decode import IMAGE_SIZE, decode_with_notes
@@ -26,10 +26,11 @@ from rice_lib.contract.image_file import BadImageError
 from rice_lib.contract.prediction import predict
 from rice_lib.contract.record import Record
 from rice_lib.serving import server as life
+from rice_lib.serving.config import INPUT
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import parse_address
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
-from rice_lib.serving.load import body, post_file, send_requests
+from rice_lib.serving.load import body, send_file, send_requests
 from rice_lib.serving.release import random_images
 from rice_lib.serving.repository import Repository, drawn_grain
 
@@ -135,11 +136,12 @@ def malformed(address: Mapping[Protocol, str], model: str, limit: int) -> pd.Dat
     rows = []
     for what, (name, pixels, expected) in requests.items():
         for protocol, where in address.items():
-            status, message = answer_to(where, name, protocol, pixels)
-            if status != expected[protocol]:
-                raise CheckFailedError(f"{protocol}, {what}: answered {status}, not {expected[protocol]}")
-            reason = message.removeprefix("[request id: <id_unknown>] ").split(". ")[0]
-            rows.append((what, NAMES[protocol], status, reason))
+            with closing(Connection(protocol, where, name)) as connection:
+                error = connection.infer("", INPUT, pixels).exception()
+            if not isinstance(error, ServerError) or error.code != expected[protocol]:
+                raise CheckFailedError(f"{protocol}, {what}: {error or 'accepted'}, not {expected[protocol]}")
+            reason = error.why.removeprefix("[request id: <id_unknown>] ").split(". ")[0]
+            rows.append((what, NAMES[protocol], error.code, reason))
     return pd.DataFrame(rows, columns=["request", "protocol", "status", "the server says"])
 
 
@@ -171,19 +173,6 @@ def endpoints(url: str) -> dict[Protocol, str]:
     """Make addresses of HTTP and gRPC, the next port up, of `host:port`; raises `RiceError` for another form."""
     host, port = parse_address(url, "serve.url")
     return {"http": url, "grpc": f"{host}:{port + 1}"}
-
-
-def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any]]:
-    """Send a file's bytes to the ensemble at `host:port` of HTTP, as `curl --data-binary @grain.jpg` does.
-
-    Returns:
-        The status, and the record that `rice infer` prints, or `{"error": why}`.
-    """
-    status, length, answer = post_file(address, model, data)
-    if status != 200:
-        return status, {"error": json.loads(answer)["error"].removeprefix(f"in ensemble '{model}', ")}
-    parse = import_tritonclient("http").InferenceServerClient.parse_response_body
-    return status, json.loads(parse(answer, header_length=length).as_numpy("record")[0, 0])
 
 
 def classify_here(model: Predictor, data: bytes) -> dict[str, Any]:
@@ -226,9 +215,10 @@ def grain_forms(grain: bytes) -> dict[str, bytes]:
 
 def _difference(record: dict[str, Any], expected: dict[str, Any]) -> float:
     """Find the largest difference of a score; infinite where anything else differs."""
-    pair = (record, expected)
-    ours, theirs = ({**one.get("scores", {}), "confidence": one.get("confidence") or 0.0} for one in pair)
-    rest = [{key: value for key, value in one.items() if key not in ("scores", "confidence")} for one in pair]
-    if rest[0] != rest[1] or ours.keys() != theirs.keys():
+    numbers, rest = [], []
+    for values in (record, expected):
+        numbers.append({**values.get("scores", {}), "confidence": values.get("confidence") or 0.0})
+        rest.append({key: value for key, value in values.items() if key not in ("scores", "confidence")})
+    if rest[0] != rest[1] or numbers[0].keys() != numbers[1].keys():
         return float("inf")
-    return max(abs(value - theirs[name]) for name, value in ours.items())
+    return max(abs(value - numbers[1][name]) for name, value in numbers[0].items())

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rice_lib.backends.triton_connection import channel_options, import_tritonclient, make_input, parameter
+from rice_lib.backends.triton import channel_options, import_tritonclient, make_input, parameter
 from rice_lib.common.errors import RiceError
 from rice_lib.serving.endpoint import KEY_NAME, Endpoint
 

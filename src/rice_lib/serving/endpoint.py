@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import ipaddress
 import os
 import socket
 import time
@@ -102,22 +101,6 @@ def parse_address(address: str, named: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or "/" in address:
         raise RiceError(f"{named} {address}: write it as host:port of the server's HTTP endpoint, without a scheme")
     return host, int(port)
-
-
-def resolve_host(host: str) -> str:
-    """Look up the IPv4 address of a name to listen on; raises `RiceError` where it has none."""
-    try:
-        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except (OSError, UnicodeError):
-        raise RiceError(f"--host {host}: not an IPv4 address, nor the name of one; take {HOST} or 0.0.0.0") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone; no name but `localhost` is."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def is_ready(host: str, port: int, *models: str) -> bool:

@@ -8,7 +8,7 @@ from http.client import HTTPException
 from urllib.request import ProxyHandler, build_opener
 
 from rice_lib.serving.endpoint import CALL_SECONDS, Names, is_ready
-from rice_lib.serving.load import post_file
+from rice_lib.serving.load import send_file
 from rice_lib.serving.repository import drawn_grain
 
 
@@ -26,8 +26,7 @@ def fault(host: str, port: int, model: str) -> str | None:
             return json.load(response)
 
     def send(_: int) -> str | None:
-        status, _, answer = post_file(f"{host}:{port}", ensemble, grain)
-        return None if status == 200 else json.loads(answer)["error"]
+        return send_file(f"{host}:{port}", ensemble, grain)[1].get("error")
 
     try:
         steps = [step["model_name"] for step in config(ensemble)["ensemble_scheduling"]["step"]]

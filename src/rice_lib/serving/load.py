@@ -7,6 +7,7 @@ own HTTP client, one connection a thread.
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,13 +73,22 @@ def body(rows: Rows) -> Body:
     return Body(*library.InferenceServerClient.generate_request_body([tensor], outputs=wanted))
 
 
-def post_file(address: str, model: str, data: bytes) -> tuple[int, int, bytes]:
-    """Send a file's bytes to an ensemble; returns the status, the bytes of JSON in the answer, and the answer."""
+def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any]]:
+    """Send a file's bytes to the ensemble at `host:port` of HTTP, as `curl --data-binary @grain.jpg` does.
+
+    Returns:
+        The status, and the record that `rice infer` prints, or `{"error": why}`.
+    """
     with closing(HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
         # a header of no length: the request is the file and nothing else
         connection.request("POST", f"/v2/models/{model}/infer", body=data, headers={HEADER_LENGTH: "0"})
         response = connection.getresponse()
-        return response.status, int(response.headers[HEADER_LENGTH] or 0), response.read()
+        answer = response.read()
+    if response.status != 200:
+        return response.status, {"error": json.loads(answer)["error"].removeprefix(f"in ensemble '{model}', ")}
+    parse = import_tritonclient("http").InferenceServerClient.parse_response_body
+    tensors = parse(answer, header_length=int(response.headers[HEADER_LENGTH]))
+    return response.status, json.loads(tensors.as_numpy("record")[0, 0])
 
 
 def measure_point(
