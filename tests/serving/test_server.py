@@ -280,6 +280,20 @@ def test_a_broken_environment_is_an_error_of_its_own(tmp_path, monkeypatch):
     assert not isinstance(caught.value, MissingEnvironmentError)
 
 
+def test_an_environment_without_pythons_library_says_what_to_install(tmp_path, monkeypatch):
+    environment = stand_in(tmp_path / "env", "ready")
+    environment.interpreter.unlink()
+    environment.interpreter.write_text(
+        f'#!/bin/sh\necho \'["{environment.site}", "{environment.python}", "/x", "1.2"]\'\n'
+    )
+    environment._stub.write_text("#!/bin/sh\necho 'libpython.so: cannot open' >&2\nexit 127\n")
+    for file in (environment.interpreter, environment._stub):
+        file.chmod(0o755)
+    monkeypatch.setenv("RICE_SERVE_ENV", str(tmp_path / "env"))
+    with pytest.raises(RiceError, match=r"stub does not start \(libpython\.so: cannot open\); .* install libpython3"):
+        ServingEnvironment.find(tmp_path)
+
+
 @real
 @pytest.mark.slow
 def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository):

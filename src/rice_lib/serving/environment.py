@@ -20,20 +20,11 @@ HOW_TO_MAKE = "`make serve-env` makes it"
 
 PROBE_SECONDS = 60  # limit of asking the environment about itself; slow only on a busy machine with a cold disk
 _PROBE = """
-import ctypes, json, os, sys, sysconfig
+import json, sys, sysconfig
 from importlib.metadata import version
 
-def loads(name):
-    try:
-        return bool(ctypes.CDLL(name))
-    except OSError:
-        return False
-
-python, libdir = "%d.%d" % sys.version_info[:2], sysconfig.get_config_var("LIBDIR")
-shared = f"libpython{python}.so.1.0"
-numpy, *_ = map(version, ("numpy", "nvidia-pytriton", "onnxruntime"))
-found = loads(os.path.join(libdir, shared)) or loads(shared)
-print(json.dumps([sysconfig.get_path("platlib"), python, libdir, numpy, found]))
+python, (numpy, *_) = "%d.%d" % sys.version_info[:2], map(version, ("numpy", "nvidia-pytriton", "onnxruntime"))
+print(json.dumps([sysconfig.get_path("platlib"), python, sysconfig.get_config_var("LIBDIR"), numpy]))
 """
 
 
@@ -65,13 +56,7 @@ class ServingEnvironment:
         python = folder / "bin" / "python"
         if not python.exists():
             raise MissingEnvironmentError(f"{shown}: no serving environment; {HOW_TO_MAKE}")
-        site, version, libdir, numpy, has_library = _probe(python)
-        bundled = Path(site).glob(f"nvidia_pytriton.libs/libpython3-*.{version.split('.')[1]}.so*")
-        if not has_library and not any(bundled):  # the wheel brings the newest Python's own
-            raise RiceError(
-                f"{shown}: its Python {version} has no libpython{version}.so.1.0, which the server's stub "
-                f"needs (Debian, Ubuntu: apt install libpython{version})"
-            )
+        site, version, libdir, numpy = _probe(python)
         if not numpy.startswith("1."):
             raise MissingEnvironmentError(
                 f"{shown}: its Python {version} has no numpy 1, which the server's Python backend was built "
@@ -81,6 +66,10 @@ class ServingEnvironment:
         for file in (found.binary, found._stub):
             if not file.is_file():
                 raise RiceError(f"{file}: missing from the serving environment; remove {folder}, {HOW_TO_MAKE}")
+        stub = subprocess.run([found._stub], env=found.variables(), capture_output=True, text=True, check=False)
+        if stub.returncode == 127:  # the loader's; without arguments the stub itself ends with 1
+            why = f"the server's stub does not start ({stub.stderr.strip()})"
+            raise RiceError(f"{shown}: {why}; Debian, Ubuntu: apt install libpython{version}")
         return found
 
     @property
