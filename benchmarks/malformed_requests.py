@@ -28,9 +28,9 @@ from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import import_tritonclient
 from rice_lib.common.errors import run_command
 from rice_lib.contract.decision import Decision
-from rice_lib.serving.config import OUTPUT
 from rice_lib.serving.endpoint import Names
 from rice_lib.serving.load import BYTES_OUTPUTS, TIMEOUT_S
+from rice_lib.serving.repository import OUTPUT
 from rice_lib.serving.server import RunningServer
 
 SEED = 83

@@ -25,8 +25,8 @@ from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE, decode
 from rice_lib.contract.record import Record
 from rice_lib.predict.pipeline import predict_files
-from rice_lib.serving.config import FILE, INPUT
 from rice_lib.serving.load import Body, body
+from rice_lib.serving.repository import FILE, INPUT
 
 MOST_IMAGES = 4
 """Images of a good request."""

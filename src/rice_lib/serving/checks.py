@@ -26,13 +26,12 @@ from rice_lib.contract.image_file import BadImageError
 from rice_lib.contract.prediction import predict
 from rice_lib.contract.record import Record
 from rice_lib.serving import server as life
-from rice_lib.serving.config import INPUT
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import parse_address
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.load import body, send_file, send_requests
 from rice_lib.serving.release import random_images
-from rice_lib.serving.repository import Repository, drawn_grain
+from rice_lib.serving.repository import INPUT, Repository, drawn_grain
 
 NAMES: dict[Protocol, str] = {"http": "HTTP", "grpc": "gRPC"}
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from rice_lib.backends.triton import import_tritonclient, make_input
 from rice_lib.common.errors import RiceError
-from rice_lib.serving.config import FILE, INPUT, OUTPUT
+from rice_lib.serving.repository import FILE, INPUT, OUTPUT
 
 WARM_UP_S = 1.0  # seconds of load before a measurement begins
 TIMEOUT_S = 120.0  # limit of one request: 64 clients with 32 images each wait for the 2,000 images before them

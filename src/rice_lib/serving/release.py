@@ -13,10 +13,9 @@ from rice_lib.backends.open import open_predictor
 from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import IMAGE_SIZE, decode
-from rice_lib.serving.config import FILE, INPUT, OUTPUT
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import Endpoint
-from rice_lib.serving.repository import Repository, Version, drawn_grain
+from rice_lib.serving.repository import FILE, INPUT, OUTPUT, Repository, Version, drawn_grain
 
 TOLERANCE, GPU_TOLERANCE = 1e-3, 5e-2
 """Largest allowed difference of a logit from ONNX Runtime in this process: a GPU rounds its products."""

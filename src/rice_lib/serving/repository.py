@@ -12,9 +12,13 @@
     <repository>/rice_v1_decode/1/                  the image contract's code
     <repository>/rice_v1_postprocess/1/             the same code, and the decision
 
-The variants have the same inputs, outputs and labels: a client cannot see which one answers. Versions are kept: a new
-one is written beside the others (`Repository.add`) and never changed; `Repository.switch` gives the two ensembles the
-configurations that the version brings.
+Clients call the two ensembles, which compute nothing, and name the version that answers. A version's own models carry
+its number, because Triton takes an ensemble down while one of its models is loaded again. The variants have the same
+inputs, outputs and labels: a client cannot see which one answers. Versions are kept: a new one is written beside the
+others (`Repository.add`) and never changed; `Repository.switch` gives the ensembles the configurations it brings.
+
+Configurations are made from the templates in `models/`, beside the code of the Python models. The fields are Triton's:
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from string import Template
 from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageDraw
@@ -41,7 +46,6 @@ from rice_lib.common.machine import cores
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.contract.features import FEATURES
-from rice_lib.serving.config import MODELS, fill_in, quoted
 from rice_lib.serving.control import Control
 from rice_lib.serving.endpoint import Names
 
@@ -53,7 +57,17 @@ KEPT = 3  # versions that stay
 
 VERSION_FILE, DECISION_FILE, ENSEMBLES = "version.json", "decision.json", "ensembles"
 
-CONTRACT = Path(rice_lib.contract.__file__).parent
+CONTRACT, MODELS = Path(rice_lib.contract.__file__).parent, Path(__file__).with_name("models")
+
+INPUT, OUTPUT, FILE = "images", "logits", "file"
+"""Names of the exported model's tensors (`rice_lib.export.onnx`), and of the ensemble's: a file's bytes a row."""
+
+MAX_QUEUE = 4096
+"""Requests that may wait for a model; the next is answered 503 at once.
+
+More than clients send at once: where some 270 of an ensemble are rejected together, the HTTP front loses the answers of
+the others (libevhtp hands them to its threads by a socket, and drops what does not fit in).
+"""
 
 
 @dataclass(frozen=True)
@@ -266,25 +280,33 @@ class Repository:
         grain = drawn_grain()  # Triton's form of a string in a file: four bytes of length, and the string
         (staged / decoder / "warmup").mkdir()
         (staged / decoder / "warmup" / "grain").write_bytes(len(grain).to_bytes(4, "little") + grain)
-        read_by = json.loads(decision.to_json()) if decision else None
+        text = decision.to_json() if decision else ""
+        read_by = json.loads(text) if decision else None
         write_json(staged / postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": read_by})
         (staged / classifier / "1").mkdir(parents=True)
         for name in (classifier, postprocess):
             write_text(staged / name / LABELS_FILE, "".join(f"{label}\n" for label in labels))
         write_json(staged / classifier / VERSION_FILE, asdict(made))
+        self._write_configs(staged, made, labels, text)
+
+    def _write_configs(self, staged: Path, made: Version, labels: Sequence[str], decision: str) -> None:
+        """Fill in the templates of `models/`."""
+        decoder, classifier, postprocess = self.steps(made.version)
         values = asdict(made) | {
             "decoder": decoder, "classifier": classifier, "postprocess": postprocess,
             "pixels": self.names.classifier, "files": self.names.ensemble,
             "size": IMAGE_SIZE, "features": len(FEATURES), "classes": len(labels),
-            "labels": quoted(json.dumps(list(labels))), "decision": quoted(decision.to_json() if decision else ""),
+            # as strings of a configuration: JSON's escapes are among protobuf's
+            "labels": json.dumps(json.dumps(labels)), "decision": json.dumps(decision, ensure_ascii=False),
+            "max_queue": MAX_QUEUE,
         }  # fmt: skip
         configs = {staged / decoder / CONFIG: "decode", staged / postprocess / CONFIG: "postprocess"}
         for name, template in zip(self.names.public, ("pixels", "files"), strict=True):
             configs[staged / classifier / ENSEMBLES / f"{name}.pbtxt"] = template
         for path, template in configs.items():
-            write_text(path, fill_in(template, values))
+            write_text(path, _fill_in(template, values))
         for engine, file in (("onnxruntime", CONFIG), *VARIANTS.items()):
-            write_text(staged / classifier / file, fill_in("classifier", values) + fill_in(engine, values))
+            write_text(staged / classifier / file, _fill_in("classifier", values) + _fill_in(engine, values))
 
     def _point(self, made: Version) -> None:
         """Give the ensembles the configurations of a version."""
@@ -311,3 +333,7 @@ def drawn_grain() -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def _fill_in(template: str, values: Mapping[str, object]) -> str:
+    return Template((MODELS / f"{template}.pbtxt").read_text(encoding="utf-8")).substitute(values)

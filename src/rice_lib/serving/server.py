@@ -172,7 +172,7 @@ def _supervise(
     }
     library = str(Path(rice_lib.__file__).resolve().parents[1])
     server.log.unlink(missing_ok=True)
-    with server.log.open("ab") as output:  # as the log itself is written
+    with server.log.open("ab") as output:  # the server's, too, which goes on at the end where `supervise` cuts the log
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", processes.SUPERVISOR, str(parent), processes.mark(server.folder)],
             stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ import ctypes
 import json
 import os
 import resource
-import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,8 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from logging import Logger
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import psutil
@@ -34,8 +32,7 @@ STACK_BYTES = 512 * 2**20
 """The server parses bodies on its threads' stacks: with the usual 8 MiB, one large form, 600,000 chunks or JSON nested
 200,000 deep end it."""
 MAX_FILES = 65536
-LOG_BYTES = 16 * 2**20  # of the log, and of the part before it, `<name>.1`
-US = "rice serve: "  # before lines of our own
+LOG_BYTES = 16 * 2**20  # of the log, then copied to `<name>.1`
 FIRST_DELAY_S, LONGEST_DELAY_S, STEADY_S = 0.5, 30.0, 60.0
 """Before a server is started again; doubled each time until it has run for the last."""
 LOOK_SECONDS = 2.0  # between two looks at the workers
@@ -43,9 +40,7 @@ LOOK_SECONDS = 2.0  # between two looks at the workers
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def spawn(
-    command: Sequence[str], environment: Mapping[str, str], hidden: Mapping[str, str], log: Logger
-) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], environment: Mapping[str, str], hidden: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a server with words of its command replaced by `hidden` ones, which only its own user can read.
 
     Anyone may read a process's command line (`/proc/PID/cmdline`), and only its user its environment. Triton takes keys
@@ -62,8 +57,6 @@ def spawn(
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             env={**environment, **hidden},
             preexec_fn=prepare,  # noqa: PLW1509 - safe: this process has no other thread
         )
@@ -71,7 +64,7 @@ def spawn(
     try:
         process = start(command, traced=True)
     except subprocess.SubprocessError:
-        log.info(f"{US}no process may be traced here: others can read the control key off the command line\n")
+        _say("no process may be traced here: others can read the control key off the command line")
         return start([hidden.get(word, word) for word in command], traced=False)
     os.waitpid(process.pid, 0)
     _point_at_environment(process.pid, hidden)
@@ -99,28 +92,31 @@ def _point_at_environment(pid: int, names: Iterable[str]) -> None:
             memory.write(struct.pack("<Q", values[name] + len(name) + 1))
 
 
-def _serve(process: subprocess.Popen[bytes], log: Logger, stopping: threading.Event) -> int:
-    """Copy a server's output to the log until it ends; have it end where that is asked for or a worker is dead."""
-    assert process.stdout is not None
+def _say(text: str) -> None:
+    """Write a line to the log, which is this process's stdout and the server's."""
+    print(f"rice serve: {text}", flush=True)
+
+
+def _serve(process: subprocess.Popen[bytes], stopping: threading.Event) -> int:
+    """Wait until a server ends, and bound its log; have it end where that is asked for or a worker is dead."""
     ends: float | None = None
-    zombies, look = set[int](), time.monotonic()
+    zombies, look, log = set[int](), time.monotonic(), Path(LOG_FILE)
     while (status := process.poll()) is None:
-        if select.select([process.stdout], [], [], 0.2)[0]:
-            log.info(os.read(process.stdout.fileno(), 2**16).decode(errors="replace"))
+        time.sleep(0.1)
         now, dead = time.monotonic(), False
         if now > look:
             # dead for two looks: not about to be unloaded, when the server waits for them
             before, zombies, look = zombies, _zombies(process.pid), now + LOOK_SECONDS
             dead = not before.isdisjoint(zombies)
+            if log.stat().st_size > LOG_BYTES:
+                shutil.copyfile(log, f"{LOG_FILE}.1")
+                os.truncate(log, 0)  # who writes appends: the next line is the first
         if ends is None and (dead or stopping.is_set()):
-            log.info(f"{US}a worker is dead: starting the server again\n" if dead else f"{US}stopping\n")
+            _say("a worker is dead: starting the server again" if dead else "stopping")
             process.terminate()
             ends = now + STOP_SECONDS
         elif ends is not None and now > ends:
             process.kill()
-    while select.select([process.stdout], [], [], 0)[0] and (data := os.read(process.stdout.fileno(), 2**16)):
-        log.info(data.decode(errors="replace"))
-    process.stdout.close()
     return status
 
 
@@ -146,22 +142,18 @@ def main() -> int:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before the signal was set
             return 1
-    plan, state_dir = json.load(sys.stdin), Path.cwd()
-    log, handler = Logger("server"), RotatingFileHandler(LOG_FILE, maxBytes=LOG_BYTES, backupCount=1)
-    handler.terminator = ""
-    log.addHandler(handler)
-    delay = FIRST_DELAY_S
+    plan, state_dir, delay = json.load(sys.stdin), Path.cwd(), FIRST_DELAY_S
     _raise_limits()
     while True:
         began = time.monotonic()
-        process = spawn(plan["command"], plan["environment"], plan["hidden"], log)
-        status = _serve(process, log, stopping)
+        process = spawn(plan["command"], plan["environment"], plan["hidden"])
+        status = _serve(process, stopping)
         state = read_state(state_dir)
         if stopping.is_set() or state is None or state.ready_s is None:
             return status
         processes.clear(state_dir)
         delay = FIRST_DELAY_S if time.monotonic() - began > STEADY_S else min(2 * delay, LONGEST_DELAY_S)
-        log.info(f"{US}the server ended ({status}): starting it again in {delay:g} s\n")
+        _say(f"the server ended ({status}): starting it again in {delay:g} s")
         if stopping.wait(delay):
             return status
 
