@@ -16,7 +16,6 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.paths import find_root
 from rice_lib.serving import server as life
 from rice_lib.serving.environment import ServingEnvironment
-from rice_lib.serving.processes import STUB
 from rice_lib.serving.repository import write_repository
 
 MODEL = "rice"
@@ -82,7 +81,7 @@ def _parts(pid: int | None) -> Iterator[tuple[str, psutil.Process]]:
             words = child.cmdline()
         except psutil.NoSuchProcess:
             continue
-        if words and Path(words[0]).name == STUB:  # its first argument is <repository>/<model>/<version>/<file>
+        if words and Path(words[0]).name == life.STUB:  # its first argument is <repository>/<model>/<version>/<file>
             yield Path(words[1]).parents[1].name, child
         else:
             yield "server", child

@@ -25,7 +25,7 @@ from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE, decode
 from rice_lib.contract.record import Record
 from rice_lib.predict.pipeline import predict_files
-from rice_lib.serving.load import Body, body
+from rice_lib.serving.load import HEADER_LENGTH, Body, body
 from rice_lib.serving.repository import FILE, INPUT
 
 MOST_IMAGES = 4
@@ -147,9 +147,11 @@ def odd_requests(
         Request("unknown model", "wheat", good, message="unknown model"),
         Request("unknown model, gRPC", "wheat", good, message="unknown model", grpc=_grpc(np.zeros_like(square))),
         Request("wrong shape, gRPC", tensor, good, message=r"got \[1,100,100,3\]", grpc=_grpc(square)),
-        Request("wrong header length", tensor, Body(good.data, 10**9), message="header size"),
-        Request("header length no number", tensor, Body(good.data, "long"), message="size mismatch|header"),
-        Request("broken JSON", tensor, Body(b'{"inputs": [', None), message="parse", status=(*CLIENT_ERROR, *PARSER)),
+        Request("wrong header length", tensor, Body(good.data, {HEADER_LENGTH: str(10**9)}), message="header size"),
+        Request(
+            "header length no number", tensor, Body(good.data, {HEADER_LENGTH: "long"}), message="size mismatch|header"
+        ),
+        Request("broken JSON", tensor, Body(b'{"inputs": [', {}), message="parse", status=(*CLIENT_ERROR, *PARSER)),
         Request(
             "negative shape",
             tensor,
@@ -178,7 +180,7 @@ def _raw(name: str, shape: Sequence[int], form: str, data: bytes) -> Body:
     """A request with a tensor that need not fit: what no client library would send."""
     tensor = {"name": name, "shape": list(shape), "datatype": form, "parameters": {"binary_data_size": len(data)}}
     header = json.dumps({"inputs": [tensor]}).encode()
-    return Body(header + data, len(header))
+    return Body(header + data, {HEADER_LENGTH: str(len(header))})
 
 
 def _grpc(rows: np.ndarray | Sequence[bytes]) -> Any:

@@ -18,7 +18,7 @@ from rice_lib.serving.load import Body
 
 real = pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 NAMES = ("rice", "rice_bytes")
-NOTHING = Body(b"", None)
+NOTHING = Body(b"", {})
 
 
 @pytest.fixture(scope="module")

@@ -201,7 +201,7 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch):
     inside, most = 0, 0
     lock = threading.Lock()
 
-    def watched(image, size=224):
+    def watched(image):
         nonlocal inside, most
         with lock:
             inside += 1
@@ -209,7 +209,7 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch):
         threading.Event().wait(0.05)
         with lock:
             inside -= 1
-        return to_square(image, size)
+        return to_square(image)
 
     monkeypatch.setattr(preprocess, "to_square", watched)
 

@@ -20,8 +20,8 @@ from rice_lib.backends.open import open_predictor
 from rice_lib.backends.triton import TritonPredictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked
-from rice_lib.serving import processes, supervise
 from rice_lib.serving import server as life
+from rice_lib.serving import supervise
 from rice_lib.serving.endpoint import KEY_FILE, free_ports, require_free
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.repository import write_repository
@@ -46,7 +46,7 @@ def state(tmp_path):
 def kill(state):
     """Kill what supervises a server, and wait until the server has ended with it."""
     os.kill(life.running(state).pid, signal.SIGKILL)
-    psutil.wait_procs(processes.find(state), timeout=30)
+    psutil.wait_procs(life.find(state), timeout=30)
 
 
 def test_start_ready_stop_and_nothing_is_left(tmp_path, repository, state):
@@ -78,7 +78,7 @@ def test_a_server_that_dies_says_why_and_where_its_log_is(tmp_path, repository, 
 def test_a_server_that_is_never_ready_is_given_up_and_cleared(tmp_path, repository, state):
     with pytest.raises(RiceError, match=r"not ready within 0.3 s \(log: "):
         life.start(stand_in(tmp_path / "env", "hangs"), repository, "rice", state, ready_timeout_s=0.3)
-    assert processes.find(state) == []
+    assert life.find(state) == []
     assert [path.name for path in state.iterdir()] == ["tritonserver.log"]
 
 
@@ -86,13 +86,13 @@ def test_a_server_that_ignores_the_request_to_stop_is_killed(tmp_path, repositor
     monkeypatch.setattr(life, "CALL_SECONDS", 0.5)
     with pytest.raises(RiceError, match="not ready"):
         life.start(stand_in(tmp_path / "env", "stubborn"), repository, "rice", state, ready_timeout_s=1)
-    assert processes.find(state) == []
+    assert life.find(state) == []
 
 
 def test_what_a_killed_server_left_is_cleared_by_the_next_start(tmp_path, repository, state):
     environment = stand_in(tmp_path / "env", "ready")
     first = life.start(environment, repository, "rice", state)
-    region = processes.SHARED_MEMORY / f"{processes.mark(state)}left-behind"
+    region = life.SHARED_MEMORY / f"{life.mark(state)}left-behind"
     region.touch()
     kill(state)
     assert life.running(state) is None
@@ -180,7 +180,7 @@ def test_the_servers_key_is_its_owners_alone(tmp_path, repository, state):
     given = [word for word in ask(server).splitlines() if server.key in word]
     protected = f"=model-repository,shared-memory,trace,logging:rice-control={server.key}"
     assert given == [f"--http-restricted-api{protected}", f"--grpc-restricted-protocol{protected}"]
-    for process in processes.find(state):
+    for process in life.find(state):
         assert server.key not in " ".join(process.cmdline())
     before = server.key
     server.stop()
@@ -211,7 +211,7 @@ def test_words_are_kept_off_the_command_line_where_processes_may_be_traced(monke
 def test_a_server_that_dies_is_started_again_with_the_same_key(tmp_path, repository, state):
     server = life.start(stand_in(tmp_path / "env", "ready"), repository, "rice", state)
     key, before = server.key, the_server(state)
-    region = processes.SHARED_MEMORY / f"{processes.mark(state)}left-behind"
+    region = life.SHARED_MEMORY / f"{life.mark(state)}left-behind"
     region.touch()
     before.kill()
     psutil.wait_procs([before], timeout=10)
@@ -310,7 +310,7 @@ def test_the_real_server_from_start_to_kill_to_stop(tmp_path, repository):
     server = life.start(environment, repository, "rice", state, ready_timeout_s=180)
     assert server.stop() is not None
     assert server.leftovers() == []
-    assert not list(processes.SHARED_MEMORY.glob(f"{processes.mark(state)}*"))  # of this server alone: others may run
+    assert not list(life.SHARED_MEMORY.glob(f"{life.mark(state)}*"))  # of this server alone: others may run
 
 
 @real

@@ -11,47 +11,39 @@ from rice_lib.common.errors import RiceError
 SHIPPED_MODEL = "rice-vit-tiny.onnx"
 
 
-def open_predictor(spec: str | Path, threads: int | None = None, max_batch: int | None = None) -> Predictor:
+def open_predictor(spec: str | Path, threads: int | None = None) -> Predictor:
     """Open a model by its name.
 
     Args:
         spec: a checkpoint directory, an `.onnx` file, a TensorRT plan (`.plan`, `.engine`), or a model on a
             Triton server: `triton://host:port/name` over HTTP, `triton+grpc://host:port/name` over gRPC.
         threads: CPU threads of the engine; None lets it use every core.
-        max_batch: most images of one call; None takes the model's own limit.
 
     Raises:
         RiceError: no such model, a damaged or foreign one, or a library that is not installed.
     """
     text = os.fspath(spec)
-    predictor: Predictor
     if "://" in text:
         from rice_lib.backends.triton import TritonPredictor, parse_url
 
         protocol, address, model = parse_url(text)
-        predictor = TritonPredictor(address, model, protocol)
-    else:
-        path = Path(text)
-        if not path.exists():
-            raise RiceError(f"{path}: no such model")
-        if path.is_dir():
-            from rice_lib.backends.checkpoint import CheckpointPredictor
+        return TritonPredictor(address, model, protocol)
+    path = Path(text)
+    if not path.exists():
+        raise RiceError(f"{path}: no such model")
+    if path.is_dir():
+        from rice_lib.backends.checkpoint import CheckpointPredictor
 
-            predictor = CheckpointPredictor(path, threads)
-        elif path.suffix == ".onnx":
-            from rice_lib.backends.onnx import OnnxPredictor
+        return CheckpointPredictor(path, threads)
+    if path.suffix == ".onnx":
+        from rice_lib.backends.onnx import OnnxPredictor
 
-            predictor = OnnxPredictor(path, threads)
-        elif path.suffix in (".plan", ".engine"):
-            from rice_lib.backends.plan import TensorRTPredictor
+        return OnnxPredictor(path, threads)
+    if path.suffix in (".plan", ".engine"):
+        from rice_lib.backends.plan import TensorRTPredictor
 
-            predictor = TensorRTPredictor(path)
-        else:
-            forms = "a checkpoint directory, an .onnx, a .plan, or triton://host:port/name"
-            raise RiceError(f"{path}: not a model; give {forms}")
-    if max_batch is not None:
-        predictor.max_batch = max(1, min(max_batch, predictor.max_batch))
-    return predictor
+        return TensorRTPredictor(path)
+    raise RiceError(f"{path}: not a model; give a checkpoint directory, an .onnx, a .plan, or triton://host:port/name")
 
 
 def default_model() -> Path:

@@ -109,21 +109,21 @@ def is_photograph(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith((ANNOTATED, EXPLAINED))
 
 
-def decode(source: bytes | str | Path, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Decode an image file (its bytes, or its path) under the image contract: uint8 RGB `[size, size, 3]`, read-only.
+def decode(source: bytes | str | Path) -> np.ndarray:
+    """Decode an image file (its bytes, or its path) under the image contract: uint8 RGB `[224, 224, 3]`, read-only.
 
     Raises:
         BadImageError: the file is missing, empty, truncated, too large or not an image; the message says which.
     """
-    return decode_with_notes(source, size)[0]
+    return decode_with_notes(source)[0]
 
 
-def decode_with_notes(source: bytes | str | Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, tuple[str, ...]]:
+def decode_with_notes(source: bytes | str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode as `decode`, and note what a person may want to know of the file (`first of 12 frames`)."""
     with ExitStack() as turn:
         image, notes = _open(source, turn)
-        pixels = to_square(image, size).tobytes()
-    return np.frombuffer(pixels, np.uint8).reshape(size, size, 3), notes
+        pixels = to_square(image).tobytes()
+    return np.frombuffer(pixels, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3), notes
 
 
 def open_image(source: bytes | str | Path) -> Image.Image:
@@ -132,13 +132,13 @@ def open_image(source: bytes | str | Path) -> Image.Image:
         return _open(source, turn)[0]
 
 
-def to_square(image: Image.Image, size: int = IMAGE_SIZE) -> Image.Image:
-    """Pad an RGB image with black to a square, centred, and resize it to `size` x `size` (antialiased bilinear).
+def to_square(image: Image.Image) -> Image.Image:
+    """Pad an RGB image with black to a square, centred, and resize it to 224 x 224 (antialiased bilinear).
 
     The bits are those of padding first and resizing then, but the padded square is never made: Pillow resizes rows,
     then columns, so bands of rows can be padded and resized one by one. A strip of 16,000 x 10 pixels stays small.
     """
-    width, height = image.size
+    (width, height), size = image.size, IMAGE_SIZE
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
     if width == height == size:

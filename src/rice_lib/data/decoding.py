@@ -102,7 +102,7 @@ def _decode(row_and_path: tuple[int, Path], cache: Path) -> DecodedFile:
         status = f"{'empty' if data == b'' else 'corrupt'}: {error}"
         digest = "" if data is None else hashlib.sha256(data).hexdigest()
         return DecodedFile(len(data or b""), digest, 0, 0, status, np.full(HASH_LENGTH, np.nan, np.float32))
-    pixels = np.asarray(to_square(image, IMAGE_SIZE))
+    pixels = np.asarray(to_square(image))
     np.load(cache, mmap_mode="r+")[row] = pixels
     status = OK if pixels.max() > BACKGROUND_MAX else f"empty: no pixel brighter than {BACKGROUND_MAX} of 255"
     digest, found = hashlib.sha256(data).hexdigest(), perceptual_hash(thumbnail(pixels))

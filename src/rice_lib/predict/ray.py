@@ -36,7 +36,7 @@ and what is lost with one is soon done again. They travel pickled, in a row of R
 
 
 def predict_files(
-    model: str | Path, sources: Iterator[Source], batch_size: int, reject: bool, threads: int = 1
+    model: str | Path, sources: Iterator[Source], batch_size: int, reject: bool, threads: int
 ) -> Iterator[Record]:
     """Classify files by all workers of a Ray cluster.
 
@@ -59,7 +59,10 @@ def predict_files(
             blocks = _blocks(sources)
             if not blocks:
                 return
-            predicted = _dataset(ray, blocks).map(
+            context = ray.data.DataContext.get_current()
+            context.execution_options.preserve_order = True
+            context.enable_progress_bars = False
+            predicted = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map(
                 Worker,
                 fn_constructor_args=(absolute(model), batch_size, reject, threads),
                 **_resources(ray, model, threads, len(blocks)),
@@ -107,13 +110,6 @@ def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[Record]:
         if row["number"] != number:  # Ray states the order (preserve_order): better no file than a wrong one
             raise RiceError(f"Ray gave block {row['number']} in the place of {number}", 1)
         yield from pickle.loads(row["records"])
-
-
-def _dataset(ray: Any, blocks: list[dict[str, Any]]) -> Any:
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    return ray.data.from_items(blocks, override_num_blocks=len(blocks))
 
 
 def _resources(ray: Any, model: str | Path, threads: int, blocks: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ the same ports, the same address. A file beside the repository keeps what a cont
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Self
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, write_json
-from rice_lib.serving.endpoint import KEY_FILE, Endpoint, write_key
+from rice_lib.serving.endpoint import KEY_FILE, Endpoint, make_key
 
 STATE_FILE = "container.json"
 STOP_SECONDS = 15  # start.sh has the server end after 8
@@ -59,7 +58,7 @@ class Container(Endpoint):
         """
         # written first, so that what is started can be stopped
         write_json(self.folder / STATE_FILE, {"host": self.host, "port": self.port, "engine": self.engine})
-        write_key(self.folder, secrets.token_hex(16))
+        make_key(self.folder)
         try:
             self._run("up", "--detach", "--build")
             self.wait(ready_timeout_s, "rice serve logs")

@@ -46,10 +46,6 @@ class Control:
         """Read which of our versions a public model answers by."""
         return int(parameter(self.config(name), "version"))
 
-    def on_gpu(self, name: str) -> bool:
-        """Whether a loaded model is computed on a GPU."""
-        return any(group["kind"] == "KIND_GPU" for group in self.config(name)["instance_group"])
-
     def infer(self, name: str, **inputs: np.ndarray) -> Any:
         """Send one request of arrays by tensor name; returns the client library's result."""
         tensors = [make_input(self._library, *named) for named in inputs.items()]

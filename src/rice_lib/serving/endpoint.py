@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -88,11 +89,13 @@ class Endpoint:
         return time.monotonic() - began
 
 
-def write_key(folder: Path, key: str) -> None:
-    """Keep a server's key in its folder, where its owner alone can read it."""
-    (folder / KEY_FILE).unlink(missing_ok=True)
-    with open(folder / KEY_FILE, "x", encoding="ascii", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        file.write(key)
+def make_key(folder: Path) -> str:
+    """Make a server's key, and keep it in its folder, where its owner alone can read it."""
+    key, file = secrets.token_hex(16), folder / KEY_FILE
+    file.unlink(missing_ok=True)
+    with open(file, "x", encoding="ascii", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+        stream.write(key)
+    return key
 
 
 def parse_address(address: str, named: str) -> tuple[str, int]:

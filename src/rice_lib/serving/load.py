@@ -10,12 +10,12 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,18 +34,12 @@ Rows = np.ndarray | Sequence[bytes]
 """Images of requests: uint8 pixels `[N, 224, 224, 3]` for the classifier, files' bytes for the ensemble."""
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(NamedTuple):
     """A request, put together."""
 
     data: bytes
-    header_length: int | str | None
-    """Bytes of JSON before the tensors' own; None: all of it is JSON."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """HTTP headers that go with it."""
-        return {} if self.header_length is None else {HEADER_LENGTH: str(self.header_length)}
+    headers: Mapping[str, str]
+    """`HEADER_LENGTH` says how many bytes of JSON come before the tensors' own; without it all is JSON."""
 
 
 @dataclass
@@ -70,7 +64,8 @@ def body(rows: Rows) -> Body:
     values = np.array(rows, np.object_)[:, None] if files else np.stack(list(rows))
     tensor = make_input(library, FILE if files else INPUT, values)
     wanted = [library.InferRequestedOutput(name) for name in (BYTES_OUTPUTS if files else (OUTPUT,))]
-    return Body(*library.InferenceServerClient.generate_request_body([tensor], outputs=wanted))
+    data, length = library.InferenceServerClient.generate_request_body([tensor], outputs=wanted)
+    return Body(data, {} if length is None else {HEADER_LENGTH: str(length)})
 
 
 def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any]]:

@@ -67,7 +67,8 @@ def _connect(server: Endpoint | None) -> Control | nullcontext[None]:
 
 def _check_served(control: Control, steps: tuple[str, str, str], max_batch: int, model: Predictor) -> None:
     decoder, classifier, postprocess = steps
-    tolerance = GPU_TOLERANCE if control.on_gpu(classifier) else TOLERANCE
+    on_gpu = any(group["kind"] == "KIND_GPU" for group in control.config(classifier)["instance_group"])
+    tolerance = GPU_TOLERANCE if on_gpu else TOLERANCE
     for batch in sorted({1, min(3, max_batch), max_batch}):
         pixels = random_images(np.random.default_rng(SEED), batch)
         served = control.infer(classifier, **{INPUT: pixels}).as_numpy(OUTPUT)

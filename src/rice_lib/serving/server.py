@@ -7,10 +7,10 @@ nothing else. The folder holds `state.json` while a server runs, and the log of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -24,7 +24,6 @@ import psutil
 import rice_lib
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked, read_json, write_json
-from rice_lib.serving import processes
 from rice_lib.serving.endpoint import (
     CALL_SECONDS,
     HOST,
@@ -33,8 +32,8 @@ from rice_lib.serving.endpoint import (
     Endpoint,
     Names,
     free_ports,
+    make_key,
     require_free,
-    write_key,
 )
 from rice_lib.serving.environment import ServingEnvironment
 
@@ -43,6 +42,11 @@ STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 STOP_SECONDS = 8.0  # limit for a server to finish its requests and unload its models (1 to 6 s); then it is killed
 HIDDEN = {"RICE_HIDDEN_HTTP": "--http-restricted-api=", "RICE_HIDDEN_GRPC": "--grpc-restricted-protocol="}
 """Options that `supervise` keeps off the command line, by the words that stand there."""
+
+STUB = "triton_python_backend_stub"
+"""The process of one instance of a Python-based backend. It outlives a killed server by some seconds."""
+SUPERVISOR = "rice_lib.serving.supervise"
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,8 @@ class RunningServer(Endpoint):
 
     def leftovers(self) -> list[str]:
         """List what of this server is still there: processes (which hold its ports), shared memory and files."""
-        files = [*processes.regions(self.folder), *(self.folder / name for name in (STATE_FILE, KEY_FILE, BACKENDS))]
-        alive = [f"process {p.pid} ({p.name()})" for p in processes.find(self.folder)]
+        files = [*regions(self.folder), *(self.folder / name for name in (STATE_FILE, KEY_FILE, BACKENDS))]
+        alive = [f"process {p.pid} ({p.name()})" for p in find(self.folder)]
         return alive + [str(file) for file in files if file.exists()]
 
     def write(self) -> None:
@@ -101,7 +105,7 @@ def start(
         raise RiceError(f"{repository}: holds no model named {model} (no {model}/config.pbtxt)")
     state_dir.mkdir(parents=True, exist_ok=True)
     with locked(state_dir, f"{state_dir}: another start of this server is under way"):
-        if found := [p for p in processes.find(state_dir) if not processes.is_stub(p)]:
+        if found := [p for p in find(state_dir) if Path(p.info["cmdline"][0]).name != STUB]:
             where = known.http if (known := read_state(state_dir)) else "an unknown port"
             running_as = f"a server is already running at {where} (pid {found[0].pid})"
             raise RiceError(f"{running_as}; stop it first (rice serve down)", 1)
@@ -131,13 +135,13 @@ def stop(state_dir: Path, timeout_s: float = STOP_SECONDS) -> float | None:
 
     Returns the seconds until the last process was gone, or None where none was running.
     """
-    began, found = time.monotonic(), processes.find(state_dir)
+    began, found = time.monotonic(), find(state_dir)
     for process in found:
         if all(process.info["ppid"] != other.pid for other in found):  # it ends its children itself
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
     psutil.wait_procs(found, timeout_s)
-    processes.clear(state_dir)
+    clear(state_dir)
     seconds = time.monotonic() - began
     for name in (STATE_FILE, KEY_FILE):
         (state_dir / name).unlink(missing_ok=True)
@@ -156,15 +160,47 @@ def read_state(state_dir: Path) -> RunningServer | None:
 def running(state_dir: Path) -> RunningServer | None:
     """Find the folder's server if its process is alive, ready or not."""
     state = read_state(state_dir)
-    return state if state is not None and any(p.pid == state.pid for p in processes.find(state_dir)) else None
+    return state if state is not None and any(p.pid == state.pid for p in find(state_dir)) else None
+
+
+def mark(state_dir: Path) -> str:
+    """Make what everything of this folder's server has in its name."""
+    return f"rice_lib_{hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]}_"
+
+
+def find(state_dir: Path) -> list[psutil.Process]:
+    """Find the folder's supervisor, its server and the server's stubs."""
+    own, programs = mark(state_dir), {"tritonserver", STUB, SUPERVISOR}
+    found = []
+    for process in psutil.process_iter(["cmdline", "ppid", "status"]):
+        words = process.info["cmdline"] or []
+        named = any(Path(word).name in programs for word in words[:4])
+        if named and any(own in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def regions(state_dir: Path) -> list[Path]:
+    """Find the shared memory."""
+    return sorted(SHARED_MEMORY.glob(f"{mark(state_dir)}*"))
+
+
+def clear(state_dir: Path) -> None:
+    """Kill the folder's processes, but for the one that calls this, and remove their shared memory."""
+    left = [process for process in find(state_dir) if process.pid != os.getpid()]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, CALL_SECONDS)
+    for file in regions(state_dir):
+        file.unlink(missing_ok=True)
 
 
 def _supervise(
     environment: ServingEnvironment, server: RunningServer, repository: Path, ready_timeout_s: float, parent: int
 ) -> subprocess.Popen[str]:
     """Start the process that starts the server, with a new key; see `supervise`."""
-    key = secrets.token_hex(16)
-    write_key(server.folder, key)
+    key = make_key(server.folder)
     plan = {
         "command": _command(environment, server, repository, ready_timeout_s),
         "environment": environment.variables(),
@@ -174,7 +210,7 @@ def _supervise(
     server.log.unlink(missing_ok=True)
     with server.log.open("ab") as output:  # the server's, too, which goes on at the end where `supervise` cuts the log
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", processes.SUPERVISOR, str(parent), processes.mark(server.folder)],
+            [sys.executable, "-P", "-m", SUPERVISOR, str(parent), mark(server.folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -192,10 +228,7 @@ def _supervise(
 def _command(
     environment: ServingEnvironment, server: RunningServer, repository: Path, ready_timeout_s: float
 ) -> list[str]:
-    ports, mark = (
-        {"http": server.port, "grpc": server.port + 1, "metrics": server.port + 2},
-        processes.mark(server.folder),
-    )
+    ports = {"http": server.port, "grpc": server.port + 1, "metrics": server.port + 2}
     return [
         str(environment.binary.absolute()),
         # from the state folder: Triton starts its workers by an unquoted command line, and a complete path may hold
@@ -209,7 +242,7 @@ def _command(
         *HIDDEN,
         f"--exit-timeout-secs={int(STOP_SECONDS) - 3}",
         # given to the backend "python", these reach every backend made of it
-        f"--backend-config=python,shm-region-prefix-name={mark}",
+        f"--backend-config=python,shm-region-prefix-name={mark(server.folder)}",
         # on a busy machine the stub's imports alone take seconds: its own limit must not be the shorter one
         f"--backend-config=python,stub-timeout-seconds={max(30, int(ready_timeout_s))}",
     ]

@@ -23,8 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from rice_lib.serving import processes
-from rice_lib.serving.server import LOG_FILE, STOP_SECONDS, read_state
+from rice_lib.serving.server import LOG_FILE, STOP_SECONDS, clear, read_state
 
 PR_SET_PDEATHSIG, PTRACE_TRACEME, PTRACE_DETACH = 1, 0, 17  # from <linux/prctl.h> and <linux/ptrace.h>
 
@@ -151,7 +150,7 @@ def main() -> int:
         state = read_state(state_dir)
         if stopping.is_set() or state is None or state.ready_s is None:
             return status
-        processes.clear(state_dir)
+        clear(state_dir)
         delay = FIRST_DELAY_S if time.monotonic() - began > STEADY_S else min(2 * delay, LONGEST_DELAY_S)
         _say(f"the server ended ({status}): starting it again in {delay:g} s")
         if stopping.wait(delay):
