@@ -10,7 +10,7 @@ from support.models import grains, tiny_checkpoint, tiny_onnx
 from rice_lib.backends import predictor as predictors
 from rice_lib.backends.onnx import OnnxPredictor
 from rice_lib.backends.open import open_predictor
-from rice_lib.backends.predictor import MAX_BATCH, MIN_SHARE, Predictor
+from rice_lib.backends.predictor import MIN_SHARE, Predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import Decision
 from rice_lib.data.synthetic import VARIETIES
@@ -84,11 +84,6 @@ def test_the_name_says_where_the_session_really_runs(monkeypatch):
     )
     with open_predictor(tiny_onnx()) as model:
         assert model.name == "onnxruntime/CPU"
-
-
-def test_the_caller_can_lower_the_largest_batch_but_not_raise_it():
-    assert open_predictor(tiny_onnx(), max_batch=2).max_batch == 2
-    assert open_predictor(tiny_onnx(), max_batch=10**6).max_batch == MAX_BATCH
 
 
 def test_what_is_no_model_is_one_line(tmp_path):

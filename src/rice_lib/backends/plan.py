@@ -133,11 +133,11 @@ class EngineManifest:
         """Read the manifest beside a plan; raises `RiceError` where it is missing or damaged."""
         file = manifest_file(plan)
         try:
-            values = {"agreement": None, **read_json(file)}
+            values = read_json(file)
             for name, part in (("gpu", Gpu), ("agreement", Agreement)):
-                values[name] = part(**values[name]) if values[name] else None
-            values |= {"profile": BatchProfile(**values["profile"]), "labels": tuple(values["labels"])}
-            return cls(**values)
+                values[name] = values[name] and part(**values[name])
+            profile = BatchProfile(**values.pop("profile"))
+            return cls(**{**values, "profile": profile, "labels": tuple(values["labels"])})
         except FileNotFoundError:
             raise RiceError(f"{plan}: no engine manifest beside it; {rebuild_command('MODEL.onnx', plan)}") from None
         except (ValueError, TypeError, KeyError):

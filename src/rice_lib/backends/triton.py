@@ -109,10 +109,9 @@ class TritonPredictor(Predictor):
         """Take labels, decision, limits and version from the model's configuration."""
         where = f"the configuration of {self._connection.where}"
         self._input, self._output = _check_config(config, self._connection.where)
-        labels, limit = read_labels(config, where, self.labels), int(config["max_batch_size"])
-        self.decision = parse_decision(parameter(config, KEY), where, labels)
-        self.max_batch = min(self.max_batch, limit) if self.labels else limit
-        self.labels, self.version = labels, parameter(config, "version")
+        self.labels, self.max_batch = read_labels(config, where, self.labels), int(config["max_batch_size"])
+        self.decision = parse_decision(parameter(config, KEY), where, self.labels)
+        self.version = parameter(config, "version")
 
 
 class ServerError(RiceError):

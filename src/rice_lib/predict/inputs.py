@@ -150,18 +150,21 @@ def read_ahead(sources: Iterable[Source], read: Callable[[Source], T], threads: 
 
     Yields None where the next name is not there yet (a list that somebody types, or a slow `find`): use what you have.
     """
-    ready: queue.Queue[Future[T] | BaseException | None] = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
+    ready: queue.SimpleQueue[Future[T] | None] = queue.SimpleQueue()
+    room, stopped = threading.Semaphore(ahead), threading.Event()
 
     def walk() -> None:
         try:
             for source in sources:
-                _put(ready, pool.submit(read, source), stopped)
+                room.acquire()
                 if stopped.is_set():
                     return
-            _put(ready, None, stopped)
+                ready.put(pool.submit(read, source))
+            ready.put(None)
         except BaseException as error:  # raised again by the thread that takes the results
-            _put(ready, error, stopped)
+            failed: Future[T] = Future()
+            failed.set_exception(error)
+            ready.put(failed)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         # a daemon: one that is blocked on a terminal's stdin must not keep the process from ending
@@ -175,22 +178,12 @@ def read_ahead(sources: Iterable[Source], read: Callable[[Source], T], threads: 
                     item = ready.get()
                 if item is None:
                     return
-                if isinstance(item, BaseException):
-                    raise item
+                room.release()
                 yield item.result()
         finally:
             stopped.set()
+            room.release()  # wakes the walker
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _put(ready: queue.Queue, item: object, stopped: threading.Event) -> None:
-    """Put, unless the taking side has stopped."""
-    while not stopped.is_set():
-        try:
-            ready.put(item, timeout=0.1)
-            return
-        except queue.Full:
-            continue
 
 
 def _read(source: Source, features: bool) -> DecodedInput:

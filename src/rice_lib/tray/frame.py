@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from rice_lib.contract.decode import IMAGE_SIZE, to_square
+from rice_lib.contract.decode import to_square
 from rice_lib.tray.find import Grain, mask_of
 
 SIDE = 250  # side in pixels of the training images' files
@@ -22,7 +22,7 @@ the colour of the nearest pixel further in."""
 
 def frame(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> np.ndarray:
     """Show one grain as the model sees it: `cut_out`, brought to uint8 RGB `[224, 224, 3]`."""
-    return np.asarray(to_square(Image.fromarray(cut_out(image, grain, factor, gain)), IMAGE_SIZE))
+    return np.asarray(to_square(Image.fromarray(cut_out(image, grain, factor, gain))))
 
 
 def cut_out(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> np.ndarray:
