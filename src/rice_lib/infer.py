@@ -26,6 +26,7 @@ from rice_lib.contract.decode import configure_pillow
 from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import Source, expand, read_names
 from rice_lib.predict.pipeline import predict_files, with_progress
+from rice_lib.predict.processes import predict_files as predict_files_by_processes
 from rice_lib.predict.resume import (
     Configuration,
     has_errors,
@@ -115,6 +116,8 @@ def _predict(
         from rice_lib.predict.ray import predict_files as predict_files_by_ray
 
         return predict_files_by_ray(spec, sources, arguments.batch_size, arguments.reject, arguments.threads or 1)
+    if model.processes > 1:
+        return predict_files_by_processes(model, spec, sources, arguments.batch_size, arguments.reject)
     return predict_files(model, sources, arguments.batch_size, arguments.reject)
 
 

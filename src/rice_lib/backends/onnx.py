@@ -59,6 +59,7 @@ class OnnxPredictor(Predictor):
             raise RiceError(f"{path}: {len(self.labels)} labels in its metadata for {width} logits; export it again")
         self.decision = parse_decision(metadata.get(KEY), where, self.labels)
         self._path, self._cores = path, (threads or cores()) if provider == _CPU else 0
+        self.processes = max(1, self._cores)
 
     def _forward(self, pixels: np.ndarray) -> np.ndarray:
         shares = len(pixels) // MIN_SHARE if self._cores else 1

@@ -39,6 +39,8 @@ class Predictor(ABC):
     """Class names in the order of the logits, from the model's own metadata."""
     max_batch: int
     """Most images of one call to the engine."""
+    processes: int = 1
+    """Processes that share the files of a large run, each with a model of one thread; 1: this one alone."""
     decision: Decision | None = None
     """How the logits are read, from the model's own metadata; None where it carries nothing of the kind."""
 

@@ -142,7 +142,7 @@ def decode_all(sources: Iterable[Source], batch_size: int, features: bool = Fals
         features: whether to compute the features of each image beside its pixels.
     """
     threads = min(max(2, cores()), batch_size)
-    return read_ahead(sources, partial(_read, features=features), threads, batch_size)
+    return read_ahead(sources, partial(decode_source, features=features), threads, batch_size)
 
 
 def read_ahead(sources: Iterable[Source], read: Callable[[Source], T], threads: int, ahead: int) -> Iterator[T | None]:
@@ -186,7 +186,8 @@ def read_ahead(sources: Iterable[Source], read: Callable[[Source], T], threads: 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(source: Source, features: bool) -> DecodedInput:
+def decode_source(source: Source, features: bool) -> DecodedInput:
+    """Decode one input, and compute its features where they are asked for."""
     if isinstance(source, Unreadable):
         return DecodedInput(source.path, error=source.error)
     if "\0" in source:

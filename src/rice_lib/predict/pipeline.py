@@ -42,9 +42,13 @@ def predict_files(
     Raises:
         RiceError: the engine failed.
     """
-    features = reject and predictor.decision is not None and predictor.decision.rejection is not None
-    for batch in _batches(decode_all(sources, batch_size, features), batch_size):
+    for batch in _batches(decode_all(sources, batch_size, needs_features(predictor, reject)), batch_size):
         yield from predict_batch(predictor, batch, reject)
+
+
+def needs_features(predictor: Classifier, reject: bool) -> bool:
+    """Say whether the model's rejection rule will read the features of images."""
+    return reject and predictor.decision is not None and predictor.decision.rejection is not None
 
 
 def predict_batch(predictor: Classifier, batch: list[DecodedInput], reject: bool = True) -> Iterator[Record]:

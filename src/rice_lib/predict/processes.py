@@ -1,0 +1,136 @@
+"""Bulk prediction on one machine: one process a core, each of which decodes and predicts its share of the files.
+
+Threads of one process wait for each other: what is Python in decoding and in the features needs the interpreter's
+lock, and two threads on two cores then compute a quarter less than two processes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rice_lib.backends.predictor import MIN_SHARE, Predictor
+from rice_lib.common.errors import RiceError
+from rice_lib.contract.record import Record
+from rice_lib.predict.inputs import Source, decode_source, read_ahead
+from rice_lib.predict.pipeline import needs_features, predict_batch
+from rice_lib.predict.pipeline import predict_files as predict_files_here
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+FEW = 256
+"""Inputs that this process predicts before it starts others, which takes them 0.3 s and 100 MB each."""
+
+MOST = 16
+"""Processes at once: beyond, memory and the one that writes the records count for more than another core."""
+
+SHARE = 2 * MIN_SHARE
+"""Inputs that are handed to a process at once."""
+
+
+def predict_files(
+    predictor: Predictor, model: str | Path, sources: Iterator[Source], batch_size: int, reject: bool
+) -> Iterator[Record]:
+    """Classify files as `rice_lib.predict.pipeline.predict_files`, by `predictor.processes` once there are many.
+
+    Args:
+        predictor: the model.
+        model: what it was opened from, for the other processes.
+        sources: what `rice_lib.predict.inputs.expand` gives.
+        batch_size: images of one call to the model, at most.
+        reject: whether the model's rejection rule is applied.
+
+    Raises:
+        RiceError: the engine failed, or a process was killed.
+    """
+    yield from predict_files_here(predictor, islice(sources, FEW), batch_size, reject)
+    more = list(islice(sources, 1))
+    if not more:
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    count = min(predictor.processes, MOST)
+    pool = ProcessPoolExecutor(count, get_context("spawn"))
+    work = partial(_predict, os.fspath(model), min(batch_size, MIN_SHARE), reject)
+    pending: deque[Future[list[Record]]] = deque()
+    try:
+        with _deaf_to_interrupts():  # a process that is started meanwhile stays so: this one alone answers Ctrl-C
+            pending.extend(pool.submit(work, []) for _ in range(count))
+        for share in _shares(chain(more, sources), SHARE):
+            pending.append(pool.submit(work, share))
+            while len(pending) > (2 * count if share else 0):
+                yield from pending.popleft().result()
+    except BrokenProcessPool:
+        raise RiceError("a process that predicts was killed (out of memory?); use fewer: --threads 1", 1) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _shares(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
+    """Sources by `size`; where the next one is late, and at the end, those that are there, and an empty share."""
+    share: list[Source] = []
+    for source in chain(read_ahead(sources, _itself, 1, 32 * size), [None]):
+        if source is not None:
+            share.append(source)
+        if source is None or len(share) == size:
+            yield share
+            share = []
+        if source is None:
+            yield share
+
+
+def _itself(source: Source) -> Source:
+    return source
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@cache
+def _open(model: str) -> Predictor:
+    """Open the model in a process that predicts."""
+    from rice_lib.backends.open import open_predictor
+    from rice_lib.contract.decode import configure_pillow
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    configure_pillow()
+    return open_predictor(model, threads=1)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, even by `kill -9`."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _predict(model: str, batch_size: int, reject: bool, sources: list[Source]) -> list[Record]:
+    predictor, records = _open(model), list[Record]()
+    features = needs_features(predictor, reject)
+    for first in range(0, len(sources), batch_size):  # decoded and predicted while the pixels are in the core's cache
+        decoded = [decode_source(source, features) for source in sources[first : first + batch_size]]
+        records += predict_batch(predictor, decoded, reject)
+    return records
