@@ -65,6 +65,9 @@ UV := $(or $(shell uv python dir >/dev/null 2>&1 && command -v uv),$(UV_OWN))
 endif
 GET_UV := $(filter $(UV_OWN),$(UV))
 export UV_PYTHON_DOWNLOADS := never
+# else each module is compiled when it is first imported, and at every import where PYTHONDONTWRITEBYTECODE is set (as in
+# many containers): half of the seconds that a notebook's imports take
+export UV_COMPILE_BYTECODE := 1
 
 # dvc.yaml's commands say `python`: it must be this one
 export PATH := $(abspath $(PREFIX)/bin):$(PATH)

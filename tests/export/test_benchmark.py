@@ -60,6 +60,13 @@ def test_what_cannot_be_measured_says_why(result):
     assert not any(m.value is not None and math.isnan(m.value) for m in metrics.values())
 
 
+def test_a_limit_of_zero_leaves_the_compiler_out(tmp_path):
+    engine = Engine("torch_compiled", "nowhere", compiled=True)
+    settings = SETTINGS.model_copy(update={"compile_limit_s": 0})
+    found = benchmark._run(engine, tmp_path / "pixels.npy", settings, threads=1, reference=False)
+    assert found["note"] == "not measured here: benchmark.compile_limit_s is 0"
+
+
 def test_an_engine_that_gives_no_logits_in_time_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "START_LIMIT_S", -0.95)  # five images add a second
     np.save(tmp_path / "pixels.npy", grains(5))

@@ -158,8 +158,8 @@ class BenchmarkParams(_Section):
     repeats: Positive = 20
     warmup: Annotated[int, Field(ge=0)] = 3
     images: Positive = 256  # test images on which the engines' labels are compared
-    compile_limit_s: Annotated[float, Field(gt=0)] = 120.0
-    """How long torch.compile may take until its first results: it compiles again on every machine."""
+    compile_limit_s: Annotated[float, Field(ge=0)] = 120.0
+    """How long torch.compile may take until its first results: it compiles again on every machine. 0 leaves it out."""
     seconds_per_point: Annotated[float, Field(gt=0)] = 2.0
     """A measured point stops at `repeats` or at this many seconds, whichever is first, but never below 5 calls."""
 

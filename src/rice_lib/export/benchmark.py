@@ -181,8 +181,9 @@ def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkPa
 
 def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, reference: bool) -> dict[str, Any]:
     """Read what an engine's worker measured, and why not more (`note`, empty where nothing failed)."""
-    if engine.obstacle:
-        return {"note": f"not measured here: {engine.obstacle}", "points": {}}
+    obstacle = "benchmark.compile_limit_s is 0" if engine.compiled and not settings.compile_limit_s else engine.obstacle
+    if obstacle:
+        return {"note": f"not measured here: {obstacle}", "points": {}}
     output = images.parent / engine.name
     output.mkdir()
     job = {"engine": asdict(engine), "pixels": str(images), "output": str(output), "threads": threads}

@@ -1,0 +1,60 @@
+"""Run the stages of a profile one after the other, as `make report` does, and print the CPU seconds of each.
+
+Seconds of a core, of a stage's children too: other work on the machine hardly changes them, unlike the clock. The
+outputs are those of the profile, in data/, models/ and reports/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from common import parser, python, run
+
+from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.paths import NOTEBOOKS, STUDIES, find_root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns its exit status."""
+    command = parser(__doc__, runs=1)
+    command.add_argument("--profile", default="smoke", metavar="P", help="a file in params/ (%(default)s)")
+    command.add_argument("--only", nargs="+", metavar="STAGE", help="these alone, by the names of their notebooks")
+    return run(command, argv, measure, describe)
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run the stages `runs` times; seconds of a core and of the clock, of each run."""
+    found: dict[str, Any] = {}
+    for name in arguments.only or (*NOTEBOOKS, *STUDIES, "report"):
+        verb = ["report"] if name == "report" else ["stage", name]
+        command = python("-m", "rice_lib", *verb, "--profile", arguments.profile)
+        found[name] = [_run(command) for _ in range(arguments.runs)]
+    return {"profile": arguments.profile, "core_and_wall_s": found}
+
+
+def _run(command: Sequence[str]) -> tuple[float, float]:
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, cwd=find_root(), capture_output=True, text=True, check=False)
+    after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    if done.returncode:
+        raise RiceError(f"benchmark: {' '.join(command)} failed ({done.stderr.strip()[-2000:]})", 1)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, ended - begun
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Write the measurement as a table for people."""
+    medians = {name: pd.DataFrame(pairs).median() for name, pairs in found["core_and_wall_s"].items()}
+    rows = [(name, f"{core:.1f}", f"{wall:.1f}") for name, (core, wall) in medians.items()]
+    rows.append(("all", *(f"{sum(pair[i] for pair in medians.values()):.1f}" for i in (0, 1))))
+    return pd.DataFrame(rows, columns=["stage", "seconds of a core", "seconds"]).to_string(index=False)
+
+
+if __name__ == "__main__":
+    run_command(main)
