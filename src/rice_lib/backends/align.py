@@ -66,8 +66,8 @@ class GrainAlignment(nn.Module):
         background = (blocks * self._edge(powers)).sum(-1)
         cover = _coverage(blocks.mean(1), background.mean(1, keepdim=True))
         grid = self._grid((cover.unsqueeze(1) * powers).sum(-1))
-        # a frame may reach beyond the image: its border, which is background, goes on there. A grid that ends within
-        # the outermost pixels' middles does the same as padding_mode="border", which ONNX Runtime samples 2.5 times slower
+        # a frame may reach beyond the image: its border, which is background, goes on there, as padding_mode="border"
+        # has it, which takes ONNX Runtime 2.5 times as long as a grid that ends within the outermost pixels' middles
         limit = 1 - 1.25 / images.shape[-1]
         frame = nn.functional.grid_sample(images, grid.clamp(-limit, limit), align_corners=False)
         mean = (blocks * cover.unsqueeze(1)).sum(-1) / cover.sum(1, keepdim=True).clamp(min=1e-3)
