@@ -84,7 +84,7 @@ def test_a_wrong_address_is_an_error_of_ours(url, match):
 
 
 def test_a_model_of_this_project_is_recognised():
-    assert _check_config(CONFIG, "here") == ("images", "logits")
+    assert _check_config(CONFIG, "here") == "logits"
 
 
 @pytest.mark.parametrize(

@@ -64,21 +64,19 @@ def channel_options(address: str) -> list[tuple[str, int]]:
     return [*_CHANNEL, ("grpc.enable_http_proxy", 0)] if host == "localhost" or host.startswith("127.") else _CHANNEL
 
 
-class TritonPredictor(Predictor):
-    """A model on a server.
+class ServedModel:
+    """What every client of a model on a server has: it is of one version at a time. Call `close` at the end."""
 
-    The logits of one call are all of one `version`, and `labels` and `decision` are that version's. Where the server
-    switches versions, the next call uses the new one.
-    """
-
+    labels: tuple[str, ...] = ()
+    """Class names in the order of logits and scores."""
+    max_batch: int
+    """Most images of one request."""
     version: str
-    """The one that answers; empty where the server's configuration does not say."""
+    """The one that answers; empty where the server's configuration does not say. It changes with the server's."""
 
-    def __init__(self, url: str, model: str, protocol: Protocol = "http") -> None:
-        """Connect to a model at `host:port`; raises `RiceError` where there is none, or none of this project."""
-        self._connection = Connection(protocol, url, model)
+    def __init__(self, protocol: Protocol, address: str, model: str, *limits: float) -> None:
+        self._connection = Connection(protocol, address, model, *limits)
         self.name = f"triton/{protocol}"
-        self.labels = ()
         try:
             self._adopt(self._connection.config())
         except BaseException:
@@ -88,6 +86,27 @@ class TritonPredictor(Predictor):
     def close(self) -> None:
         """Close the connections."""
         self._connection.close()
+
+    def _adopt(self, config: dict[str, Any]) -> None:
+        """Take labels, limits and version from the model's configuration; raises `RiceError` for other labels."""
+        where = f"the configuration of {self._connection.where}"
+        labels = parse_labels(parameter(config, "labels"), where)
+        if self.labels and labels != self.labels:
+            raise RiceError(f"{where}: the server has switched to a model of other labels; run the command again", 1)
+        self.labels, self.version = labels, parameter(config, "version")
+        self._input, self.max_batch = config["input"][0]["name"], int(config["max_batch_size"])
+
+
+class TritonPredictor(ServedModel, Predictor):
+    """A model on a server.
+
+    The logits of one call are all of one `version`, and `labels` and `decision` are that version's. Where the server
+    switches versions, the next call uses the new one.
+    """
+
+    def __init__(self, url: str, model: str, protocol: Protocol = "http") -> None:
+        """Connect to a model at `host:port`; raises `RiceError` where there is none, or none of this project."""
+        super().__init__(protocol, url, model)
 
     def _forward_all(self, pixels: np.ndarray) -> np.ndarray:
         """Compute the logits of any number of images, by requests of at most `max_batch`, several in flight."""
@@ -106,12 +125,11 @@ class TritonPredictor(Predictor):
     _forward = _forward_all
 
     def _adopt(self, config: dict[str, Any]) -> None:
-        """Take labels, decision, limits and version from the model's configuration."""
+        """Take the decision, too."""
+        self._output = _check_config(config, self._connection.where)
+        super()._adopt(config)
         where = f"the configuration of {self._connection.where}"
-        self._input, self._output = _check_config(config, self._connection.where)
-        self.labels, self.max_batch = read_labels(config, where, self.labels), int(config["max_batch_size"])
         self.decision = parse_decision(parameter(config, KEY), where, self.labels)
-        self.version = parameter(config, "version")
 
 
 class ServerError(RiceError):
@@ -319,14 +337,6 @@ def parameter(config: Mapping[str, Any], name: str) -> str:
     return config.get("parameters", {}).get(name, {}).get("string_value", "")
 
 
-def read_labels(config: Mapping[str, Any], where: str, known: Sequence[str] = ()) -> tuple[str, ...]:
-    """Read class names from a model's configuration; raises `RiceError` where they are not those `known` before."""
-    labels = parse_labels(parameter(config, "labels"), where)
-    if known and labels != known:
-        raise RiceError(f"{where}: the server has switched to a model of other labels; run the command again", 1)
-    return labels
-
-
 def make_input(library: ModuleType, name: str, values: np.ndarray) -> Any:
     """Make the `InferInput` of a tensor for `tritonclient.http` or `tritonclient.grpc`; objects are `bytes`."""
     from tritonclient.utils import np_to_triton_dtype
@@ -348,8 +358,8 @@ def _is_missing(error: Exception) -> bool:
     return any(text in str(error).lower() for text in _MISSING)
 
 
-def _check_config(config: dict[str, Any], where: str) -> tuple[str, str]:
-    """Read the names of the one input and the one output; raises `RiceError` where it is no model of ours."""
+def _check_config(config: dict[str, Any], where: str) -> str:
+    """Read the name of the one output; raises `RiceError` where it is no model of ours."""
     inputs, outputs = config.get("input", []), config.get("output", [])
     types = [each["data_type"] for each in inputs]
     if types[:1] == ["TYPE_STRING"]:
@@ -358,4 +368,4 @@ def _check_config(config: dict[str, Any], where: str) -> tuple[str, str]:
     gives = [each["data_type"] for each in outputs] == ["TYPE_FP32"]
     if not (takes and gives and int(config.get("max_batch_size", 0)) > 0):
         raise RiceError(f"{where}: not a model of this project: wants uint8 [{IMAGE_SIZE}, {IMAGE_SIZE}, 3] in batches")
-    return inputs[0]["name"], outputs[0]["name"]
+    return outputs[0]["name"]

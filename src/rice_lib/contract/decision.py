@@ -173,7 +173,10 @@ class Decision:
                 "limits": {name: [_round(limit) for limit in pair] for name, pair in self.rejection.limits.items()},
                 "appearance": APPEARANCE,
                 "clusters": [
-                    [{"mean": _round_all(c.mean, 5), "root": _round_all(c.root[lower], 4)} for c in of_class]
+                    [
+                        {"mean": [_round(v, 5) for v in c.mean], "root": [_round(v, 4) for v in c.root[lower]]}
+                        for c in of_class
+                    ]
                     for of_class in self.rejection.clusters
                 ],
                 "max_distance": _round(self.rejection.max_distance),
@@ -246,7 +249,3 @@ def _structure_fault(name: str, value: float, low: float) -> str:
 
 def _round(value: float, digits: int = 6) -> float:
     return float(f"{value:.{digits}g}")
-
-
-def _round_all(values: np.ndarray, digits: int) -> list[float]:
-    return [_round(value, digits) for value in values]

@@ -7,7 +7,6 @@ with FileClient("triton://127.0.0.1:8000/rice_bytes") as client:
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -22,12 +21,10 @@ from rice_lib.backends.triton import (
     IN_FLIGHT,
     PATIENCE_S,
     TIMEOUT_S,
-    Connection,
+    ServedModel,
     ServerError,
     VersionGoneError,
-    parameter,
     parse_url,
-    read_labels,
 )
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.image_file import BadImageError, read_file
@@ -60,46 +57,25 @@ class TakesPixelsError(RiceError):
     """The served model is no ensemble for files."""
 
 
-class FileClient(AbstractContextManager["FileClient"]):
+class FileClient(ServedModel, AbstractContextManager["FileClient"]):
     """A client of a server's ensemble, for one thread at a time. Use it as a context manager, or call `close`."""
-
-    labels: tuple[str, ...]
-    """Class names in the order of the scores."""
-    max_batch: int
-    """Most files of one request."""
-    version: str
-    """The version that answers; after `predict_files` it may be a newer one than before."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S, patience_s: float = PATIENCE_S) -> None:
         """Connect to a URL as `open_predictor` takes it; raises `RiceError` where no model there takes files.
 
         An attempt of a request may take `timeout_s` seconds; a server that has answered may be away for `patience_s`.
         """
-        protocol, address, model = parse_url(url)
-        self._connection = Connection(protocol, address, model, timeout_s, patience_s)
-        self.name, self.labels = f"triton/{protocol}", ()
-        try:
-            config = self._connection.config()
-            types = [each["data_type"] for each in config.get("input", [])]
-            if types != ["TYPE_STRING"] or not {each["name"] for each in config.get("output", [])} >= set(OUTPUTS):
-                raise TakesPixelsError(f"{url}: does not take files; name the ensemble that does, as {model}_bytes")
-            self._adopt(config)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(*parse_url(url), timeout_s, patience_s)
 
-    def predict_files(
-        self, sources: Iterable[str | os.PathLike[str] | Unreadable], reject: bool = True
-    ) -> Iterator[Record]:
+    def predict_files(self, sources: Iterable[Source], reject: bool = True) -> Iterator[Record]:
         """Classify what `rice_lib.predict.inputs.expand` gives, as it comes; one record a source, in order.
 
         `reject` applies the model's rejection rule. Raises `RiceError` where the server is away for too long.
         """
         batch: list[_File] = []
         in_flight: deque[_Sent] = deque()
-        names = (source if isinstance(source, Unreadable) else os.fspath(source) for source in sources)
         # None, at the end or where the next name is late: send and receive what there is
-        for file in chain(read_ahead(names, _read, READERS, AHEAD), [None]):
+        for file in chain(read_ahead(sources, _read, READERS, AHEAD), [None]):
             size = sum(len(each.data) for each in (*batch, file) if each is not None)
             if batch and (file is None or len(batch) >= self.max_batch or size > MAX_REQUEST_BYTES):
                 in_flight.append(self._send(batch))
@@ -108,10 +84,6 @@ class FileClient(AbstractContextManager["FileClient"]):
                 batch.append(file)
             while in_flight and (file is None or len(in_flight) >= IN_FLIGHT):
                 yield from self._receive(in_flight.popleft(), reject)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._connection.close()
 
     def __exit__(self, *error: object) -> None:
         """Close."""
@@ -156,10 +128,12 @@ class FileClient(AbstractContextManager["FileClient"]):
             yield Record(file.path, prediction, tuple(notes.split("; ")) if notes else (), error_text or None)
 
     def _adopt(self, config: dict[str, Any]) -> None:
-        """Take labels, limits and version from the model's configuration."""
-        self.labels = read_labels(config, self._connection.where, self.labels)
-        self._input, self.max_batch = config["input"][0]["name"], int(config["max_batch_size"])
-        self.version = parameter(config, "version")
+        """Check that the model takes files, too."""
+        types = [each["data_type"] for each in config.get("input", [])]
+        if types != ["TYPE_STRING"] or not {each["name"] for each in config.get("output", [])} >= set(OUTPUTS):
+            where, model = self._connection.where, self._connection.model
+            raise TakesPixelsError(f"{where}: does not take files; name the ensemble that does, as {model}_bytes")
+        super()._adopt(config)
 
 
 def open_file_client(url: str) -> FileClient | None:
