@@ -21,7 +21,7 @@ LIMIT_S = 120
 
 MEMORY_MB = 500
 """Peak resident memory over the corpus. Python, numpy, Pillow and ONNX Runtime take about 130 MB, eight batches of
-decoded pixels 40 MB, the largest good image (3 megapixels) 30 MB in each of four threads. What is refused must not
+decoded pixels 40 MB, the largest good image (3 megapixels) 30 MB in each of four threads. What is rejected must not
 show: the bombs would decode to 3.6 GB (30,000 x 30,000), 40 GB (100,000 x 10, padded) and 17 GB (JPEG, TIFF, GIF)."""
 
 
@@ -77,7 +77,7 @@ def faults(cases: list[Case], run: Run) -> list[str]:
     return wrong
 
 
-def test_every_kind_of_file_is_told_or_failed_for_its_reason(tmp_path):
+def test_every_kind_of_file_is_predicted_or_failed_for_its_reason(tmp_path):
     cases = write_corpus(tmp_path / "corpus")
     run = infer(tmp_path, "-", "--null", listed=b"\0".join(os.fsencode(case.path) for case in cases) + b"\0")
     assert faults(cases, run) == []

@@ -136,7 +136,7 @@ def test_workers_are_as_many_as_there_is_room_and_work_for():
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Two machines of one CPU each, as far as Ray can tell."""
+    """Two machines of one CPU each, as Ray sees it."""
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves the workers too little to start with
     ray = ray_engine._import_ray()
     from ray.cluster_utils import Cluster
@@ -150,7 +150,7 @@ def cluster(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_machines_tell_what_one_process_tells(cluster, tmp_path, monkeypatch, capsys):
+def test_two_machines_predict_what_one_process_predicts(cluster, tmp_path, monkeypatch, capsys):
     images = write_grains(tmp_path / "images", 30)
     (tmp_path / "images" / "broken.png").write_bytes(images[0].read_bytes()[:300])
     (tmp_path / "images" / NOT_UTF8).write_bytes(images[1].read_bytes())
@@ -158,12 +158,12 @@ def test_two_machines_tell_what_one_process_tells(cluster, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray_engine, "BLOCK", 4)
     inputs = ["images", "none.png", "empty", *(f"images/grain ({number}).png" for number in range(5))]
-    told = {}
+    written = {}
     for engine in ("local", "ray"):
         assert infer.main([*inputs, "--engine", engine, "--model", str(tiny_onnx()), "--format", "jsonl"]) == 1
-        told[engine] = capsys.readouterr().out
-    assert len(told["local"].splitlines()) == 32 + 2 + 5
-    assert told["ray"] == told["local"]
+        written[engine] = capsys.readouterr().out
+    assert len(written["local"].splitlines()) == 32 + 2 + 5
+    assert written["ray"] == written["local"]
     assert len(nodes_used()) == 2
 
 

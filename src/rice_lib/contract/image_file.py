@@ -136,7 +136,7 @@ def recognise(data: bytes) -> Format:
 
 
 def _iso_media(data: bytes) -> Format:
-    """Tell AVIF, HEIC and videos apart: one container, by the brands in its first box (ISO 14496-12, 4.3)."""
+    """Distinguish AVIF, HEIC and videos: one container, by the brands in its first box (ISO 14496-12, 4.3)."""
     end = min(int.from_bytes(data[:4], "big"), 16 + 4 * 64)
     brands = {data[8:12], *(data[start : start + 4] for start in range(16, end, 4))}
     if brands & _AVIF_BRANDS:

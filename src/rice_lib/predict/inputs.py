@@ -29,7 +29,7 @@ from rice_lib.contract.image_file import SUFFIXES, BadImageError
 T = TypeVar("T")
 
 PATIENCE_S = 0.05
-"""How long to wait for the next name before the caller is told not to wait for it."""
+"""How long to wait for the next name before the caller gets None in its place."""
 
 
 @dataclass(frozen=True)

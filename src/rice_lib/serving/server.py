@@ -208,7 +208,7 @@ def _supervise(
     }
     library = str(Path(rice_lib.__file__).resolve().parents[1])
     server.log.unlink(missing_ok=True)
-    with server.log.open("ab") as output:  # the server's, too, which goes on at the end where `supervise` cuts the log
+    with server.log.open("ab") as output:  # the server appends to it, too: `supervise` may cut it
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", SUPERVISOR, str(parent), mark(server.folder)],
             stdin=subprocess.PIPE,
@@ -233,7 +233,7 @@ def _command(
         str(environment.binary.absolute()),
         # from the state folder: Triton starts its workers by an unquoted command line, and a complete path may hold
         # anything
-        f"--model-repository={os.path.relpath(repository, server.folder)}",
+        f"--model-repository={os.path.relpath(repository.resolve(), server.folder.resolve())}",
         f"--backend-directory={BACKENDS}",
         "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
         *(f"--load-model={name}" for name in Names(server.model).public),
