@@ -122,6 +122,22 @@ def test_figures_have_an_alternative_text(notebook):
             assert cell.metadata.get("fig-alt"), cell.id
 
 
+def test_a_figure_has_prose_before_it_and_a_computed_sentence_after_it(notebook, request):
+    """Of the studies' figures those that are saved: their grids of pictures say enough."""
+    study = "/" in request.node.callspec.params["notebook"]
+    draws = re.compile(r"style\.save\(" if study else r"\b(charts|images)\.\w+\(|style\.save\(")
+    names = re.compile(r"(images\.(caption|most_confident_mistakes)|charts\.most_confused)\(")
+    kinds = ""
+    for cell in notebook.cells:
+        figure = cell.cell_type == "code" and draws.search(names.sub("", cell.source))
+        said = cell.cell_type == "code" and re.search(r"^Markdown\(", cell.source, re.MULTILINE)
+        # m: prose, f: a figure, s: a sentence, c: other code
+        kinds += ("m" if cell.cell_type == "markdown" else "") + "f" * bool(figure) + "s" * bool(said)
+        kinds += "" if figure or said or cell.cell_type == "markdown" else "c"
+    assert not re.search(r"[fs]c*f", kinds), "a figure without prose before it"
+    assert not re.search(r"fc*(m|$)", kinds), "a figure without a sentence after it"
+
+
 def test_tables_are_for_people(notebook):
     """No HTML, which Quarto loads scripts for; no printed listings; no bare DataFrame at the end of a cell."""
     for cell in code_of(notebook)[:-1]:

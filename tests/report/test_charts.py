@@ -103,6 +103,7 @@ def test_every_figure_is_drawn_and_written(draw, tmp_path) -> None:
         assert Image.open(file).width > 1000, "twice the page's pixels"
     else:
         assert b"<svg" in written[0]
+        assert b"mathdefault" not in written[0], "a logarithmic axis labelled in TeX, which the style does not read"
         assert len(written[0]) < 200_000
 
 

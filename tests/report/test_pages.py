@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -114,15 +115,23 @@ def test_pages_print(site, browser, tmp_path):
     page.close()
 
 
-def test_every_figure_of_the_summary_leads_to_the_cell_that_made_it(site, browser):
+def test_every_link_leads_somewhere_and_every_figure_of_the_summary_to_a_cell(site, browser):
+    faults = []
     page = browser.new_page()
-    page.goto((site / "index.html").as_uri())
-    links = page.evaluate("[...document.querySelectorAll('figure a, a.answer')].map(a => a.href)")
+    for file in reversed(pages(site)):
+        page.goto(file.as_uri())
+        for link in page.evaluate("[...document.links].map(a => a.href)"):
+            address, _, anchor = unquote(link).removeprefix("file://").partition("#")
+            if link.startswith("http"):
+                continue
+            target = Path(address)
+            if not target.is_file() or (anchor and f'id="{anchor}"' not in target.read_text(encoding="utf-8")):
+                faults.append(f"{file.relative_to(site)}: {link}")
+    figures = page.evaluate("[...document.querySelectorAll('figure a, a.answer')].map(a => a.href)")
     page.close()
-    assert len(links) > 8
-    for link in links:
-        file, _, anchor = link.removeprefix("file://").partition("#")
-        assert f'id="{anchor}"' in Path(file).read_text(encoding="utf-8"), link
+    assert not faults, "\n".join(faults)
+    assert len(figures) > 8
+    assert all("#in-" in link for link in figures)
 
 
 def test_figures_are_small_and_sharp(site):
