@@ -136,6 +136,9 @@ class FinetuneParams(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 where the GPU has it, else float32."""
     compile: bool = False
+    threads: Positive | None = None
+    """CPU threads of torch from training on; null uses every core. The operations of a small model on a small batch are
+    too short to share: two threads wait for each other longer than they compute."""
     workers: Annotated[int, Field(ge=0)] = 0
     augmentation: AugmentationParams = AugmentationParams()
 

@@ -112,6 +112,8 @@ def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments
 
     The model comes from `create_model`, after `set_seed`, and is trained in place.
     """
+    if run.params.finetune.threads is not None:
+        torch.set_num_threads(run.params.finetune.threads)
     folder = training_folder(run, scheme)
     finished = folder / "finished"
     if not finished.is_dir():
