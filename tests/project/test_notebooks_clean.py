@@ -114,6 +114,28 @@ def test_figures_of_the_summary_page_are_saved_and_recorded_under_one_name(noteb
     assert {ast.unparse(arguments[1]) for arguments in saved} <= {ast.unparse(key) for key in keys}
 
 
+def assigned_in(cell):
+    """Names that a cell assigns outside its functions and comprehensions; `|=` extends, and does not count."""
+    inner = (ast.AugAssign, ast.FunctionDef, ast.Lambda, ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp)
+    names, waiting = set(), [ast.parse(cell.source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        waiting += [child for child in ast.iter_child_nodes(node) if not isinstance(child, inner)]
+    return names
+
+
+def test_what_is_recorded_was_not_overwritten_by_a_later_cell(notebook):
+    """A sentence of one cell was once replaced by another's of the same name before the last cell recorded it."""
+    *cells, last = code_of(notebook)[1:]  # the parameters come first, and may be completed
+    names = [node for node in ast.walk(ast.parse(last.source)) if isinstance(node, ast.Name)]
+    own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    read = {node.id for node in names} - own
+    owners = {name: [cell.id for cell in cells if name in assigned_in(cell)] for name in read}
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
+
+
 def test_figures_have_an_alternative_text(notebook):
     drawn = re.compile(r"\b(charts|images)\.\w+\(|style\.save\(")
     not_drawn = re.compile(r"(images\.(caption|most_confident_mistakes)|charts\.most_confused)\(")
