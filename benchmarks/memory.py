@@ -1,4 +1,7 @@
-"""Measure the peak memory of the command over few and many files: it must not grow with their number."""
+"""Measure the peak memory of the command over few and many files: it must not grow with their number.
+
+It is that of the largest of its processes.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def _peak(folder: Path, output: Path) -> float:
 def describe(found: dict[str, Any]) -> str:
     """Write the measurement as a table for people."""
     rows = [(f"{files:,}", f"{peak:.0f}") for files, peak in found["peak_mib"].items()]
-    return pd.DataFrame(rows, columns=["files", "peak memory, MiB"]).to_string(index=False)
+    return pd.DataFrame(rows, columns=["files", "peak memory of a process, MiB"]).to_string(index=False)
 
 
 if __name__ == "__main__":
