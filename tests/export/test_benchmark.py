@@ -60,13 +60,6 @@ def test_what_cannot_be_measured_says_why(result):
     assert not any(m.value is not None and math.isnan(m.value) for m in metrics.values())
 
 
-def test_a_limit_of_zero_leaves_the_compiler_out(tmp_path):
-    engine = Engine("torch_compiled", "nowhere", compiled=True)
-    settings = SETTINGS.model_copy(update={"compile_limit_s": 0})
-    found = benchmark._run(engine, tmp_path / "pixels.npy", settings, threads=1, reference=False)
-    assert found["note"] == "not measured here: benchmark.compile_limit_s is 0"
-
-
 def test_an_engine_that_gives_no_logits_in_time_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "START_LIMIT_S", -0.95)  # five images add a second
     np.save(tmp_path / "pixels.npy", grains(5))
@@ -117,7 +110,7 @@ def test_without_the_reference_there_is_no_benchmark(tmp_path):
 def test_a_worker_writes_times_and_logits(tmp_path):
     np.save(tmp_path / "pixels.npy", grains(5))
     job = {
-        "engine": {"spec": str(tiny_onnx()), "compiled": False},
+        "engine": {"spec": str(tiny_onnx())},
         "pixels": str(tmp_path / "pixels.npy"),
         "output": str(tmp_path),
         "threads": 1,
@@ -164,9 +157,10 @@ def test_every_engine_is_listed_and_plans_say_why_they_are_not_built(tmp_path, m
     engines = list_engines(tmp_path / "vit", tmp_path / "onnx", tmp_path / "engines")
     assert [engine.name for engine in engines] == [
         "torch_eager",
-        "torch_compiled",
         "onnx_float32",
         "onnx_float16",
+        "onnx_int8",
+        "openvino_float32",
         "tensorrt_float32",
         "tensorrt_float16",
     ]

@@ -43,6 +43,7 @@ def test_records_out_of_order_are_an_error():
 def test_a_model_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ray_engine.absolute("m.onnx") == str(tmp_path / "m.onnx")
+    assert ray_engine.absolute("openvino:m.onnx") == f"openvino:{tmp_path / 'm.onnx'}"
     assert ray_engine.absolute("triton://host:1/m") == "triton://host:1/m"
 
 

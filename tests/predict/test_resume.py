@@ -288,6 +288,8 @@ def test_a_model_is_known_by_its_content(tmp_path):
     assert resume.model_identity(tmp_path / "a" / "config.json") != resume.model_identity(
         tmp_path / "c" / "config.json"
     )
+    config = tmp_path / "a" / "config.json"
+    assert resume.model_identity(f"openvino:{config}") == f"openvino:{resume.model_identity(config)}"
     assert resume.model_identity("triton://host:1/m") == "triton://host:1/m"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError
 
+OPENVINO = "openvino:"
 SHIPPED_MODEL = "rice-vit-tiny.onnx"
 
 
@@ -15,8 +16,9 @@ def open_predictor(spec: str | Path, threads: int | None = None) -> Predictor:
     """Open a model by its name.
 
     Args:
-        spec: a checkpoint directory, an `.onnx` file, a TensorRT plan (`.plan`, `.engine`), or a model on a
-            Triton server: `triton://host:port/name` over HTTP, `triton+grpc://host:port/name` over gRPC.
+        spec: a checkpoint directory, an `.onnx` file (`openvino:FILE.onnx` runs it by OpenVINO), a TensorRT plan
+            (`.plan`, `.engine`), or a model on a Triton server: `triton://host:port/name` over HTTP,
+            `triton+grpc://host:port/name` over gRPC.
         threads: CPU threads of the engine; None lets it use every core.
 
     Raises:
@@ -28,9 +30,13 @@ def open_predictor(spec: str | Path, threads: int | None = None) -> Predictor:
 
         protocol, address, model = parse_url(text)
         return TritonPredictor(address, model, protocol)
-    path = Path(text)
+    path = Path(text.removeprefix(OPENVINO))
     if not path.exists():
         raise RiceError(f"{path}: no such model")
+    if text.startswith(OPENVINO):
+        from rice_lib.backends.openvino import OpenVinoPredictor
+
+        return OpenVinoPredictor(path, threads)
     if path.is_dir():
         from rice_lib.backends.checkpoint import CheckpointPredictor
 

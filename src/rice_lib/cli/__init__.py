@@ -19,6 +19,7 @@ VERBS = {
     "infer": "predict the variety of rice in photographs",
     "grains": "cut photographs of many grains into single grains",
     "demo": "open a page in the browser that takes photographs",
+    "train": "train the ViT without the notebook, by one process or many",
     "evaluate": "measure a model on the images of a split",
     "calibrate": "measure a model's confidence and its rejection rule",
     "export": "make a model ready to be served: ONNX, TensorRT",

@@ -1,6 +1,7 @@
 """`rice export onnx|tensorrt`: a checkpoint to ONNX, and ONNX to a TensorRT plan.
 
 rice export onnx models/local/vit/random --output model.onnx --images data/samples
+rice export onnx models/local/vit/random --output model.onnx --precision int8 --images photographs
 rice export tensorrt model.onnx --output model.plan --batches 1 8 128 --images data/samples
 """
 
@@ -18,10 +19,13 @@ from rice_lib.cli.arguments import check_output
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import configure_pillow
 from rice_lib.export.tensorrt import build_engine
-from rice_lib.predict.inputs import decode_all, expand
+from rice_lib.predict.inputs import DecodedInput, decode_all, expand
 
 PARITY_TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
 """Largest accepted difference of a logit from torch, by precision: the defaults of the parameters' `export` section."""
+
+LEAST_LABELLED = 20
+"""Images of `--precision int8`: fewer calibrate nothing."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "rice export") -> int:
@@ -35,33 +39,59 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice export") -> int:
 def _onnx(arguments: argparse.Namespace) -> None:
     from rice_lib.backends.checkpoint import read_decision
     from rice_lib.backends.vit import load_pixel_classifier, read_provenance
-    from rice_lib.export.onnx import check_parity, export
+    from rice_lib.export.onnx import check_parity, export, quantise
 
     classifier = load_pixel_classifier(arguments.checkpoint)
-    pixels = _pixels(arguments.images)
+    items = _decoded(arguments.images)
+    folders = [Path(item.path).parent.name for item in items]
+    known = set(folders) <= set(classifier.labels)
+    truth = np.array([classifier.labels.index(name) for name in folders]) if known else None
+    output, precision = arguments.output, arguments.precision
+    if precision == "int8" and (truth is None or len(items) < LEAST_LABELLED):
+        wanted = f"{LEAST_LABELLED} images at least, in a folder a variety"
+        raise RiceError(f"--precision int8: wants --images, {wanted}: one half to calibrate on, the other to check it")
+    pixels = np.stack([item.pixels for item in items]) if items else None
     export(
         classifier,
-        arguments.output,
-        precision=arguments.precision,
+        output,
+        precision="float32" if precision == "int8" else precision,
         labels=classifier.labels,
         metadata=read_provenance(arguments.checkpoint),
         opset=arguments.opset,
         decision=read_decision(arguments.checkpoint, classifier.labels),
     )
-    print(f"{arguments.output}: {arguments.precision}, {arguments.output.stat().st_size / 1e6:.1f} MB")
-    if pixels is None:
-        return
     try:
-        found = check_parity(classifier, arguments.output, pixels, PARITY_TOLERANCE[arguments.precision])
+        if precision != "int8":
+            found = [] if pixels is None else check_parity(classifier, output, pixels, PARITY_TOLERANCE[precision])
+            lines = [
+                f"batch {p.batch}: within {p.max_abs:.1e} of torch, {p.labels_changed} labels changed" for p in found
+            ]
+        else:
+            quantise(output, output, pixels[::2])
+            pixels, truth, lines = pixels[1::2], truth[1::2], []
+        if precision != "float32" and truth is not None:
+            lines.append(_check_form(arguments.checkpoint, output, pixels, truth))
     except RiceError:
-        arguments.output.resolve().unlink()  # nobody must find a file that disagrees with its checkpoint
+        output.resolve().unlink()  # nobody must find a file that disagrees with its checkpoint
         raise
-    for parity in found:
-        print(f"batch {parity.batch}: within {parity.max_abs:.1e} of torch, {parity.labels_changed} labels changed")
+    print(f"{output}: {precision}, {output.stat().st_size / 1e6:.1f} MB", *lines, sep="\n")
+
+
+def _check_form(checkpoint: Path, file: Path, pixels: np.ndarray, truth: np.ndarray) -> str:
+    """Compare a form with its checkpoint on labelled images; raises `RiceError` where it is not offered."""
+    from rice_lib.backends.open import open_predictor
+    from rice_lib.export.forms import compare
+
+    with open_predictor(checkpoint) as reference, open_predictor(file) as form:
+        kept = compare(form.logits(pixels), reference.logits(pixels), truth, pixels, reference.decision)
+    if not kept.offered:
+        raise RiceError(f"{file}: not offered: {kept}; use float32", 1)
+    return str(kept)
 
 
 def _tensorrt(arguments: argparse.Namespace) -> None:
-    profile, pixels = BatchProfile(*arguments.batches), _pixels(arguments.images)
+    profile, items = BatchProfile(*arguments.batches), _decoded(arguments.images)
+    pixels = np.stack([item.pixels for item in items]) if items else None
     print(f"{arguments.output}: building takes up to some minutes", file=sys.stderr)
     manifest = build_engine(arguments.onnx, arguments.output, profile, flavour=arguments.flavour, pixels=pixels)
     where = manifest.gpu.name if manifest.gpu else "any GPU that this TensorRT knows"
@@ -70,15 +100,16 @@ def _tensorrt(arguments: argparse.Namespace) -> None:
     print(manifest.agreement or "not checked on images (--images FOLDER does)")
 
 
-def _pixels(images: list[Path] | None) -> np.ndarray | None:
+def _decoded(images: list[Path] | None) -> list[DecodedInput]:
+    """Decode all images; raises `RiceError` where one cannot be read."""
     if not images:
-        return None
+        return []
     configure_pillow()
     items = [item for item in decode_all(expand(map(str, images)), batch_size=32) if item is not None]
     for item in items:
         if item.error:
             raise RiceError(f"{item.path}: {item.error}")
-    return np.stack([item.pixels for item in items])  # type: ignore[misc]  # none is None
+    return items
 
 
 def parser(prog: str = "rice export") -> argparse.ArgumentParser:
@@ -88,7 +119,7 @@ def parser(prog: str = "rice export") -> argparse.ArgumentParser:
 
     onnx = commands.add_parser("onnx", help="a checkpoint directory to one .onnx file")
     onnx.add_argument("checkpoint", type=Path, help="directory with config.json and model.safetensors")
-    onnx.add_argument("--precision", choices=("float32", "float16"), default="float32")
+    onnx.add_argument("--precision", choices=("float32", "float16", "int8"), default="float32")
     onnx.add_argument("--opset", type=int, default=20, help="ONNX operator set (default: %(default)s)")
     onnx.set_defaults(act=_onnx, suffixes=(".onnx",))
 

@@ -148,6 +148,8 @@ class ExportParams(_Section):
 
     opset: Annotated[int, Field(ge=18, le=23)] = 20
     """From 20 on, Gelu is one operator, which ONNX Runtime fuses with its bias."""
+    calibration_images: Positive = 128
+    """Training images that the 8-bit form is calibrated on."""
     parity_images: Positive = 16  # N of the parity check at batches 1, 3 and N, on test images
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
     """Largest allowed absolute difference of a logit between torch and float32 ONNX."""
@@ -161,8 +163,6 @@ class BenchmarkParams(_Section):
     repeats: Positive = 20
     warmup: Annotated[int, Field(ge=0)] = 3
     images: Positive = 256  # test images on which the engines' labels are compared
-    compile_limit_s: Annotated[float, Field(ge=0)] = 120.0
-    """How long torch.compile may take until its first results: it compiles again on every machine. 0 leaves it out."""
     seconds_per_point: Annotated[float, Field(gt=0)] = 2.0
     """A measured point stops at `repeats` or at this many seconds, whichever is first, but never below 5 calls."""
 

@@ -25,6 +25,7 @@ STUDIES = (
     "studies/03_ingredients",
     "studies/04_synthetic_to_real",
     "studies/05_leakage",
+    "studies/06_frontier",
 )
 """Notebooks of a question each, which run after `04_vit_finetune` where a profile has `study.enabled`."""
 

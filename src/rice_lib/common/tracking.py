@@ -40,9 +40,10 @@ MODELS = {
 
 ENGINES = {
     "torch_eager": "torch",
-    "torch_compiled": "torch, compiled",
     "onnx_float32": "ONNX Runtime, float32",
     "onnx_float16": "ONNX Runtime, float16",
+    "onnx_int8": "ONNX Runtime, int8",
+    "openvino_float32": "OpenVINO, float32",
     "tensorrt_float32": "TensorRT, float32",
     "tensorrt_float16": "TensorRT, float16",
 }

@@ -1,7 +1,7 @@
 """Measure every engine on the same images; one tidy table.
 
 Each engine has a process of its own (`rice_lib.export.benchmark_worker`), which keeps thread pools and memory apart; a
-time limit ends a compiler that does not finish. What cannot be measured here is a row too, with the reason in `note`.
+time limit ends one that does not finish. What cannot be measured here is a row too, with the reason in `note`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,18 @@ import pandas as pd
 from tqdm import tqdm
 
 from rice_lib.backends.cuda import find_gpu
+from rice_lib.backends.open import OPENVINO
 from rice_lib.backends.plan import BatchProfile, import_tensorrt
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, write_json
 from rice_lib.common.machine import cores
 from rice_lib.common.parameters import BenchmarkParams
 from rice_lib.common.tracking import Metric
-from rice_lib.export.onnx import FILE_NAMES, Precision
+from rice_lib.export.onnx import FILE_NAMES, INT8_FILE, Precision
 from rice_lib.export.tensorrt import build_engine
 
 START_LIMIT_S = 120.0
-"""How long an engine that compiles nothing may take until its first logits."""
+"""How long an engine may take until its first logits."""
 POINT_LIMIT_S = 30.0
 """How far a point may go past its seconds: it makes five calls however long each takes."""
 
@@ -63,10 +65,15 @@ class Engine:
     spec: str
     """What `open_predictor` opens."""
     precision: Precision = "float32"
-    compiled: bool = False
-    """Through torch.compile (a checkpoint only)."""
     obstacle: str | None = None
     """Why it cannot be measured here; None where it can."""
+
+    @property
+    def size_mb(self) -> float | None:
+        """Size of the file of weights (MB = 10^6 bytes); None where there is none."""
+        file = Path(self.spec.removeprefix(OPENVINO))
+        file = file / "model.safetensors" if file.is_dir() else file
+        return file.stat().st_size / 1e6 if file.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class Benchmark:
     matmul_flops: dict[str, float]
     """Floating-point operations a second of a large matrix product, by precision."""
     threads: int
+    logits: dict[str, np.ndarray]
+    """float32 `[N, classes]` on all images, by engine: of those alone that gave any."""
 
     def metrics(self) -> dict[str, Metric]:
         """Give for `record`: `benchmark/<engine>/b<batch>/images_per_s`, `p50_ms`, `p99_ms`, and more by engine."""
@@ -110,8 +119,11 @@ def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
         onnx: folder of the exports of notebook 05.
         engines: folder of the TensorRT plans, which need not exist.
     """
-    found = [Engine("torch_eager", str(checkpoint)), Engine("torch_compiled", str(checkpoint), compiled=True)]
+    found = [Engine("torch_eager", str(checkpoint))]
     found += [Engine(f"onnx_{precision}", str(onnx / name), precision) for precision, name in FILE_NAMES.items()]
+    found.append(Engine("onnx_int8", str(onnx / INT8_FILE), "int8"))
+    missing = None if find_spec("openvino") else "OpenVINO is not installed: pip install openvino"
+    found.append(Engine("openvino_float32", f"{OPENVINO}{onnx / FILE_NAMES['float32']}", obstacle=missing))
     obstacle = tensorrt_obstacle()
     for precision, name in FILE_NAMES.items():
         plan = engines / Path(name).with_suffix(".plan")
@@ -174,22 +186,21 @@ def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkPa
         if "logits" not in reference:
             raise RiceError(f"{engines[0].name} could not be measured: {reference['note']}", status=1)
     rows = [_row(each, batch, results[each.name], reference) for each in engines for batch in settings.batch_sizes]
-    return Benchmark(
-        pd.DataFrame(rows, columns=list(COLUMNS)), reference["flops_per_image"], reference["matmul_flops"], threads
-    )
+    logits = {name: result["logits"] for name, result in results.items() if "logits" in result}
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return Benchmark(frame, reference["flops_per_image"], reference["matmul_flops"], threads, logits)
 
 
 def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, reference: bool) -> dict[str, Any]:
     """Read what an engine's worker measured, and why not more (`note`, empty where nothing failed)."""
-    obstacle = "benchmark.compile_limit_s is 0" if engine.compiled and not settings.compile_limit_s else engine.obstacle
-    if obstacle:
-        return {"note": f"not measured here: {obstacle}", "points": {}}
+    if engine.obstacle:
+        return {"note": f"not measured here: {engine.obstacle}", "points": {}}
     output = images.parent / engine.name
     output.mkdir()
     job = {"engine": asdict(engine), "pixels": str(images), "output": str(output), "threads": threads}
     write_json(output / "job.json", {**job, "reference": reference, "settings": settings.model_dump()})
     # every image is classified once for the agreement: any useful engine does more than five a second
-    start_limit = (settings.compile_limit_s if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
+    start_limit = START_LIMIT_S + len(np.load(images, "r")) / 5
     limit = start_limit + len(settings.batch_sizes) * (settings.seconds_per_point + POINT_LIMIT_S)
     note = _supervise(output, start_limit, limit)
     result, logits = output / "result.json", output / "logits.npy"
@@ -204,7 +215,7 @@ def _supervise(output: Path, start_limit: float, limit: float) -> str:
     errors = output / "stderr.txt"
     command = [sys.executable, "-m", "rice_lib.export.benchmark_worker", str(output / "job.json")]
     with errors.open("wb") as stderr:
-        # a session of its own, so that the compilers that torch starts end with it
+        # a session of its own, so that what an engine starts ends with it
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
     try:
         with suppress(subprocess.TimeoutExpired):

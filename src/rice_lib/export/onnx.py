@@ -1,5 +1,7 @@
 """Export a checkpoint to one ONNX file that needs nothing beside it, and prove that both give the same logits.
 
+`quantise` makes an 8-bit form of such a file; `rice_lib.export.forms` says whether it keeps the labels.
+
 The graph takes bytes (`images`, uint8 `[batch, 224, 224, 3]`) and gives `logits` (float32 `[batch, labels]`);
 the normalisation and, in a foreground model, the choice of patches are inside it. Labels and provenance
 travel in the file's metadata. The operators are standard ones: ONNX Runtime, TensorRT and Triton take the same file.
@@ -23,19 +25,22 @@ import torch
 from torch import nn
 
 from rice_lib import __version__
-from rice_lib.backends.onnx import OnnxPredictor
+from rice_lib.backends.onnx import OnnxPredictor, import_onnxruntime
 from rice_lib.backends.vit import PixelClassifier
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
 from rice_lib.contract.decision import KEY, Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 
-Precision = Literal["float32", "float16"]
+Precision = Literal["float32", "float16", "int8"]
 OPSETS = range(18, min(25, onnx.defs.onnx_opset_version()) + 1)
 """Operator sets that torch's exporter and its converter write. From 20 on, GELU is one, which ONNX Runtime fuses."""
 
 FILE_NAMES: dict[Precision, str] = {"float32": "model.onnx", "float16": "model_fp16.onnx"}
-"""What notebook 05 calls each form, below `paths.onnx`."""
+"""What notebook 05 calls each form that torch exports, below `paths.onnx`."""
+
+INT8_FILE = "model_int8.onnx"
+"""The form that `quantise` makes of the first."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,26 @@ def export(
         raise RiceError(f"--opset {opset}: the sets {OPSETS[0]} to {OPSETS[-1]} are written; take one of these, as 20")
     if len(labels) != classifier.model.config.num_labels:
         raise RiceError(f"{len(labels)} labels for a model of {classifier.model.config.num_labels} classes")
-    model = _prepared(classifier, precision)
+    proto = trace(_prepared(classifier, precision), opset)
+    about = {"format": "rice_lib", "version": __version__, "torch": str(torch.__version__), "opset": opset}
+    onnx.helper.set_model_props(
+        proto,
+        {
+            "labels": json.dumps(list(labels)),
+            "precision": precision,
+            "provenance": json.dumps({**about, **(metadata or {})}, sort_keys=True),
+            **({} if decision is None else {KEY: decision.to_json()}),
+        },
+    )
+    onnx.checker.check_model(proto)
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+        OnnxPredictor(temporary).close()  # checks the interface, too: a torch that fixes the batch size is found here
+    return path
+
+
+def trace(model: nn.Module, opset: int = 20) -> onnx.ModelProto:
+    """Trace a network of bytes, uint8 `[batch, 224, 224, 3]`, to logits: its graph and weights, without metadata."""
     # traced with two images: with one, the exporter would take the batch dimension for a constant
     sample = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8, device=next(model.parameters()).device)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -95,23 +119,53 @@ def export(
             verbose=False,
         )
     assert program is not None  # it is None only for torch's earlier exporter
-    proto = program.model_proto
+    proto = program.model_proto  # each time it is asked for it is another
     _drop_traces(proto)
-    about = {"format": "rice_lib", "version": __version__, "torch": str(torch.__version__), "opset": opset}
-    onnx.helper.set_model_props(
-        proto,
-        {
-            "labels": json.dumps(list(labels)),
-            "precision": precision,
-            "provenance": json.dumps({**about, **(metadata or {})}, sort_keys=True),
-            **({} if decision is None else {KEY: decision.to_json()}),
-        },
-    )
-    onnx.checker.check_model(proto)
-    with atomic_path(path) as temporary:
-        onnx.save(proto, temporary)
-        OnnxPredictor(temporary).close()  # checks the interface, too: a torch that fixes the batch size is found here
-    return path
+    return proto
+
+
+def quantise(path: Path, target: Path, pixels: np.ndarray) -> Path:
+    """Write the 8-bit form of a float32 export (atomically): static, QDQ, weights per channel.
+
+    Products of activations with weights alone are quantised. The alignment before them stays in float32: its moments
+    are sums of thousands of values, and 256 steps would move the frame by pixels. So do the attention's own products,
+    the colour hint and the head, which are small and decide. Activations are unsigned, as x86's VNNI wants them.
+
+    Args:
+        path: the float32 file.
+        target: the file to write.
+        pixels: training images to calibrate on, uint8 `[N, 224, 224, 3]`; a few hundred are enough.
+
+    Raises:
+        RiceError: ONNX Runtime is not installed, or does not take either file.
+    """
+    import_onnxruntime()
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        parts = iter(np.array_split(pixels, -(-len(pixels) // 16)))
+
+        def get_next(self) -> Any:
+            return next(({"images": part} for part in self.parts), None)
+
+    graph = onnx.load(path).graph
+    weights = {each.name for each in graph.initializer}
+    chosen = [node.name for node in graph.node if node.op_type in ("Conv", "MatMul") and node.input[1] in weights]
+    logging.disable(logging.WARNING)  # it advises to optimise the graph first, for which there is no need
+    try:
+        with atomic_path(target) as temporary:
+            quantize_static(
+                path, temporary, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_quantize=chosen,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+            proto = onnx.load(temporary)
+            carried = {entry.key: entry.value for entry in proto.metadata_props}
+            onnx.helper.set_model_props(proto, {**carried, "precision": "int8"})
+            onnx.save(proto, temporary)
+            OnnxPredictor(temporary).close()
+    finally:
+        logging.disable(logging.NOTSET)
+    return target
 
 
 def check_parity(classifier: PixelClassifier, path: Path, pixels: np.ndarray, tolerance: float) -> list[Parity]:

@@ -10,6 +10,7 @@ a changed one starts over, and a finished one leaves only its best weights.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from transformers import (
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from rice_lib.backends.vit import PROVENANCE_FILE, RiceViTForImageClassification, normalise
+from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from rice_lib.common.parameters import AugmentationParams
 from rice_lib.common.run import Run
@@ -72,12 +74,18 @@ def run_fingerprint(run: Run, scheme: str) -> str:
 
 
 def training_arguments(run: Run, scheme: str) -> TrainingArguments:
-    """Turn a profile's settings into transformers' arguments; checkpoints go to `training_folder`."""
-    settings = run.params.finetune
+    """Turn a profile's settings into transformers' arguments; checkpoints go to `training_folder`.
+
+    Where `accelerate launch` or `torchrun` started several processes, they share out each batch: the result is that of
+    the same settings. Raises `RiceError` where the batch does not divide by their number.
+    """
+    settings, processes = run.params.finetune, int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.batch_size % processes:
+        raise RiceError(f"finetune.batch_size={settings.batch_size}: does not divide among {processes} processes")
     return TrainingArguments(
         output_dir=str(training_folder(run, scheme)),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // processes,
         per_device_eval_batch_size=settings.eval_batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -110,7 +118,8 @@ def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments
     Resumes from the newest complete checkpoint in `training_folder`; where that run had finished, takes its result
     as it is. `forget` ends the run.
 
-    The model comes from `create_model`, after `set_seed`, and is trained in place.
+    The model comes from `create_model`, after `set_seed`, and is trained in place. Of several processes, the first
+    alone writes and tracks.
     """
     if run.params.finetune.threads is not None:
         torch.set_num_threads(run.params.finetune.threads)
@@ -118,6 +127,8 @@ def train(run: Run, scheme: str, model: RiceViTForImageClassification, arguments
     finished = folder / "finished"
     if not finished.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
+        if arguments.process_index:
+            return _fit(run, scheme, model, arguments, mlflow_run="")
         run_id = folder / RUN_ID_FILE
         known = run_id.read_text(encoding="utf-8").strip() if run_id.is_file() else None
         with mlflow_session(run, f"04_vit_finetune/{scheme}", known) as mlflow_run:
@@ -301,7 +312,8 @@ class _LogToMlflow(TrainerCallback):
     ) -> None:
         """Log what is a number of a curve."""
         numbers = {_CURVES[name]: float(value) for name, value in (logs or {}).items() if name in _CURVES}
-        import_mlflow().log_metrics(numbers, step=state.global_step)
+        if state.is_world_process_zero:
+            import_mlflow().log_metrics(numbers, step=state.global_step)
 
 
 class _Progress(ProgressCallback):

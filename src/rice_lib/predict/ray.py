@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rice_lib.backends.open import OPENVINO
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.record import Record
 from rice_lib.predict import pipeline
@@ -75,7 +76,8 @@ def predict_files(
 def absolute(model: str | Path) -> str:
     """A model's name that means the same in every working directory."""
     text = os.fspath(model)
-    return text if "://" in text else os.path.abspath(text)
+    engine = OPENVINO if text.startswith(OPENVINO) else ""
+    return text if "://" in text else engine + os.path.abspath(text.removeprefix(engine))
 
 
 class Worker:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from rice_lib.backends.open import OPENVINO
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, json_line, sha256_file
 from rice_lib.predict.inputs import Source, path_of
@@ -65,9 +66,10 @@ def model_identity(spec: str | Path) -> str:
         return text
     from hashlib import sha256
 
-    path = Path(text)
+    engine = OPENVINO if text.startswith(OPENVINO) else ""
+    path = Path(text.removeprefix(engine))
     if path.is_file():
-        return sha256_file(path)
+        return engine + sha256_file(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files)
     return sha256(lines.encode()).hexdigest()
