@@ -33,7 +33,7 @@ def predicted(model: BySize, *views: View, reject: bool = True) -> Prediction:
 
 def test_at_two_scales_a_variety_is_predicted_at_its_own():
     model = BySize()
-    assert predicted(model, *TRAINING.views).label == "Ipsala"
+    assert predicted(model, *TRAINING).label == "Ipsala"
     some, rest = ("Basmati", "Ipsala"), ("Arborio", "Jasmine", "Karacadag")
     assert predicted(model, View(1.0, some), View(0.8, rest)).label == "Ipsala"
     assert predicted(model, View(1.0, ("Karacadag", "Arborio")), View(0.5, ("Jasmine", *some))).label == "Jasmine"
@@ -46,7 +46,7 @@ def test_at_two_scales_a_variety_is_predicted_at_its_own():
     [(0.7, 1.4, "Karacadag", None), (1.2, 1.4, "unknown", "unlike the training images (its size)")],
 )
 def test_at_two_scales_a_rejection_at_one_leaves_the_other(far, near, label, reason):
-    one, other = known(FAR_MM).views
+    one, other = known(FAR_MM)
     model = BySize(Decision(rejection=RejectsLarge()))
     prediction = predicted(model, View(far, one.varieties), View(near, other.varieties))
     assert (prediction.label, prediction.reason) == (label, reason)

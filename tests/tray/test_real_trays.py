@@ -56,7 +56,7 @@ def sizes(labels: list[int], names: list[str]) -> tuple[float, ...]:
     return tuple(NEAR_MM / FAR_MM if is_near else 1.0 for is_near in near)
 
 
-def counted(setting: Setting, views: tuple[View, ...] = TRAINING.views, true_size: bool = False) -> tuple[int, ...]:
+def counted(setting: Setting, views: tuple[View, ...] = TRAINING, true_size: bool = False) -> tuple[int, ...]:
     """Grains on all trays, matched, found for nothing, and correctly classified of the matched; printed."""
     totals = np.zeros(4, int)
     with open_predictor(default_model()) as predictor:
@@ -72,7 +72,7 @@ def counted(setting: Setting, views: tuple[View, ...] = TRAINING.views, true_siz
             )
             totals += (len(tray.labels), len(pairs), len(found) - len(pairs), correct)
     true, matched, false, correct = totals.tolist()
-    scale = "" if views is TRAINING.views else f", scale known ({views[0].factor:.2f})"
+    scale = "" if views is TRAINING else f", scale known ({views[0].factor:.2f})"
     print(f"\n{setting.background}, {setting.touching:.0%} touching{scale}: {false} false")
     for what, count, of in (("found", matched, true), ("correct", correct, matched)):
         low, high = wilson(count, of)
@@ -108,8 +108,6 @@ def test_the_hard_cases_do_not_become_worse(setting, found, correct):
 
 @pytest.mark.parametrize(("error", "goal"), [(0.9, 0.85), (1.0, 0.93), (1.1, 0.85)])
 def test_where_the_scale_is_known_a_variety_is_predicted_at_its_own(error, goal):
-    true, matched, _, number = counted(
-        Setting(touching=0.25, shape=SHAPE), views=known(FAR_MM * error).views, true_size=True
-    )
+    true, matched, _, number = counted(Setting(touching=0.25, shape=SHAPE), views=known(FAR_MM * error), true_size=True)
     assert matched >= 0.98 * true
     assert number >= goal * matched

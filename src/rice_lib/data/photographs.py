@@ -26,7 +26,7 @@ from rice_lib.tray.find import Grain, find
 from rice_lib.tray.frame import SIDE, cut_out
 from rice_lib.tray.light import gains
 from rice_lib.tray.picture import outlined
-from rice_lib.tray.scale import by_reference, find_reference
+from rice_lib.tray.scale import set_reference_aside
 from rice_lib.tray.sheet import core
 
 FRAME_MM = 0.04
@@ -177,9 +177,7 @@ def _look(photograph: Photograph, mm_per_pixel: float | None, reference_mm: floa
         grains, left_out = found.grains, list(found.cut)
         notes = [f"{len(found.cut)} cut by the border"] * bool(found.cut)
         if reference_mm is not None:
-            reference = find_reference(grains)
-            mm_per_pixel = by_reference(reference, reference_mm)
-            grains = [grain for grain in grains if grain is not reference]
+            grains, reference, mm_per_pixel = set_reference_aside(grains, reference_mm)
             left_out.append(reference.outline)
         if len(grains) >= MIN_TO_COMPARE:
             low, high = np.array(LIKE_THE_OTHERS) * float(np.median([grain.area for grain in grains]))
@@ -187,8 +185,6 @@ def _look(photograph: Photograph, mm_per_pixel: float | None, reference_mm: floa
             grains = [grain for grain in grains if low <= grain.area <= high]
             left_out += odd
             notes += [f"{len(odd)} much smaller or larger than the other objects"] * bool(odd)
-        if not grains:
-            raise BadImageError("no grains beside the reference object")
     except BadImageError as error:
         return replace(nothing, error=str(error))
     notes += ["the background is uneven"] * (not found.background.plain)

@@ -23,22 +23,10 @@ class Deletion:
     """What blacking out a share of the grain did, as means over the images."""
 
     share: float
-    relevant: float
-    """Fall of the predicted class's probability without the most relevant patches."""
-    random: float
-    """The same without patches drawn at random (mean of the draws)."""
-    relevant_changed: float
-    """Share of the images whose predicted class then is another."""
+    relevant: float  # fall of the predicted class's probability without the most relevant patches
+    random: float  # the same without patches drawn at random, mean of the draws
+    relevant_changed: float  # share of the images whose predicted class then is another
     random_changed: float
-
-    def shown(self) -> dict[str, float]:
-        """Name the four figures as the reader of a table wants them."""
-        return {
-            "fall, most relevant": self.relevant,
-            "fall, at random": self.random,
-            "predicted otherwise, most relevant": self.relevant_changed,
-            "predicted otherwise, at random": self.random_changed,
-        }
 
 
 def deletion_test(
@@ -51,20 +39,13 @@ def deletion_test(
     draws: int = 3,
     seed: int = 83,
 ) -> list[Deletion]:
-    """Measure relevance maps.
+    """Measure the maps `relevance`, float `[N, GRID, GRID]`, of images, uint8 `[N, 224, 224, 3]`, at each share.
 
-    Args:
-        predictor: the model.
-        pixels: the images, uint8 `[N, 224, 224, 3]`.
-        relevance: a map of each, float `[N, GRID, GRID]`.
-        shares: how much to black out, of each image's grain.
-        budget: what a share is of: the number of patches, or the grain's area in pixels. A patch inside the grain
-            holds more of it than one at its edge; with equal area, a map is not praised for naming full patches.
-        draws: random draws.
-        seed: of the draws.
+    A share is of the grain's number of patches, or, as `budget`, of its area in pixels. A patch inside the grain holds
+    more of it than one at its edge; with equal area, a map is not praised for naming full patches. The patches at
+    random are drawn `draws` times.
 
-    Raises:
-        RiceError: the engine failed.
+    Raises `RiceError` where the engine failed.
     """
     cost = grain_area(pixels) if budget == "area" else grain_area(pixels) > 0
     before = probabilities(predictor, pixels)
@@ -86,12 +67,9 @@ def deletion_test(
 
 
 def first_patches(order: np.ndarray, cost: np.ndarray, share: float) -> np.ndarray:
-    """Choose the patches of highest `order` whose cost adds up nearest to a share of all: bool `[N, patches]`.
+    """Choose the patches of highest `order` whose cost adds up nearest to a share, in [0, 1], of all.
 
-    Args:
-        order: float `[N, patches]`.
-        cost: at least 0, `[N, patches]`; a patch of no cost is never chosen.
-        share: in [0, 1].
+    Takes float `[N, patches]` and costs of at least 0; a patch of no cost is never chosen. Gives bool `[N, patches]`.
     """
     ranked = np.argsort(-np.where(cost > 0, order, -np.inf), axis=1, kind="stable")
     costs = np.take_along_axis(cost, ranked, axis=1).astype(np.float64)

@@ -12,11 +12,8 @@ from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.contract.features import BACKGROUND_MAX
 from rice_lib.contract.prediction import Classifier
 
-PATCH = 16
-"""Side of a patch in pixels."""
-
-GRID = IMAGE_SIZE // PATCH
-"""Patches in a row and in a column of an image."""
+PATCH = 16  # side of a patch in pixels
+GRID = IMAGE_SIZE // PATCH  # patches in a row and in a column of an image
 
 _ROWS, _COLUMNS = np.divmod(np.arange(GRID * GRID), GRID)
 
@@ -30,21 +27,13 @@ with this neighbourhood, 0.21 with single patches, 0.29 with all eight neighbour
 
 
 def relevance_maps(predictor: Classifier, pixels: np.ndarray) -> np.ndarray:
-    """Compute how much each patch of each image counts for the predicted class.
+    """Compute how much each patch of each image, uint8 RGB `[N, 224, 224, 3]`, counts for the predicted class.
 
     Each bright patch is blacked out in turn. All variants of an image go to the model in one call: about 40 for a
-    grain, one a patch (196) at most.
+    grain, one a patch (196) at most. Raises `RiceError` where the engine failed.
 
-    Args:
-        predictor: the model.
-        pixels: uint8 RGB `[N, 224, 224, 3]` under the image contract.
-
-    Returns:
-        float32 `[N, GRID, GRID]`: the fall of the predicted class's calibrated log-odds (natural logarithm). Negative
-        where a patch speaks against the class; 0 in the background, which is not blacked out.
-
-    Raises:
-        RiceError: the engine failed.
+    Returns float32 `[N, GRID, GRID]`: the fall of the predicted class's calibrated log-odds (natural logarithm).
+    Negative where a patch speaks against the class; 0 in the background, which is not blacked out.
     """
     maps = np.zeros((len(pixels), GRID * GRID), np.float32)
     for image, area, row in zip(pixels, grain_area(pixels), maps, strict=True):
@@ -78,11 +67,6 @@ def grain_area(pixels: np.ndarray) -> np.ndarray:
 
 
 def black_out(pixels: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """Copy images with some patches black: uint8 `[N, 224, 224, 3]`.
-
-    Args:
-        pixels: uint8 `[N, 224, 224, 3]`, or `[1, 224, 224, 3]` for N variants of one image.
-        patches: bool `[N, patches]`, what to black out.
-    """
+    """Copy images with some patches, bool `[N, patches]`, black: uint8 `[N, 224, 224, 3]`, or of one image N variants."""
     mask = patches.reshape(-1, GRID, GRID).repeat(PATCH, axis=1).repeat(PATCH, axis=2)
     return np.where(mask[..., None], np.uint8(0), pixels)

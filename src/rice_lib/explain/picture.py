@@ -10,11 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rice_lib.common.colours import INK, MUTED, PAPER
 
-SIZE = 448
-"""Side of the picture in pixels: twice what the model sees."""
-
-STRENGTH = 0.6
-"""Share of the map's colour in the blend with the image: the grain's outline and chalk stay visible."""
+SIZE = 448  # side of the picture in pixels: twice what the model sees
+STRENGTH = 0.6  # share of the map's colour in the blend with the image: the grain's outline and chalk stay visible
 
 _ANCHORS = np.frombuffer(
     bytes.fromhex(
@@ -34,12 +31,9 @@ _MARGIN, _LINE, _BAR = 10, 24, 12
 
 
 def overlay(pixels: np.ndarray, relevance: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Draw one map over its image: uint8 `[size, size, 3]`.
+    """Draw a map, float `[side, side]`, over its image, uint8 `[224, 224, 3]`: uint8 `[size, size, 3]`.
 
-    Args:
-        pixels: uint8 `[224, 224, 3]`.
-        relevance: float `[side, side]`; the largest value takes the brightest colour, 0 and less the darkest.
-        size: side of the picture, a multiple of the map's.
+    The largest value takes the brightest colour, 0 and less the darkest. `size` is a multiple of the map's side.
     """
     image = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
     share = np.maximum(relevance, 0) / max(float(relevance.max()), np.finfo(np.float32).tiny)
@@ -54,14 +48,7 @@ def colour_bar() -> np.ndarray:
 
 
 def poster(picture: np.ndarray, heading: str, line: str, largest: float) -> Image.Image:
-    """Draw a sheet: heading and line, an overlay, and the scale of its colours.
-
-    Args:
-        picture: what `overlay` gives.
-        heading: the prediction.
-        line: more about it.
-        largest: the map's largest value, a fall of log-odds.
-    """
+    """Draw a sheet: heading and line, what `overlay` gave, and the scale of its colours up to a fall of log-odds."""
     size = picture.shape[0]
     top = _MARGIN + 2 * _LINE + 4
     sheet = Image.new("RGB", (size + 2 * _MARGIN, top + size + 2 * _MARGIN + _BAR + _LINE), PAPER)
@@ -89,6 +76,4 @@ def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Imag
     """Cut a text where it would run over the edge."""
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
+    return next((s for n in range(len(text), 0, -1) if font.getlength(s := text[:n] + "...") <= width), "...")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from rice_lib.contract.image_file import BadImageError
 from rice_lib.contract.prediction import Classifier
-from rice_lib.tray import scale as scales
 from rice_lib.tray.classify import classify
 from rice_lib.tray.find import find
 from rice_lib.tray.light import gains
 from rice_lib.tray.record import TrayRecord, count, rejected_together
+from rice_lib.tray.scale import for_model, misfit, set_reference_aside
 from rice_lib.tray.sheet import BROKEN_BELOW, measure
 
 
@@ -25,17 +24,11 @@ def analyse(
     reject: bool = True,
     batch_size: int = 32,
 ) -> TrayRecord:
-    """Find, classify and count the grains of a tray.
+    """Find, classify and count the grains of a tray, uint8 RGB `[H, W, 3]`, which its record calls `path`.
 
-    Args:
-        predictor: the model.
-        path: named in the record.
-        image: the tray, uint8 RGB `[H, W, 3]`.
-        mm_per_pixel: its scale, where it is known.
-        reference_mm: diameter of a round object that lies among the grains, which gives the scale.
-        broken_below: length of a broken grain, in units of the whole grains' mean length.
-        reject: whether the model's rejection rule is applied.
-        batch_size: grains of one call to the model.
+    The scale is given by `mm_per_pixel`, or by `reference_mm`, the diameter of a round object that lies among the
+    grains. A grain is broken below `broken_below` times the whole grains' mean length. `reject` applies the model's
+    rejection rule; `batch_size` grains go to the model in one call.
 
     Raises:
         BadImageError: not a tray of grains, no reference object on it, or a scale that the model needs is not given.
@@ -51,22 +44,15 @@ def analyse(
         notes.append("the background is uneven: what hardly differs from it is missed; a plain card is safer")
     grains = found.grains
     if reference_mm is not None:
-        reference = scales.find_reference(grains)
-        mm_per_pixel = scales.by_reference(reference, reference_mm)
-        grains = [grain for grain in grains if grain is not reference]
-        if not grains:
-            raise BadImageError("no grains beside the reference object")
-    trained = predictor.decision.scale if predictor.decision else None
-    scale = scales.for_model(trained, predictor.labels, mm_per_pixel)
-    times = scales.misfit(grains, scale)
-    if times is not None:
+        grains, _, mm_per_pixel = set_reference_aside(grains, reference_mm)
+    views = for_model(predictor.decision.scale if predictor.decision else None, predictor.labels, mm_per_pixel)
+    if (times := misfit(grains, views)) is not None:
         notes.append(
             f"the grains fit no variety at this scale (they are about {times:.1f} times the size); give the tray's "
             "--mm-per-pixel, or lay a coin beside them and give its --reference-mm"
         )
-    predictions = classify(
-        predictor, image, grains, gains(image, grains), scale.views, reject=reject, batch_size=batch_size
-    )
+    light = gains(image, grains)
+    predictions = classify(predictor, image, grains, light, views, reject=reject, batch_size=batch_size)
     notes += rejected_together(predictions)
     counts = count(predictions, predictor.labels, len(found.cut))
     sheet = measure(image, grains, mm_per_pixel, broken_below)

@@ -45,22 +45,15 @@ class Background:
 
     difference: np.ndarray
     """float32 `[h, w]`, grey levels, at least 0; of a textured background's picture reduced to `TEXTURED_SIDE`."""
-    min_contrast: np.ndarray
-    """The same shape: the difference that an object must exceed there."""
-    darker: bool
-    """Whether the background is darker than what lies on it."""
-    plain: bool
-    """Whether it is one colour under uneven light."""
+    min_contrast: np.ndarray  # the same shape: the difference that an object must exceed there
+    darker: bool  # than what lies on it
+    plain: bool  # one colour under uneven light
 
 
 def fit_background(image: np.ndarray) -> Background:
-    """Find the background of a tray.
+    """Find the background of a tray, uint8 RGB `[H, W, 3]`.
 
-    Args:
-        image: uint8 RGB `[H, W, 3]`.
-
-    Raises:
-        BadImageError: the background is too uneven, or nothing lies on it.
+    Raises `BadImageError` where it is too uneven, or nothing lies on it.
     """
     small = _reduced(image, FIT_SIDE)
     level, spread, share = _surface(small)
@@ -152,15 +145,10 @@ def _local_level(image: np.ndarray) -> np.ndarray:
 
 
 def _difference(image: np.ndarray, level: np.ndarray, sign: int) -> np.ndarray:
-    """Compute how far each pixel is from the background: on one side in brightness, on every side in colour.
+    """Compute how far each pixel is from the background `level`: on one side in brightness, on every side in colour.
 
-    Args:
-        image: uint8 RGB `[H, W, 3]`.
-        level: the background, float32 RGB `[h, w, 3]`, at any size.
-        sign: 1 for what is brighter than the background, -1 for what is darker.
-
-    Returns:
-        float32 `[H, W]`, grey levels.
+    Takes uint8 RGB `[H, W, 3]`, the background as float32 RGB `[h, w, 3]` of any size, and 1 for what is brighter than
+    it, -1 for what is darker; gives float32 `[H, W]`, grey levels.
     """
     height, width = image.shape[:2]
     y, x = len(level) / height, level.shape[1] / width

@@ -28,16 +28,10 @@ def classify(
     reject: bool = True,
     batch_size: int = 32,
 ) -> list[Prediction]:
-    """Classify every grain.
+    """Classify every grain of a tray, uint8 RGB `[H, W, 3]`, shown at the scales `views`.
 
-    Args:
-        predictor: the model.
-        image: the tray, uint8 RGB `[H, W, 3]`.
-        grains: those found on it.
-        gains: what each grain's brightness is multiplied by, `[len(grains)]`.
-        views: the scales to show them at.
-        reject: whether the model's rejection rule is applied.
-        batch_size: grains of one call to the model.
+    `gains`, float `[len(grains)]`, is what each grain's brightness is multiplied by. `reject` applies the model's
+    rejection rule; `batch_size` grains go to the model in one call.
     """
     lit = list(zip(grains, gains, strict=True))
     predictions: list[Prediction] = []
@@ -52,10 +46,7 @@ def classify(
 
 
 def _combine(predictions: Sequence[Prediction], views: Sequence[View], reject: bool) -> Prediction:
-    """Combine the predictions at each scale: a variety gets its best score at a scale of its own.
-
-    A variety that no view names may be predicted at every scale.
-    """
+    """Combine the predictions at each scale: a variety gets its best score at a scale of its own, or at any."""
     if len(predictions) == 1:
         return predictions[0]
     named = {name for view in views for name in view.varieties or ()}

@@ -19,8 +19,7 @@ from rice_lib.contract.image_file import BadImageError
 from rice_lib.tray.background import TOO_UNEVEN, Background, fit_background
 from rice_lib.tray.separate import separate
 
-# Pixels of the largest photograph: another would take gigabytes of memory, and no grain needs it
-MAX_PIXELS = 64 * 1024 * 1024
+MAX_PIXELS = 64 * 1024 * 1024  # of the largest photograph: another would take gigabytes of memory
 MAX_OBJECTS = 5000  # more objects than this are no tray of grains, but a texture
 MIN_AREA = 60.0  # pixels: a smaller grain has no shape that a model could see
 SPECK = 0.12  # of the typical grain's area: what is smaller is dust or a crumb
@@ -38,18 +37,12 @@ _SQUARE = np.ones((3, 3), np.uint8)
 class Grain:
     """One object on a tray; lengths in pixels of the photograph."""
 
-    outline: np.ndarray
-    """int32 `[n, 2]` (x, y), closed."""
-    centre: tuple[float, float]
-    """(x, y); (0, 0) is the centre of the first pixel."""
-    length: float
-    """Major axis of the ellipse with the same second moments."""
-    width: float
-    """Minor axis of that ellipse."""
-    angle: float
-    """Of the major axis: degrees from the x axis, counter-clockwise as seen, 0 to 180."""
-    area: float
-    """Pixels."""
+    outline: np.ndarray  # int32 `[n, 2]` (x, y), closed
+    centre: tuple[float, float]  # (x, y); (0, 0) is the centre of the first pixel
+    length: float  # major axis of the ellipse with the same second moments
+    width: float  # minor axis of that ellipse
+    angle: float  # of the major axis: degrees from the x axis, counter-clockwise as seen, 0 to 180
+    area: float  # pixels
 
     @classmethod
     def of(cls, outline: np.ndarray) -> Grain:
@@ -58,26 +51,17 @@ class Grain:
         moments = cv2.moments(mask, binaryImage=True)
         area = moments["m00"]
         major, minor, angle = principal_moments(*(moments[name] / area for name in ("mu20", "mu02", "mu11")))
-        return cls(
-            outline=outline,
-            centre=(moments["m10"] / area + left, moments["m01"] / area + top),
-            length=4 * math.sqrt(major),
-            width=4 * math.sqrt(minor),
-            angle=-math.degrees(angle) % 180,
-            area=area,
-        )
+        centre = (moments["m10"] / area + left, moments["m01"] / area + top)
+        return cls(outline, centre, 4 * math.sqrt(major), 4 * math.sqrt(minor), -math.degrees(angle) % 180, area)
 
 
 @dataclass(frozen=True)
 class Found:
     """What lies on a tray."""
 
-    grains: list[Grain]
-    """In reading order."""
-    cut: list[np.ndarray]
-    """Outlines of what the picture's border cuts."""
-    specks: int
-    """Objects too small to be grains."""
+    grains: list[Grain]  # in reading order
+    cut: list[np.ndarray]  # outlines of what the picture's border cuts
+    specks: int  # objects too small to be grains
     background: Background
 
 
@@ -90,13 +74,9 @@ def mask_of(outline: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def find(image: np.ndarray) -> Found:
-    """Find the grains of a tray.
+    """Find the grains of a tray, uint8 RGB `[H, W, 3]`.
 
-    Args:
-        image: uint8 RGB `[H, W, 3]`.
-
-    Raises:
-        BadImageError: too large, too uneven a background, nothing on it, or more than `MAX_OBJECTS`.
+    Raises `BadImageError` where it is too large, its background too uneven, nothing on it, or more than `MAX_OBJECTS`.
     """
     height, width = image.shape[:2]
     if height * width > MAX_PIXELS:
@@ -161,8 +141,7 @@ def _outlines(image: np.ndarray, background: Background) -> list[np.ndarray]:
 def _distinct(contrasts: np.ndarray, areas: np.ndarray, least: np.ndarray) -> np.ndarray:
     """Mark the objects that are no scratch or fold of a textured background, bool `[n]`.
 
-    Raises:
-        BadImageError: the texture reaches too much of the contrast of what lies on it.
+    Raises `BadImageError` where the texture reaches too much of the contrast of what lies on it.
     """
     order = np.argsort(contrasts)
     weight = np.cumsum(areas[order])

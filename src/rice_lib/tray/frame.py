@@ -26,16 +26,10 @@ def frame(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> 
 
 
 def cut_out(image: np.ndarray, grain: Grain, factor: float, gain: float = 1.0) -> np.ndarray:
-    """Cut one grain out, alone on black, as a training image's file holds it.
+    """Cut one grain out of a tray, uint8 RGB `[H, W, 3]`, alone on black, as a training image's file holds it.
 
-    Args:
-        image: the tray, uint8 RGB `[H, W, 3]`.
-        grain: one of its grains.
-        factor: pixels of a training file to one of the tray.
-        gain: what its brightness is multiplied by (`rice_lib.tray.light`).
-
-    Returns:
-        uint8 RGB `[SIDE, SIDE, 3]`. An object longer than the frame is reduced until it fits.
+    `factor` is the pixels of a training file to one of the tray, `gain` what its brightness is multiplied by (`light`).
+    Gives uint8 RGB `[SIDE, SIDE, 3]`; an object longer than the frame is reduced until it fits.
     """
     mask, (left, top) = mask_of(grain.outline)
     height, width = mask.shape

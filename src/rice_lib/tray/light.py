@@ -14,21 +14,13 @@ import numpy as np
 
 from rice_lib.tray.find import Grain, mask_of
 
-# Grey levels of the dullest and the brightest variety: means over the training grains of Karacadag and Ipsala
-BRIGHTNESS = (203.0, 236.0)
-# The light is corrected by no more than one stop: black rice stays black
-MAX_GAIN = 2.0
-# Fewer grains than this say what the light is, but not how it falls off: chance mixes bright and dull varieties
-MIN_FOR_PLANE = 20
+BRIGHTNESS = (203.0, 236.0)  # grey levels of the dullest and the brightest variety: means of Karacadag and Ipsala
+MAX_GAIN = 2.0  # the light is corrected by no more than one stop: black rice stays black
+MIN_FOR_PLANE = 20  # fewer grains say what the light is, not how it falls off: chance mixes bright and dull varieties
 
 
 def gains(image: np.ndarray, grains: Sequence[Grain]) -> np.ndarray:
-    """Compute what each grain's pixels are to be multiplied by, float64 `[len(grains)]`.
-
-    Args:
-        image: the tray, uint8 RGB `[H, W, 3]`.
-        grains: those found on it; at least one.
-    """
+    """Compute what the pixels of each grain of a tray, uint8 RGB `[H, W, 3]`, are multiplied by: float64 `[grains]`."""
     masks = [mask_of(grain.outline) for grain in grains]
     means = [cv2.mean(image[y : y + m.shape[0], x : x + m.shape[1]], m)[:3] for m, (x, y) in masks]
     levels = np.log(np.maximum(1.0, np.mean(means, axis=1)))

@@ -17,20 +17,11 @@ from rice_lib.tray.record import TrayRecord
 GREY = "#8A97A3"  # the colour of what is unknown or cut
 MAX_SIDE = 2400  # pixels of the longer side: a larger photograph is reduced
 MIN_WIDTH = 900  # pixels: a smaller photograph is enlarged, so that numbers and legend can be read
-# Grains narrower than this in the picture get no numbers: they could not be read, and the outline says enough
-MIN_NUMBERED = 14
+MIN_NUMBERED = 14  # narrower grains get no numbers: they could not be read, and the outline says enough
 
 
 def draw(image: np.ndarray, record: TrayRecord) -> Image.Image:
-    """Draw the picture of a classified tray.
-
-    Args:
-        image: the tray, uint8 RGB `[H, W, 3]`.
-        record: its record.
-
-    Returns:
-        RGB, the tray above its legend.
-    """
+    """Draw a classified tray, uint8 RGB `[H, W, 3]`, above its legend."""
     assert record.counts is not None
     colours = {own.variety: COLOURS[i % len(COLOURS)] for i, own in enumerate(record.counts.shares)} | {UNKNOWN: GREY}
     tray = outlined(image, record.grains, [colours[own.label] for own in record.predictions], record.cut)
@@ -48,14 +39,9 @@ def outlined(
     left_out: Sequence[np.ndarray],
     max_side: int = MAX_SIDE,
 ) -> Image.Image:
-    """Draw outlines and numbers of grains upon a photograph, and hatch what is left out.
+    """Draw grains upon a photograph, uint8 RGB `[H, W, 3]`, each outlined in its colour and numbered from 1.
 
-    Args:
-        image: the photograph, uint8 RGB `[H, W, 3]`.
-        grains: those outlined, numbered from 1.
-        colours: one a grain.
-        left_out: outlines of what is hatched.
-        max_side: pixels of the picture's longer side.
+    The outlines `left_out` are hatched. The picture's longer side is at most `max_side` pixels.
     """
     height, width = image.shape[:2]
     factor = min(max_side / max(height, width), max(1.0, MIN_WIDTH / width))
@@ -122,13 +108,8 @@ def _legend(record: TrayRecord, colours: dict[str, str], width: int) -> Image.Im
         pen.rounded_rectangle((x, y, x + size, y + size), radius=size // 5, fill=colour)
 
     def write(x: float, row: int, text: str, height: int, ink: str) -> None:
-        pen.text(
-            (x + 1.5 * size, pad + row * line + size / 2),
-            text,
-            font=ImageFont.load_default(height),
-            anchor="lm",
-            fill=ink,
-        )
+        place = (x + 1.5 * size, pad + row * line + size / 2)
+        pen.text(place, text, font=ImageFont.load_default(height), anchor="lm", fill=ink)
 
     for column, own in enumerate(counts.shares):
         x = pad + column * step

@@ -27,19 +27,20 @@ class Share:
     low: float
     high: float
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as it is written."""
+        interval = [round(self.low, 4), round(self.high, 4)]
+        return {"count": self.count, "share": round(self.share, 4), "interval": interval}
+
 
 @dataclass(frozen=True)
 class Counts:
     """What lies on a tray, in numbers."""
 
-    shares: tuple[Share, ...]
-    """One a variety, in the model's order."""
-    classified: int
-    """Grains that are of a known variety: what the shares are of."""
-    unknown: int
-    """Objects that are no grain of a known variety."""
-    cut: int
-    """Objects that the picture's border cuts: neither classified nor counted."""
+    shares: tuple[Share, ...]  # one a variety, in the model's order
+    classified: int  # grains that are of a known variety: what the shares are of
+    unknown: int  # objects that are no grain of a known variety
+    cut: int  # objects that the picture's border cuts: neither classified nor counted
 
     def __str__(self) -> str:
         """One line: how many grains, and what was left out."""
@@ -77,17 +78,12 @@ class TrayRecord:
 
     path: str
     grains: Sequence[Grain] = ()
-    predictions: Sequence[Prediction] = ()
-    """One a grain."""
+    predictions: Sequence[Prediction] = ()  # one a grain
     counts: Counts | None = None
-    sheet: Sheet | None = None
-    """Of all grains, whatever the model makes of them; with the counts."""
-    cut: Sequence[np.ndarray] = ()
-    """Outlines of what the picture's border cuts."""
-    mm_per_pixel: float | None = None
-    """Where the scale is known."""
-    notes: tuple[str, ...] = ()
-    """Warnings about the photograph."""
+    sheet: Sheet | None = None  # of all grains, whatever the model makes of them; with the counts
+    cut: Sequence[np.ndarray] = ()  # outlines of what the picture's border cuts
+    mm_per_pixel: float | None = None  # where the scale is known
+    notes: tuple[str, ...] = ()  # warnings about the photograph
     error: str | None = None
 
     def grain_dicts(self, top_k: int) -> list[dict[str, Any]]:
@@ -98,20 +94,18 @@ class TrayRecord:
         """
         if self.sheet is None:
             return []
-        records = []
-        for number, (grain, prediction) in enumerate(zip(self.grains, self.predictions, strict=True), 1):
+        records, scale = [], self.mm_per_pixel
+        for number, (grain, prediction) in enumerate(zip(self.grains, self.predictions, strict=True)):
             sizes = {"length": grain.length, "width": grain.width}
-            scale = self.mm_per_pixel
             record: dict[str, Any] = {
                 "path": self.path,
-                "grain": number,
-                "x": round(grain.centre[0], 1),
-                "y": round(grain.centre[1], 1),
+                "grain": number + 1,
+                **dict(zip("xy", (round(place, 1) for place in grain.centre), strict=True)),
                 **{f"{name}_px": round(size, 1) for name, size in sizes.items()},
                 **({f"{name}_mm": round(size * scale, 3) for name, size in sizes.items()} if scale else {}),
                 "angle": round(grain.angle, 1),
-                "broken": bool(self.sheet.broken[number - 1]),
-                "colour": self.sheet.colours[number - 1] if self.sheet.no_colours is None else None,
+                "broken": bool(self.sheet.broken[number]),
+                "colour": self.sheet.colours[number] if self.sheet.no_colours is None else None,
             }
             records.append(record | Record(self.path, prediction).as_dict(top_k))
         return records
@@ -126,13 +120,6 @@ class TrayRecord:
             "unknown": self.counts.unknown,
             "cut": self.counts.cut,
             "mm_per_pixel": self.mm_per_pixel,
-            "varieties": {
-                own.variety: {
-                    "count": own.count,
-                    "share": round(own.share, 4),
-                    "interval": [round(own.low, 4), round(own.high, 4)],
-                }
-                for own in self.counts.shares
-            },
+            "varieties": {own.variety: own.as_dict() for own in self.counts.shares},
             "quality": self.sheet.as_dict(),
         }

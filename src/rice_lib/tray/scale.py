@@ -53,47 +53,33 @@ REFERENCE_AREA = 1.5  # a reference object has at least this many times the area
 class View:
     """One scale at which grains are shown to the model."""
 
-    factor: float
-    """Pixels of a training file to one of the tray."""
-    varieties: tuple[str, ...] | None
-    """Those photographed at this scale, the only ones predicted at it; None: all."""
-    axes: tuple[tuple[float, float], ...] = ()
-    """Major and minor axes of the varieties, in pixels of a training file."""
+    factor: float  # pixels of a training file to one of the tray
+    varieties: tuple[str, ...] | None  # those photographed at this scale, the only ones predicted at it; None: all
+    axes: tuple[tuple[float, float], ...] = ()  # major and minor of the varieties, in pixels of a training file
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The scale of one tray."""
-
-    views: tuple[View, ...]
-    mm_per_pixel: float | None = None
-    """Of the tray, where it is known."""
+Views = tuple[View, ...]
+TRAINING: Views = (View(1.0, None, (*FAR.values(), *NEAR.values())),)
+"""The scale of a tray of which one pixel is one of a training file."""
 
 
-TRAINING = Scale((View(1.0, None, (*FAR.values(), *NEAR.values())),))  # one pixel of the tray is one of a training file
-
-
-def known(mm_per_pixel: float) -> Scale:
-    """Give the scale of a tray whose pixels have a known size in millimetres."""
+def known(mm_per_pixel: float) -> Views:
+    """Give the scales at which a tray is shown whose pixels have a known size in millimetres."""
     sessions = ((FAR_MM, FAR), (NEAR_MM, NEAR))
-    return Scale(tuple(View(mm_per_pixel / mm, tuple(s), tuple(s.values())) for mm, s in sessions), mm_per_pixel)
+    return tuple(View(mm_per_pixel / mm, tuple(axes), tuple(axes.values())) for mm, axes in sessions)
 
 
-def for_model(trained: ImageScale | None, labels: Sequence[str], mm_per_pixel: float | None) -> Scale:
-    """Give the scale at which a model is shown the grains of a tray.
+def for_model(trained: ImageScale | None, labels: Sequence[str], mm_per_pixel: float | None) -> Views:
+    """Give the scales at which a model with these classes is shown the grains of a tray.
 
-    Args:
-        trained: at which the model's training images show theirs, where it carries that.
-        labels: its classes; one that carries no scale and knows other classes than the public set's sees pixel for
-            pixel.
-        mm_per_pixel: of the tray, where it is known.
+    `trained` is the scale of the model's training images, where it carries one; a model that carries none and knows
+    other classes than the public set's sees pixel for pixel. `mm_per_pixel` is the tray's, where it is known.
 
-    Raises:
-        BadImageError: the model was trained at a known scale, and the tray's is not known.
+    Raises `BadImageError` where the model was trained at a known scale, and the tray's is not known.
     """
     if trained is None:
         if not {*FAR, *NEAR} <= {*labels}:
-            return Scale((View(1.0, None),), mm_per_pixel)
+            return (View(1.0, None),)
         return TRAINING if mm_per_pixel is None else known(mm_per_pixel)
     unit = mm_per_pixel if trained.unit == "mm" else 1.0
     if unit is None:
@@ -101,45 +87,43 @@ def for_model(trained: ImageScale | None, labels: Sequence[str], mm_per_pixel: f
             "the model was trained on grains of known size: lay a coin beside these and give its --reference-mm, or "
             "give --mm-per-pixel"
         )
-    return Scale((View(unit / trained.per_pixel, None),), mm_per_pixel)
+    return (View(unit / trained.per_pixel, None),)
 
 
-def find_reference(grains: Sequence[Grain]) -> Grain:
-    """Find the largest round object on a tray.
+def set_reference_aside(grains: Sequence[Grain], diameter_mm: float) -> tuple[list[Grain], Grain, float]:
+    """Find the largest round object on a tray: gives the other objects, that one, and the millimetres per pixel.
 
-    Raises:
-        BadImageError: there is none.
+    Raises `BadImageError` where there is none, or nothing beside it.
     """
     min_area = REFERENCE_AREA * float(np.median([grain.area for grain in grains]))
-    candidates = [
+    round_ones = [
         grain
         for grain in grains
         if grain.area >= min_area
         and grain.width / grain.length >= ROUND
         and 2 - ROUND >= grain.area / (np.pi / 4 * grain.length * grain.width) >= ROUND
     ]
-    if not candidates:
+    if not round_ones:
         raise BadImageError(
             "no round reference object: lay a coin or a disc, larger than the grains and touching none, into the "
             "picture, or give --mm-per-pixel"
         )
-    return max(candidates, key=lambda grain: grain.area)
+    reference = max(round_ones, key=lambda grain: grain.area)
+    others = [grain for grain in grains if grain is not reference]
+    if not others:
+        raise BadImageError("no grains beside the reference object")
+    return others, reference, diameter_mm / float(np.sqrt(4 * reference.area / np.pi))
 
 
-def by_reference(reference: Grain, diameter_mm: float) -> float:
-    """Compute the millimetres per pixel of a tray on which a round object of known diameter lies."""
-    return diameter_mm / float(np.sqrt(4 * reference.area / np.pi))
-
-
-def misfit(grains: Sequence[Grain], scale: Scale) -> float | None:
-    """Estimate how many times too large the grains are for the scale.
+def misfit(grains: Sequence[Grain], views: Views) -> float | None:
+    """Estimate how many times too large the grains are for the scales they are shown at.
 
     None where at least half fit a variety, or nothing is known of the varieties' sizes.
     """
-    if not any(view.axes for view in scale.views):
+    if not any(view.axes for view in views):
         return None
     sizes = np.log([(grain.length, grain.width) for grain in grains])
-    axes = np.log([np.array(pair) / view.factor for view in scale.views for pair in view.axes])
+    axes = np.log([np.array(pair) / view.factor for view in views for pair in view.axes])
 
     def distances(times: float) -> np.ndarray:
         apart = sizes[:, None, :] - axes - np.log(times)

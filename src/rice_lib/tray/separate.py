@@ -23,14 +23,9 @@ _MAX_NOTCHES = 12
 
 
 def separate(outline: np.ndarray, depth: int = 6) -> list[np.ndarray]:
-    """Cut an outline into those of single grains.
+    """Cut an outline, closed, int32 `[n, 2]` (x, y), every pixel of it, into those of single grains.
 
-    Args:
-        outline: closed, int32 `[n, 2]` (x, y), every pixel of it.
-        depth: most cuts on the way to the smallest part.
-
-    Returns:
-        The parts' outlines; the outline itself where there is nothing to cut.
+    Makes at most `depth` cuts on the way to the smallest part; gives the outline itself where there is nothing to cut.
     """
     area, solidity = _fill(outline)
     if depth == 0 or solidity >= CONVEX or area < 30:

@@ -59,22 +59,17 @@ class Estimate:
 class Sheet:
     """Measurements of a tray's grains."""
 
-    unit: str
-    """`mm` where the scale is known, else `px`."""
-    sizes: Mapping[str, Estimate]
-    """Medians over the grains that are not broken: length, width, length/width."""
+    unit: str  # `mm` where the scale is known, else `px`
+    sizes: Mapping[str, Estimate]  # medians over the grains that are not broken: length, width, length/width
     shape: str
-    broken: np.ndarray
-    """Which grains are broken, bool `[n]`."""
+    broken: np.ndarray  # which grains are broken, bool `[n]`
     broken_below: float
     head_rice: Estimate
     """Share of the mass that is not broken, a grain's mass being its area times its width: the ellipsoid of pi / 6
     length x width x thickness (Mohsenin 1986, Physical Properties of Plant and Animal Materials), with thickness in
     proportion to width."""
-    colours: tuple[str, ...]
-    """Each grain's colour defect, empty for none."""
-    no_colours: str | None
-    """Why colours were not measured."""
+    colours: tuple[str, ...]  # each grain's colour defect, empty for none
+    no_colours: str | None  # why colours were not measured
 
     def shares(self) -> dict[str, Estimate]:
         """Give the shares of broken grains and of each colour defect, by number of grains."""
@@ -117,14 +112,7 @@ class Sheet:
 def measure(
     image: np.ndarray, grains: Sequence[Grain], mm_per_pixel: float | None, broken_below: float = BROKEN_BELOW
 ) -> Sheet:
-    """Measure the grains of a tray, at least one.
-
-    Args:
-        image: the tray, uint8 RGB `[H, W, 3]`.
-        grains: those found on it.
-        mm_per_pixel: its scale, where it is known.
-        broken_below: see `BROKEN_BELOW`.
-    """
+    """Measure the grains of a tray, uint8 RGB `[H, W, 3]`, at least one; in pixels where its scale is not known."""
     length, width, area = np.array([(grain.length, grain.width, grain.area) for grain in grains]).T
     broken = length < broken_below * _whole_length(length, broken_below)
     scale = mm_per_pixel or 1.0
@@ -133,18 +121,11 @@ def measure(
     ratio = round(sizes["length/width"].value, 1)
     mass = area * width
     drawn = np.random.default_rng(83).integers(0, len(mass), (1000, len(mass)))
-    resampled = np.quantile((mass * ~broken)[drawn].sum(axis=1) / mass[drawn].sum(axis=1), (0.025, 0.975))
-    colours, why = _colours(image, grains)
-    return Sheet(
-        unit="px" if mm_per_pixel is None else "mm",
-        sizes=sizes,
-        shape=next(name for least, name in SHAPES if ratio >= least),
-        broken=broken,
-        broken_below=broken_below,
-        head_rice=Estimate(float(mass[~broken].sum() / mass.sum()), (float(resampled[0]), float(resampled[1]))),
-        colours=colours,
-        no_colours=why,
-    )
+    low, high = np.quantile((mass * ~broken)[drawn].sum(axis=1) / mass[drawn].sum(axis=1), (0.025, 0.975)).tolist()
+    head_rice = Estimate(float(mass[~broken].sum() / mass.sum()), (low, high))
+    shape = next(name for least, name in SHAPES if ratio >= least)
+    unit = "px" if mm_per_pixel is None else "mm"
+    return Sheet(unit, sizes, shape, broken, broken_below, head_rice, *_colours(image, grains))
 
 
 def _whole_length(length: np.ndarray, broken_below: float) -> float:
