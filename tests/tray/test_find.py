@@ -15,8 +15,7 @@ from rice_lib.contract.decode import BadImageError
 from rice_lib.tray import find as finding
 from rice_lib.tray.background import fit_background
 from rice_lib.tray.find import Grain, _smooth, contours, find
-from rice_lib.tray.frame import frame
-from rice_lib.tray.light import gains
+from rice_lib.tray.frame import frame, gains
 from rice_lib.tray.separate import separate
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.trays import Setting, compose, grain_of, synthetic_grains
 
 from rice_lib.tray.find import find
-from rice_lib.tray.light import BRIGHTNESS, MAX_GAIN, gains
+from rice_lib.tray.frame import BRIGHTNESS, MAX_GAIN, gains
 
 
 def test_dull_and_uneven_light_is_corrected_to_that_of_the_training_images():

@@ -16,9 +16,9 @@ from rice_lib.common.paths import Paths
 from rice_lib.contract.decode import BadImageError, open_image
 from rice_lib.data.loading import open_examples
 from rice_lib.data.synthetic import VARIETIES
-from rice_lib.tray.classify import classify
+from rice_lib.tray.analyse import classify
 from rice_lib.tray.find import find
-from rice_lib.tray.light import gains
+from rice_lib.tray.frame import gains
 from rice_lib.tray.scale import FAR_MM, NEAR_MM, TRAINING, View, known
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -67,7 +67,7 @@ def answer_tray(
     """Analyse a photograph of a tray as `rice infer --grains` does; raises `BadImageError` where it shows none."""
     from rice_lib.tray.analyse import analyse
     from rice_lib.tray.picture import draw
-    from rice_lib.tray.writers import TrayWriter
+    from rice_lib.tray.record import TrayWriter
 
     image = np.asarray(open_image(str(photo)))
     record = analyse(predictor, photo.name, image, mm_per_pixel=mm_per_pixel, reference_mm=reference_mm)

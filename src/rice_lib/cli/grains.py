@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
         and (not output.is_dir() or any(output.iterdir()))
     ):
         raise RiceError(f"{output}: will not be replaced, {prog} did not make it; give --output another name")
-    if any(output.resolve() in photograph.file.resolve().parents for photograph in found):
+    if any(output.resolve() in file.resolve().parents for file in found.values()):
         raise RiceError(f"{output}: holds the photographs; give --output another name")
     if arguments.mm_per_pixel is None and arguments.reference_mm is None:
         print(UNKNOWN_SCALE, file=sys.stderr)

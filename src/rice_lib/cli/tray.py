@@ -24,8 +24,7 @@ from rice_lib.contract.decode import ANNOTATED, BadImageError, open_image
 from rice_lib.predict.inputs import Source, Unreadable, expand, path_of, read_names
 from rice_lib.predict.resume import Configuration, model_identity, open_output
 from rice_lib.predict.writers import format_of
-from rice_lib.tray.record import TrayRecord
-from rice_lib.tray.writers import TrayWriter
+from rice_lib.tray.record import TrayRecord, TrayWriter
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -53,15 +53,17 @@ def session_of(path: str) -> str:
 def classify(path: str, classes: Sequence[str]) -> ListedImage:
     """Read a path below the root of the class folders: `Arborio/Arborio (12).jpg` is number 12 of Arborio.
 
-    Case does not count. A name that begins with another class's name, and not with its own's, is a contradiction;
-    one that begins with a class's whose name its own begins with (Basmati in the folder Basmati 370) is none.
+    Case does not count. A name that begins with another class's name (a word of its own of three letters or more), and
+    not with its own's, is a contradiction; one that begins with a class's whose name its own begins with (Basmati in
+    the folder Basmati 370) is none.
     """
     written = path.encode("utf-8", "backslashreplace").decode()
     place = PurePosixPath(written)
     by_name = {name.casefold(): name for name in classes}
     label = by_name.get(normalise(place.parts[0]).casefold(), "") if len(place.parts) > 1 else ""
     stem, own = normalise(place.stem).casefold(), label.casefold()
-    named = max((key for key in by_name if _begins(stem, key)), key=len, default="")
+    begins = [key for key in by_name if len(key) >= 3 and stem.startswith(key) and not stem[len(key) :][:1].isalpha()]
+    named = max(begins, key=len, default="")
     if written != path:
         # neither the manifest nor a split file could hold the name
         status = "corrupt: the file's name is not UTF-8"
@@ -102,36 +104,23 @@ def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> lis
 
 
 def list_images(root: Path, classes: Sequence[str] | None = None) -> list[ListedImage]:
-    """List every image file below `root`, by folder, number and name; `classes` as for `list_places`.
-
-    Raises:
-        RiceError: a folder cannot be read.
-    """
-    images = list_places(_image_paths(root), classes)
+    """List every image file below `root`, by folder, number and name; `classes` as for `list_places`."""
+    images = list_places(image_paths(root), classes)
     return sorted(images, key=lambda image: (os.path.dirname(image.path), image.number or -1, image.path))
 
 
 def find_class_root(folder: Path, classes: Sequence[str] | None = None) -> Path:
-    """Find the folder that holds the class folders, see `class_root`: `folder` itself, or one below it.
-
-    Raises:
-        RiceError: no such folder, or not one root in it.
-    """
+    """Find the folder that holds the class folders, see `class_root`: `folder` itself, or one below it."""
     if not folder.is_dir():
         raise RiceError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
-    return folder / class_root(_image_paths(folder), str(folder), classes)
+    return folder / class_root(image_paths(folder), str(folder), classes)
 
 
 def class_root(paths: Iterable[str], where: str, classes: Sequence[str] | None) -> PurePosixPath:
     """Find the folder that holds the class folders: of `classes`, or else two or more folders with images in them.
 
-    Args:
-        paths: of images, POSIX.
-        where: names the folder or archive in errors.
-        classes: names of the class folders, whatever their case, or None.
-
-    Raises:
-        RiceError: there is none, there are several, or a class of `classes` has no image.
+    Takes POSIX paths of images, a name of the folder or archive for errors, and names of classes, whatever their case.
+    Raises `RiceError` where there is no such folder, there are several, or a class of `classes` has no image.
     """
     wanted = None if classes is None else {name.casefold() for name in classes}
     roots: defaultdict[PurePosixPath, set[str]] = defaultdict(set)
@@ -158,13 +147,11 @@ def class_root(paths: Iterable[str], where: str, classes: Sequence[str] | None) 
     return found[0]
 
 
-def _begins(stem: str, name: str) -> bool:
-    """Check that a file's name begins with a class's: a word of its own of three letters or more."""
-    return len(name) >= 3 and stem.startswith(name) and not stem[len(name) :][:1].isalpha()
+def image_paths(root: Path) -> list[str]:
+    """List the files below a folder that are named as images, relative and POSIX; hidden folders are left out.
 
-
-def _image_paths(root: Path) -> list[str]:
-    """List the files below a folder that are named as images, relative and POSIX; hidden folders are left out."""
+    Raises `RiceError` where a folder cannot be read.
+    """
 
     def stop(error: OSError) -> None:
         raise RiceError(f"{error.filename}: the folder cannot be read ({error.strerror})")

@@ -7,8 +7,8 @@ same scale: `FRAME_MM` where the photographs' scales are known, else one for the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,11 +20,11 @@ from rice_lib.common.colours import COLOURS
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, read_csv, read_json, write_csv, write_json
 from rice_lib.contract.decision import ImageScale
-from rice_lib.contract.decode import ANNOTATED, BadImageError, is_photograph, open_image
+from rice_lib.contract.decode import ANNOTATED, BadImageError, open_image
 from rice_lib.data.decoding import over_images
+from rice_lib.data.listing import image_paths, is_image_name
 from rice_lib.tray.find import Grain, find
-from rice_lib.tray.frame import SIDE, cut_out
-from rice_lib.tray.light import gains
+from rice_lib.tray.frame import SIDE, cut_out, gains
 from rice_lib.tray.picture import outlined
 from rice_lib.tray.scale import set_reference_aside
 from rice_lib.tray.sheet import core
@@ -56,58 +56,40 @@ where the scale is known; red, green, blue: means inside the grain as photograph
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """A photograph of many grains."""
-
-    file: Path
-    place: str
-    """POSIX path `<class>/[<session>/]name.jpg`."""
-
-
-@dataclass(frozen=True)
 class Cutting:
     """What is on one photograph; `grains.json` has the numbers of `grains` and `left_out` in their place."""
 
-    photograph: str
+    photograph: str  # POSIX path `<class>/[<session>/]name.jpg`
     grains: Sequence[Grain] = ()
-    left_out: Sequence[np.ndarray] = ()
-    """Outlines: cut by the border, unlike the other objects, the reference object."""
+    left_out: Sequence[np.ndarray] = ()  # outlines: cut by the border, unlike the other objects, the reference object
     mm_per_pixel: float | None = None
-    notes: tuple[str, ...] = ()
-    """What was left out, and warnings."""
-    error: str | None = None
-    """Why nothing is cut from it."""
+    notes: tuple[str, ...] = ()  # what was left out, and warnings
+    error: str | None = None  # why nothing is cut from it
 
 
-def collect(inputs: Sequence[Path]) -> list[Photograph]:
-    """List photographs: of a folder all below it, with the folders below it as classes; a file's class is its folder.
+def collect(inputs: Sequence[Path]) -> dict[str, Path]:
+    """List photographs by their places, POSIX `<class>/[<session>/]name.jpg`.
 
-    Raises:
-        RiceError: no such file, a folder without photographs, or one photograph listed twice.
+    Of a folder all below it, with the folders in it as classes; a file's class is its folder. Raises `RiceError` for no
+    such file, a folder without photographs, or one place listed twice.
     """
-    found: dict[str, Photograph] = {}
+    found: dict[str, Path] = {}
     for path in inputs:
         if not path.exists():
             raise RiceError(f"{path}: no such photograph or folder")
-        folder, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
-        below = [(file, file.relative_to(folder)) for file in files]
-        below = [
-            (file, place)
-            for file, place in below
-            if is_photograph(file.name) and not any(part.startswith(".") for part in place.parts)
-        ]
-        if not below:
+        folder, names = (path, image_paths(path)) if path.is_dir() else (path.parent, [path.name])
+        if not any(map(is_image_name, names)):
             raise RiceError(f"{path}: no photographs in it")
-        for file, place in below:
-            name = (place if len(place.parts) > 1 else folder.resolve().name / place).as_posix()
-            if name in found:
-                raise RiceError(f"{file}: another photograph is {name} already; rename one of them")
-            found[name] = Photograph(file, name)
-    return list(found.values())
+        for name in sorted(names, key=lambda name: name.split("/")):
+            place = name if "/" in name else f"{folder.resolve().name}/{name}"
+            if place in found:
+                raise RiceError(f"{folder / name}: another photograph is {place} already; rename one of them")
+            found[place] = folder / name
+    return found
 
 
 def cut(
-    photographs: Sequence[Photograph],
+    photographs: Mapping[str, Path],
     output: Path,
     *,
     mm_per_pixel: float | None = None,
@@ -115,32 +97,23 @@ def cut(
     unusable: Sequence[Cutting] = (),
     workers: int | None = None,
 ) -> list[Cutting]:
-    """Cut photographs into frames below `output`, with `grains.csv` and `grains.json`; shows progress.
+    """Cut the photographs of `collect` into frames in the folder `output`, with `grains.csv` and `grains.json`.
 
-    Args:
-        photographs: of `collect`.
-        output: a folder.
-        mm_per_pixel: scale of every photograph.
-        reference_mm: diameter of a round object that lies in each.
-        unusable: further photographs, to be listed as those of which nothing is cut.
-        workers: processes; None uses every core.
-
-    Raises:
-        RiceError: no grain on any of them, or the output cannot be written.
+    The scale of every photograph is `mm_per_pixel`, or read off a round object of diameter `reference_mm` in each;
+    `unusable` ones are listed as those of which nothing is cut. Uses `workers` processes, of None all cores; shows
+    progress. Raises `RiceError` where there is no grain on any of them, or the output cannot be written.
     """
     look = partial(_look, mm_per_pixel=mm_per_pixel, reference_mm=reference_mm)
-    cuttings = over_images(look, photographs, workers, "find grains", unit="photograph", chunk=1, pool_from=8)
+    over = partial(over_images, workers=workers, unit="photograph", chunk=1, pool_from=8)
+    cuttings = over(look, list(photographs.items()), title="find grains")
     lengths = [grain.length for cutting in cuttings for grain in cutting.grains]
     if not lengths:
         raise RiceError(f"no grains on {len(cuttings)} photographs; the first: {cuttings[0].error}")
-    known = mm_per_pixel is not None or reference_mm is not None
     scale = ImageScale("mm", FRAME_MM)
-    if not known:
+    if mm_per_pixel is None and reference_mm is None:
         scale = ImageScale("px", float(f"{np.quantile(lengths, 0.99) / (FILL * SIDE):.4g}"))
-    names = _names([photograph.place for photograph in photographs])
-    work = list(zip(photographs, cuttings, names, strict=True))
-    write = partial(_write, output=output, scale=scale)
-    rows = over_images(write, work, workers, "cut grains", unit="photograph", chunk=1, pool_from=8)
+    work = list(zip(photographs.values(), cuttings, _names(list(photographs)), strict=True))
+    rows = over(partial(_write, output=output, scale=scale), work, title="cut grains")
     write_csv(output / GRAINS, COLUMNS, (row for of_photograph in rows for row in of_photograph))
     about = [vars(own) | {"grains": len(own.grains), "left_out": len(own.left_out)} for own in (*cuttings, *unusable)]
     write_json(output / ABOUT, {"scale": asdict(scale), "photographs": about})
@@ -158,8 +131,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 def photograph_of(folder: Path) -> dict[str, str]:
     """Read which photograph each frame of a folder was cut from; empty for a folder that `cut` did not write.
 
-    Raises:
-        RiceError: another file of that name.
+    Raises `RiceError` where another file has that name.
     """
     if not (folder / ABOUT).is_file():
         return {}
@@ -169,11 +141,11 @@ def photograph_of(folder: Path) -> dict[str, str]:
         raise RiceError(f"{folder / GRAINS}: cannot be read ({error}); cut the photographs again") from None
 
 
-def _look(photograph: Photograph, mm_per_pixel: float | None, reference_mm: float | None) -> Cutting:
+def _look(photograph: tuple[str, Path], mm_per_pixel: float | None, reference_mm: float | None) -> Cutting:
     """Find the grains of one photograph and its scale."""
-    nothing = Cutting(photograph.place)
+    place, file = photograph
     try:
-        found = find(np.asarray(open_image(photograph.file)))
+        found = find(np.asarray(open_image(file)))
         grains, left_out = found.grains, list(found.cut)
         notes = [f"{len(found.cut)} cut by the border"] * bool(found.cut)
         if reference_mm is not None:
@@ -186,20 +158,18 @@ def _look(photograph: Photograph, mm_per_pixel: float | None, reference_mm: floa
             left_out += odd
             notes += [f"{len(odd)} much smaller or larger than the other objects"] * bool(odd)
     except BadImageError as error:
-        return replace(nothing, error=str(error))
+        return Cutting(place, error=str(error))
     notes += ["the background is uneven"] * (not found.background.plain)
-    return replace(nothing, grains=grains, left_out=left_out, mm_per_pixel=mm_per_pixel, notes=tuple(notes))
+    return Cutting(place, grains, left_out, mm_per_pixel, tuple(notes))
 
 
-def _write(work: tuple[Photograph, Cutting, str], output: Path, scale: ImageScale) -> list[tuple[object, ...]]:
+def _write(work: tuple[Path, Cutting, str], output: Path, scale: ImageScale) -> list[tuple[object, ...]]:
     """Write the frames and the annotated picture of one photograph; returns its rows of `grains.csv`."""
-    photograph, cutting, name = work
+    file, cutting, name = work
     if cutting.error is not None:
         return []
-    image = np.asarray(open_image(photograph.file))
-    factor = (cutting.mm_per_pixel or 1.0) / scale.per_pixel
-    mm = cutting.mm_per_pixel
-    rows = []
+    image, mm, rows = np.asarray(open_image(file)), cutting.mm_per_pixel, []
+    factor = (mm or 1.0) / scale.per_pixel
     lit = zip(cutting.grains, gains(image, cutting.grains), strict=True)
     for number, (grain, gain) in enumerate(lit, start=1):
         path = f"{name}-{number:03}.png"
@@ -208,9 +178,9 @@ def _write(work: tuple[Photograph, Cutting, str], output: Path, scale: ImageScal
         in_mm = [round(size * mm**power, 4) for size, power in zip(sizes, (1, 1, 2), strict=True)] if mm else [""] * 3
         colour = [round(level, 1) for level in core(image, grain).mean(axis=0).tolist()]
         centre = [round(place, 1) for place in grain.centre]
-        rows.append((path, photograph.place, number, *centre, *sizes, *in_mm, *colour))
+        rows.append((path, cutting.photograph, number, *centre, *sizes, *in_mm, *colour))
     picture = outlined(image, cutting.grains, [COLOURS[0]] * len(cutting.grains), cutting.left_out, max_side=1600)
-    _save(picture, output / (photograph.place + ANNOTATED))
+    _save(picture, output / (cutting.photograph + ANNOTATED))
     return rows
 
 

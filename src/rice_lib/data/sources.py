@@ -107,7 +107,7 @@ def _cut(params: DataParams, paths: Paths, seed: int) -> None:
     about = {**scale, "version": photographs.VERSION, "digest": sha256("".join(lines).encode()).hexdigest()}
     if _is_complete(paths, params, seed, **about):
         return
-    good = [photographs.Photograph(root / image.path, image.path) for image in images if image.status == OK]
+    good = {image.path: root / image.path for image in images if image.status == OK}
     unusable = [photographs.Cutting(image.path, error=image.status) for image in images if image.status != OK]
     with _recorded(paths, params, seed, **about):
         photographs.cut(good, paths.images, **scale, unusable=unusable, workers=params.workers)

@@ -67,6 +67,6 @@ def grain_area(pixels: np.ndarray) -> np.ndarray:
 
 
 def black_out(pixels: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """Copy images with some patches, bool `[N, patches]`, black: uint8 `[N, 224, 224, 3]`, or of one image N variants."""
+    """Copy images, or one image N times, with some patches, bool `[N, patches]`, black: uint8 `[N, 224, 224, 3]`."""
     mask = patches.reshape(-1, GRID, GRID).repeat(PATCH, axis=1).repeat(PATCH, axis=2)
     return np.where(mask[..., None], np.uint8(0), pixels)

@@ -89,7 +89,8 @@ def find(image: np.ndarray) -> Found:
         at_border = (low <= 1).any() or high[0] >= width - 2 or high[1] >= height - 2
         (cut if at_border else inside).append(outline)
     areas = np.array([cv2.contourArea(outline) for outline in inside])
-    typical = _typical(areas)
+    # the median area, weighted by the objects' lengths: neither a coin nor many specks move it far
+    typical = float(np.quantile(areas, 0.5, weights=np.sqrt(areas), method="inverted_cdf")) if inside else 0.0
     min_area, min_width = max(MIN_AREA, SPECK * typical), 0 if background.plain else MIN_WIDTH * math.sqrt(typical)
     grains = [
         Grain.of(_smooth(outline))
@@ -143,9 +144,7 @@ def _distinct(contrasts: np.ndarray, areas: np.ndarray, least: np.ndarray) -> np
 
     Raises `BadImageError` where the texture reaches too much of the contrast of what lies on it.
     """
-    order = np.argsort(contrasts)
-    weight = np.cumsum(areas[order])
-    typical = contrasts[order][np.searchsorted(weight, 0.75 * weight[-1])]
+    typical = np.quantile(contrasts, 0.75, weights=areas, method="inverted_cdf")
     distinct = (contrasts >= MIN_TYPICAL * typical) | (contrasts >= DISTINCT * least)
     if np.median(contrasts[distinct] / least[distinct]) < TRUSTED:
         raise BadImageError(TOO_UNEVEN)
@@ -182,12 +181,3 @@ def contours(mask: np.ndarray) -> list[np.ndarray]:
     """Trace the outer outlines of a uint8 mask, int32 `[n, 2]` (x, y) each, every pixel of them."""
     found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return [np.asarray(outline[:, 0], np.int32) for outline in found]
-
-
-def _typical(areas: np.ndarray) -> float:
-    """Median area weighted by the objects' lengths: neither a coin nor many specks move it far."""
-    if not len(areas):
-        return 0.0
-    areas = np.sort(areas)
-    weight = np.cumsum(np.sqrt(areas))
-    return float(areas[np.searchsorted(weight, weight[-1] / 2)])

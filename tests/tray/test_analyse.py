@@ -11,7 +11,7 @@ from support.trays import BySize, RejectsLarge
 
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.prediction import Prediction
-from rice_lib.tray.classify import NO_VARIETY, classify
+from rice_lib.tray.analyse import NO_VARIETY, classify
 from rice_lib.tray.find import Grain, find
 from rice_lib.tray.scale import FAR_MM, TRAINING, View, known
 
