@@ -104,10 +104,6 @@ def _row(metric: Metric) -> list[str]:
 
 def _misclassified(examples: Examples, scores: np.ndarray) -> list[dict[str, Any]]:
     labels, predicted = (np.array(examples.classes)[numbers] for numbers in (examples.labels, scores.argmax(axis=1)))
-    columns = {
-        "path": examples.paths,
-        "label": labels,
-        "predicted": predicted,
-        "confidence": scores.max(axis=1).round(6),
-    }
-    return pd.DataFrame(columns)[labels != predicted].to_dict("records")
+    columns = {"path": examples.paths, "label": labels, "predicted": predicted}
+    table = pd.DataFrame({**columns, "confidence": scores.max(axis=1).round(6)})
+    return table[labels != predicted].to_dict("records")

@@ -27,15 +27,13 @@ from rice_lib.predict.inputs import Source, decode_all, expand, path_of, read_na
 from rice_lib.predict.pipeline import predict_batch
 from rice_lib.predict.writers import Writer
 
-STEM_BYTES = 200
-"""A longer stem is cut: file systems take names of 255 bytes, and the temporary name is longer than the final one."""
+STEM_BYTES = 200  # a longer stem is cut: file systems take names of 255 bytes
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command on `rice infer`'s parsed arguments; returns 0 when all is explained, 1 where some inputs failed.
 
-    Raises:
-        RiceError: the model cannot be opened, or the folder cannot be written.
+    Raises `RiceError` where the model cannot be opened, or the folder cannot be written.
     """
     if arguments.output is not None or arguments.format is not None:
         raise RiceError("--explain DIR writes pictures into DIR; leave --output and --format out")

@@ -25,8 +25,7 @@ UNKNOWN_SCALE = (
 def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
     """Run the command; returns its exit status, 1 where some photographs could not be cut.
 
-    Raises:
-        RiceError: no photographs, no grains, or an output folder that holds other files.
+    Raises `RiceError` for no photographs, no grains, or an output folder that holds other files.
     """
     arguments = parser(prog).parse_args(argv)
     try:
@@ -35,24 +34,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
         raise RiceError(f"{prog} needs {error.name}, not installed here: pip install 'rice-lib[grains]'") from None
     configure_pillow()
     found, output = photographs.collect(arguments.inputs), arguments.output
-    if (
-        output.exists()
-        and not (output / photographs.ABOUT).is_file()
-        and (not output.is_dir() or any(output.iterdir()))
-    ):
+    ours = not output.exists() or (output / photographs.ABOUT).is_file()
+    if not ours and (not output.is_dir() or any(output.iterdir())):
         raise RiceError(f"{output}: will not be replaced, {prog} did not make it; give --output another name")
     if any(output.resolve() in file.resolve().parents for file in found.values()):
         raise RiceError(f"{output}: holds the photographs; give --output another name")
-    if arguments.mm_per_pixel is None and arguments.reference_mm is None:
+    scale = {name: getattr(arguments, name) for name in ("mm_per_pixel", "reference_mm")}
+    if not any(scale.values()):
         print(UNKNOWN_SCALE, file=sys.stderr)
     with atomic_folder(output) as fresh:
-        cuttings = photographs.cut(
-            found,
-            fresh,
-            mm_per_pixel=arguments.mm_per_pixel,
-            reference_mm=arguments.reference_mm,
-            workers=arguments.workers,
-        )
+        cuttings = photographs.cut(found, fresh, **scale, workers=arguments.workers)
     for own in cuttings:
         what = f"error: {own.error}" if own.error else "; ".join([f"{len(own.grains)} grains", *own.notes])
         print(f"{own.photograph}: {what}")
@@ -65,9 +56,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
 def parser(prog: str = "rice grains") -> argparse.ArgumentParser:
     """Make the command line."""
     command = argparse.ArgumentParser(prog=prog, description="Cut photographs of many grains into single grains.")
-    command.add_argument(
-        "inputs", nargs="+", type=Path, metavar="PHOTO|FOLDER", help="a folder holds <class>/photo.jpg"
-    )
+    what = "a folder holds <class>/photo.jpg"
+    command.add_argument("inputs", nargs="+", type=Path, metavar="PHOTO|FOLDER", help=what)
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write <class>/ into")
     scale = command.add_mutually_exclusive_group()
     scale.add_argument("--mm-per-pixel", type=length, metavar="X", help="scale of the photographs")

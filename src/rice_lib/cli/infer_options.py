@@ -12,6 +12,10 @@ from rice_lib.predict.pipeline import BATCH_SIZE
 from rice_lib.predict.writers import FORMATS, format_of
 
 ENGINES = ("local", "ray")
+_APART = (
+    *(("--explain", "--grains"), ("--resume", "--explain"), ("--engine ray", "--grains")),
+    *(("--engine ray", "--explain"), ("--mm-per-pixel", "--reference-mm")),
+)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -24,13 +28,7 @@ def check(arguments: argparse.Namespace) -> None:
         "--mm-per-pixel": arguments.mm_per_pixel is not None,
         "--reference-mm": arguments.reference_mm is not None,
     }
-    apart = {
-        "--explain": ["--grains"],
-        "--resume": ["--explain"],
-        "--engine ray": ["--grains", "--explain"],
-        "--mm-per-pixel": ["--reference-mm"],
-    }
-    for one, other in [(one, other) for one, others in apart.items() for other in others]:
+    for one, other in _APART:
         if given[one] and given[other]:
             raise RiceError(f"{one} does not go with {other}; leave one of them out")
     for scale in ("--mm-per-pixel", "--reference-mm"):
@@ -65,13 +63,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--model", metavar="M", help="checkpoint, .onnx, openvino:FILE.onnx, .plan, triton://host:port/name")
     add("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="images a model call (%(default)s)")
     add("--threads", type=positive, metavar="N", help="CPU threads of a model (default: all cores; ray: 1)")
-    add(
-        "--engine",
-        choices=ENGINES,
-        default="local",
-        metavar="E",
-        help="local, or ray: a cluster's machines (RAY_ADDRESS)",
-    )
+    what = "local, or ray: a cluster's machines (RAY_ADDRESS)"
+    add("--engine", choices=ENGINES, default="local", metavar="E", help=what)
     add("--grains", action="store_true", help="inputs are trays: find, classify and count their grains")
     add("--mm-per-pixel", type=length, metavar="X", help="a tray's scale,")
     add("--reference-mm", type=length, metavar="D", help="or the diameter of a round object lying in it")

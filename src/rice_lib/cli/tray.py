@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,7 @@ from rice_lib.tray.record import TrayRecord, TrayWriter
 def run(arguments: argparse.Namespace) -> int:
     """Analyse the trays that `rice infer --grains` was given; returns the exit status, 1 where some failed.
 
-    Args:
-        arguments: of `rice_lib.cli.infer_options.parser`.
-
-    Raises:
-        RiceError: OpenCV is missing, no such model, the output cannot be written.
+    Raises `RiceError` where OpenCV is missing, there is no such model, or the output cannot be written.
     """
     try:
         import cv2
@@ -45,54 +42,38 @@ def run(arguments: argparse.Namespace) -> int:
         raise RiceError("--grains writes no parquet: take csv or jsonl")
     if arguments.threads is not None:
         cv2.setNumThreads(arguments.threads)
+    # annotated pictures of earlier runs are left out, unless the command line names them
+    named = arguments.inputs
+    sources = (s for s in expand(read_names(named, arguments.null)) if not path_of(s).endswith(ANNOTATED) or s in named)
     spec = arguments.model or default_model()
     with open_predictor(spec, arguments.threads) as predictor:
         if predictor.decision is None and arguments.reject:
             print(f"note: {spec} carries no rejection rule; every object is given a variety", file=sys.stderr)
         top_k = arguments.top_k or len(predictor.labels)
         scale = {name: getattr(arguments, name) for name in ("mm_per_pixel", "reference_mm", "broken_below")}
+        how = {**scale, "reject": arguments.reject, "batch_size": arguments.batch_size}
         identity = model_identity(spec) if arguments.output else ""
         configuration = Configuration(identity, form, top_k, arguments.reject, scale)
         writer = TrayWriter(form, predictor.labels, top_k)
         with open_output(arguments.output, configuration, writer, arguments.resume) as output:
-            for source in output.remaining(_sources(arguments)):
-                output.write(_record(predictor, source, arguments))
+            for source in output.remaining(sources):
+                output.write(_record(predictor, source, how))
     return 1 if output.failed else 0
 
 
-def _sources(arguments: argparse.Namespace) -> Iterator[Source]:
-    """Give the inputs; annotated pictures of earlier runs are left out, unless the command line names them."""
-    for source in expand(read_names(arguments.inputs, arguments.null)):
-        if not path_of(source).endswith(ANNOTATED) or source in arguments.inputs:
-            yield source
+def _record(predictor: Predictor, source: Source, how: Mapping[str, Any]) -> TrayRecord:
+    """Analyse one tray and draw its picture; whatever goes wrong with it must not lose the others."""
+    from rice_lib.tray.analyse import analyse
 
-
-def _record(predictor: Predictor, source: Source, arguments: argparse.Namespace) -> TrayRecord:
     if isinstance(source, Unreadable):
         return TrayRecord(source.path, error=source.error)
     if source.endswith(ANNOTATED):
         return TrayRecord(source, error="is an annotated picture, not a photograph of a tray")
-    return _analyse(predictor, source, arguments)
-
-
-def _analyse(predictor: Predictor, path: str, arguments: argparse.Namespace) -> TrayRecord:
-    """Analyse one tray and draw its picture; whatever goes wrong with it must not lose the others."""
-    from rice_lib.tray.analyse import analyse
-
     try:
-        image = np.asarray(open_image(path))
-        record = analyse(
-            predictor,
-            path,
-            image,
-            mm_per_pixel=arguments.mm_per_pixel,
-            reference_mm=arguments.reference_mm,
-            broken_below=arguments.broken_below,
-            reject=arguments.reject,
-            batch_size=arguments.batch_size,
-        )
+        image = np.asarray(open_image(source))
+        record = analyse(predictor, source, image, **how)
         for note in record.notes:
-            print(f"warning: {path}: {note}", file=sys.stderr)
+            print(f"warning: {source}: {note}", file=sys.stderr)
         _draw(image, record)
         return record
     except (BadImageError, OSError, RiceError) as error:
@@ -100,8 +81,8 @@ def _analyse(predictor: Predictor, path: str, arguments: argparse.Namespace) -> 
     except Exception as error:
         traceback.print_exc()  # a fault of the program: whoever reports it needs the place
         message = f"cannot be analysed ({type(error).__name__}: {first_line(error)})"
-    print(f"error: {path}: {message}", file=sys.stderr)
-    return TrayRecord(path, error=message)
+    print(f"error: {source}: {message}", file=sys.stderr)
+    return TrayRecord(source, error=message)
 
 
 def _draw(image: np.ndarray, record: TrayRecord) -> None:

@@ -33,12 +33,8 @@ RANGES = {
 """The interval from which each property is drawn, uniformly."""
 EITHER_WAY = {"scale": 1.0, "warmth": 1.0, "gamma": 1.0, "lens": 0.0, "tilt": 0.0}
 """What goes the other way on a coin's word, and its neutral value: one over the factor (1), or the negative (0)."""
-LARGEST_RADIUS = 0.46 * IMAGE_SIZE
-"""Of the circle about a grain in the photograph, pixels: no grain is cut by the border."""
-
-
-IMAGES = 2000
-"""Test images that the notebooks send through it, at most: enough for an interval of +-0.01 from 0.95 on."""
+LARGEST_RADIUS = 0.46 * IMAGE_SIZE  # of the circle about a grain in the photograph: no grain is cut by the border
+IMAGES = 2000  # that the notebooks send through it, at most: enough for an interval of +-0.01 from 0.95 on
 
 
 def draw(random: np.random.Generator) -> dict[str, float]:

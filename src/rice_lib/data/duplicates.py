@@ -15,9 +15,7 @@ import cv2
 import numpy as np
 
 THUMBNAIL_SIZE = 32
-RMSE_LIMIT = 3.0
-"""Root mean square difference (grey levels of 255) of two thumbnails below which they show the same photograph."""
-
+RMSE_LIMIT = 3.0  # root mean square difference of two thumbnails, grey levels, below which they show the same
 _LOW = 8
 HASH_LENGTH = _LOW * _LOW
 _BASIS = cv2.dct(np.eye(THUMBNAIL_SIZE, dtype=np.float32), flags=cv2.DCT_ROWS).T[:_LOW]  # float32 [8, 32]
@@ -45,15 +43,10 @@ def orientations(thumbs: np.ndarray) -> np.ndarray:
 
 
 def group_duplicates(digests: Sequence[str], hashes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Group images that are the same photograph.
+    """Group images that are the same photograph: int64 `[n]`, for each the row of its group's first one.
 
-    Args:
-        digests: sha256 of each file; empty where the file could not be read.
-        hashes: float32 `[n, 64]` from `perceptual_hash`; NaN rows (no pixels) are compared by digest alone.
-        pixels: uint8 `[n, 224, 224, 3]`, read only at the candidates.
-
-    Returns:
-        int64 `[n]`: for each image the row of its group's first one; a lone image is its own group.
+    Takes the sha256 of each file (empty where it could not be read), float32 `[n, 64]` from `perceptual_hash` (NaN
+    rows, of no pixels, are compared by digest alone), and uint8 `[n, 224, 224, 3]`, read only at the candidates.
     """
     from scipy.spatial import KDTree
 

@@ -33,17 +33,11 @@ FRAME_MM = 0.04
 """Millimetres to a pixel of a frame: between the two scales of the public set (`tray.scale`), so that a model trained
 on it sees grains of familiar size; a frame is 10 mm wide, and the longest milled grains reach 8.5 mm."""
 
-FILL = 0.8
-"""Share of the frame that all but the longest hundredth of the grains fill, where no scale is known."""
-
+FILL = 0.8  # share of the frame that all but the longest hundredth of the grains fill, where no scale is known
 LIKE_THE_OTHERS = (0.4, 2.5)
 """Areas, in units of the photograph's median, of what is cut: less is a crumb, more a card, a coin or a heap."""
-
-MIN_TO_COMPARE = 5
-"""Fewer objects than this on a photograph do not say what its grains are like: all are cut."""
-
-VERSION = 1
-"""Raised whenever the same photographs would give other frames: those of another version are cut again."""
+MIN_TO_COMPARE = 5  # fewer objects on a photograph do not say what its grains are like: all are cut
+VERSION = 1  # raised whenever the same photographs would give other frames: those of another version are cut again
 
 GRAINS, ABOUT = "grains.csv", "grains.json"
 COLUMNS = (

@@ -19,15 +19,10 @@ import numpy as np
 from rice_lib.common.files import atomic_path
 from rice_lib.data.decoding import over_images
 
-VERSION = 1
-"""Raised whenever the same seed would give other images: images of another version are made again."""
-
-VARIETIES = ("Arborio", "Basmati", "Ipsala", "Jasmine", "Karacadag")
-"""Names of the varieties that are drawn: those of the public set."""
-
+VERSION = 1  # raised whenever the same seed would give other images: images of another version are made again
+VARIETIES = ("Arborio", "Basmati", "Ipsala", "Jasmine", "Karacadag")  # those of the public set
 SIDE = 250
-SECOND_SESSION = 0.78
-"""Jasmine numbered above this share of its images is of the second capture session, as in the public set."""
+SECOND_SESSION = 0.78  # Jasmine numbered above this share of its images is of the second session, as in the public set
 COPY_EVERY = 50
 """Every 50th Ipsala is a byte-for-byte copy of one shortly before it: the public set has 297 such pairs in 15,000."""
 BROKEN_SHARE = 0.02
