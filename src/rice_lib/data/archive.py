@@ -65,7 +65,17 @@ def inspect(file: Path, classes: Sequence[str] | None = None) -> ArchiveImages:
         raise RiceError(f"{file}: unsafe, {size:,} bytes would unpack to {total:,} (a bomb?)")
     if not images:
         raise RiceError(f"{file}: no images in it")
-    entries = _placed(file, images, classes)
+    # what lies outside the one folder that holds the class folders is left out
+    root = class_root([info.filename for info in images], str(file), classes)
+    entries, seen = dict[str, zipfile.ZipInfo](), set[str]()
+    for info in images:
+        if (name := PurePosixPath(info.filename)).is_relative_to(root):
+            place = name.relative_to(root).as_posix()
+            # by case too: on macOS and Windows the second would overwrite the first
+            if place.casefold() in seen:
+                raise RiceError(f"{file}: unsafe, entry {info.filename[:100]!r} comes twice")
+            seen.add(place.casefold())
+            entries[place] = info
     lines = sorted(f"{place} {info.file_size} {info.CRC:08x}\n" for place, info in entries.items())
     return ArchiveImages(file, entries, hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest())
 
@@ -121,21 +131,3 @@ def _fault(info: zipfile.ZipInfo) -> str | None:
         f"would unpack to {ratio:,} times its size (a bomb?)": info.file_size > _RATIO_FROM and ratio > MAX_RATIO,
     }
     return next((fault for fault, present in faults.items() if present), None)
-
-
-def _placed(file: Path, images: list[zipfile.ZipInfo], classes: Sequence[str] | None) -> dict[str, zipfile.ZipInfo]:
-    """Sort entries by their place below the one folder that holds the class folders; what lies outside is left out."""
-    root = class_root([info.filename for info in images], str(file), classes)
-    entries: dict[str, zipfile.ZipInfo] = {}
-    seen: set[str] = set()
-    for info in images:
-        name = PurePosixPath(info.filename)
-        if not name.is_relative_to(root):
-            continue
-        place = name.relative_to(root).as_posix()
-        # by case too: on macOS and Windows the second would overwrite the first
-        if place.casefold() in seen:
-            raise RiceError(f"{file}: unsafe, entry {info.filename[:100]!r} comes twice")
-        seen.add(place.casefold())
-        entries[place] = info
-    return entries

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ def fetch(params: DataParams, paths: Paths, seed: int) -> Path:
     All but a `folder` end up below `paths.images`; `per_class` is not applied to a `folder`, which may hold more.
     Raises `RiceError` where the source cannot be had.
     """
-    if params.source != "folder":
-        fetchers = {"synthetic": _generate, "zip": _unpack, "kaggle": _download, "photographs": _cut}
-        fetchers[params.source](params, paths, seed)
+    fetchers = {"synthetic": _generate, "zip": _unpack, "kaggle": _download, "photographs": _cut}
+    if fetcher := fetchers.get(params.source):
+        fetcher(params, paths, seed)
     return locate(params, paths)
 
 
@@ -56,13 +56,13 @@ def describe(params: DataParams, paths: Paths) -> str:
             "These are generated images, drawn by this project from measured shapes and colours; "
             "none of them is a photograph, and figures from them say nothing about real rice."
         )
-    name = f"Kaggle's {params.kaggle_dataset}"
-    if params.source == "folder":
-        name = f"the folder {_named_path(params, paths)}"
-    elif params.source == "photographs":
-        name = f"the photographs in {_named_path(params, paths)}, one grain each"
-    elif params.source == "zip":
-        name = f"the archive {_record(paths).get('archive')}"
+    place = _named_path(params, paths) if params.source in ("folder", "photographs") else None
+    name = {
+        "kaggle": f"Kaggle's {params.kaggle_dataset}",
+        "folder": f"the folder {place}",
+        "photographs": f"the photographs in {place}, one grain each",
+        "zip": f"the archive {_record(paths).get('archive')}",
+    }[params.source]
     some = f", of which {params.per_class:,} a variety were drawn" if params.per_class else ""
     return f"These are the images of {name}{some} (data.source: {params.source})."
 
@@ -75,7 +75,7 @@ def _generate(params: DataParams, paths: Paths, seed: int) -> None:
 
 
 def _unpack(params: DataParams, paths: Paths, seed: int) -> None:
-    if _path_or_none(params) is None and _is_complete(paths, params, seed):
+    if not (params.path or os.environ.get(PATH_VARIABLE)) and _is_complete(paths, params, seed):
         print(f"{PATH_VARIABLE} and data.path name no zip; using what was unpacked before", file=sys.stderr)
         return
     images = archive.inspect(_named_path(params, paths), params.classes)
@@ -127,23 +127,17 @@ def _kaggle_folder(dataset: str) -> Path:
         raise RiceError(f"{dataset}: cannot be downloaded from Kaggle ({reason}); {hint}", status=1) from None
 
 
-def _path_or_none(params: DataParams) -> str | None:
-    return params.path or os.environ.get(PATH_VARIABLE) or None
-
-
 def _named_path(params: DataParams, paths: Paths) -> Path:
     """Give `data.path`, else `RICE_DATA`; relative to the project's root, whatever folder a notebook runs in."""
-    named = _path_or_none(params)
-    if named is None:
+    if not (named := params.path or os.environ.get(PATH_VARIABLE)):
         raise RiceError(f'data.path: name the {params.source} of images (SET="data.path=..."), or set {PATH_VARIABLE}')
     return paths.root / Path(named).expanduser()
 
 
 def _record(paths: Paths) -> dict[str, Any]:
-    try:
+    with suppress(FileNotFoundError, ValueError):
         return dict(read_json(paths.images / _RECORD))
-    except (FileNotFoundError, ValueError):
-        return {}
+    return {}
 
 
 def _is_complete(paths: Paths, params: DataParams, seed: int, **about: object) -> bool:
