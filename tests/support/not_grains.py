@@ -89,6 +89,12 @@ def _on_black(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[:, :, None] > 0, image, np.uint8(0)).astype(np.uint8)
 
 
+def _star(angle: np.ndarray, radius: np.ndarray, middle: object) -> np.ndarray:
+    """A mask with corners at those angles and distances from a place."""
+    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + middle
+    return cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), [points.astype(np.int32)], 1)
+
+
 def _ellipse(source: Source) -> np.ndarray:
     """A mask of a grain's size and proportions: axes as the five varieties have them."""
     major = source.random.uniform(95, 200)
@@ -102,16 +108,14 @@ def _blob(source: Source) -> np.ndarray:
     angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     waves = sum(source.random.normal(0, 0.18 / k) * np.cos(k * angle + source.random.uniform(0, 7)) for k in (2, 3, 4))
     radius = source.random.uniform(35, 60) * np.clip(1 + waves, 0.3, 1.6)
-    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + source.middle()
-    return cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), [points.astype(np.int32)], 1)
+    return _star(angle, radius, source.middle())
 
 
 def _polygon(source: Source) -> np.ndarray:
     corners = int(source.random.integers(3, 8))
     angle = np.sort(source.random.uniform(0, 2 * np.pi, corners))
     radius = source.random.uniform(40, 90, corners)
-    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + source.middle()
-    mask = cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), [points.astype(np.int32)], 1)
+    mask = _star(angle, radius, source.middle())
     return mask if mask.sum() > 1500 else _polygon(source)
 
 
@@ -119,11 +123,6 @@ def whole_photograph(source: Source) -> np.ndarray:
     """A photograph as the image contract lays it into the square."""
     image = Image.fromarray(source.photograph())
     return np.asarray(to_square(image.rotate(90 * int(source.random.integers(4)), expand=True)))
-
-
-def photograph_crop(source: Source) -> np.ndarray:
-    """A piece of a photograph that fills the image."""
-    return source.crop()
 
 
 def gaussian_noise(source: Source) -> np.ndarray:
@@ -192,21 +191,6 @@ def line_drawing(source: Source) -> np.ndarray:
     return image if source.random.random() < 0.5 else 255 - image
 
 
-def several_apart(source: Source) -> np.ndarray:
-    """Two to six grains with background between them, all in the image."""
-    return _pile(source, int(source.random.integers(2, 7)), gap=int(source.random.integers(3, 15)))
-
-
-def several_touching(source: Source) -> np.ndarray:
-    """Two to six grains that touch."""
-    return _pile(source, int(source.random.integers(2, 7)), gap=0)
-
-
-def two_touching(source: Source) -> np.ndarray:
-    """Two grains that touch, at the training images' scale where they fit."""
-    return _pile(source, 2, gap=0)
-
-
 def cut_grain(source: Source) -> np.ndarray:
     """One grain, 5 to 70 % of which lies outside of the image."""
     grain = source.grain()
@@ -219,6 +203,10 @@ def cut_grain(source: Source) -> np.ndarray:
         if ((y >= 0) & (y < SIDE) & (x >= 0) & (x < SIDE)).sum() <= left:
             return cv2.warpAffine(grain, np.float32([[1, 0, across], [0, 1, down]]), (SIDE, SIDE))
     raise AssertionError("a grain that cannot be moved out")
+
+
+def _count(source: Source) -> int:
+    return int(source.random.integers(2, 7))
 
 
 def _pile(source: Source, count: int, gap: int) -> np.ndarray:
@@ -254,21 +242,6 @@ def _approach(taken: np.ndarray, wide: np.ndarray, turn: float) -> tuple[int, in
             return place
         place = (top, left)
     return place
-
-
-def photograph_in_an_ellipse(source: Source) -> np.ndarray:
-    """A piece of a photograph in a grain's outline."""
-    return _on_black(source.crop(), _ellipse(source))
-
-
-def photograph_in_a_blob(source: Source) -> np.ndarray:
-    """A piece of a photograph in a round outline."""
-    return _on_black(source.crop(), _blob(source))
-
-
-def photograph_in_a_polygon(source: Source) -> np.ndarray:
-    """A piece of a photograph in an outline with corners."""
-    return _on_black(source.crop(), _polygon(source))
 
 
 def coin(source: Source) -> np.ndarray:
@@ -315,11 +288,6 @@ def _shape(source: Source, mask: np.ndarray) -> np.ndarray:
     return turned(_on_black(image, mask), source.random.uniform(0, 360))
 
 
-def drawn_ellipse(source: Source) -> np.ndarray:
-    """An ellipse of a grain's size in one colour, with or without noise."""
-    return _shape(source, _ellipse(source))
-
-
 def drawn_circle(source: Source) -> np.ndarray:
     """A disc."""
     return _shape(
@@ -341,13 +309,7 @@ def drawn_star(source: Source) -> np.ndarray:
     points = int(source.random.integers(4, 9))
     angle = np.arange(2 * points) * np.pi / points
     radius = source.random.uniform(50, 90) * np.where(np.arange(2 * points) % 2, source.random.uniform(0.3, 0.7), 1)
-    corners = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + SIDE / 2
-    return _shape(source, cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), [corners.astype(np.int32)], 1))
-
-
-def drawn_polygon(source: Source) -> np.ndarray:
-    """A triangle, or another figure with corners."""
-    return _shape(source, _polygon(source))
+    return _shape(source, _star(angle, radius, SIDE / 2))
 
 
 def drawn_ring(source: Source) -> np.ndarray:
@@ -367,7 +329,7 @@ def drawn_letter(source: Source) -> np.ndarray:
 
 KINDS: dict[str, Callable[[Source], np.ndarray]] = {
     "photographs": whole_photograph,
-    "pieces of photographs": photograph_crop,
+    "pieces of photographs": Source.crop,
     "gaussian noise": gaussian_noise,
     "uniform noise": uniform_noise,
     "salt and pepper": salt_and_pepper,
@@ -376,20 +338,20 @@ KINDS: dict[str, Callable[[Source], np.ndarray]] = {
     "gradients": gradient,
     "text": text,
     "line drawings": line_drawing,
-    "several grains, apart": several_apart,
-    "several grains, touching": several_touching,
-    "two grains, touching": two_touching,
+    "several grains, apart": lambda source: _pile(source, _count(source), gap=int(source.random.integers(3, 15))),
+    "several grains, touching": lambda source: _pile(source, _count(source), gap=0),
+    "two grains, touching": lambda source: _pile(source, 2, gap=0),  # at the training images' scale where they fit
     "a grain cut by the border": cut_grain,
-    "photograph in an ellipse": photograph_in_an_ellipse,
-    "photograph in a blob": photograph_in_a_blob,
-    "photograph in a polygon": photograph_in_a_polygon,
+    "photograph in an ellipse": lambda source: _on_black(source.crop(), _ellipse(source)),
+    "photograph in a blob": lambda source: _on_black(source.crop(), _blob(source)),
+    "photograph in a polygon": lambda source: _on_black(source.crop(), _polygon(source)),
     "coins": coin,
     "digits": digit,
-    "drawn ellipses": drawn_ellipse,
+    "drawn ellipses": lambda source: _shape(source, _ellipse(source)),
     "drawn discs": drawn_circle,
     "drawn bars": drawn_bar,
     "drawn stars": drawn_star,
-    "drawn polygons": drawn_polygon,
+    "drawn polygons": lambda source: _shape(source, _polygon(source)),
     "drawn rings": drawn_ring,
     "drawn letters": drawn_letter,
 }
