@@ -37,8 +37,7 @@ def length(text: str) -> float:
 def check_output(output: Path | None, inputs: Iterable[str | Path | None], suffixes: tuple[str, ...] = ()) -> None:
     """Check that a file to be written is no folder, no image, and none of those that are read (`-`: stdin).
 
-    Raises:
-        RiceError: it is one, or it ends in none of `suffixes`, where there are any.
+    Raises `RiceError` where it is one, or ends in none of `suffixes`, where there are any.
     """
     if output is None:
         return

@@ -17,15 +17,11 @@ from rice_lib.common.interval import wilson
 from rice_lib.contract.features import LUMA
 from rice_lib.tray.find import Grain, mask_of
 
+# Codex STAN 198-1995, section 2.2: head rice is at least this long, in units of the whole grains' mean length
 BROKEN_BELOW = 0.75
-"""Head rice is at least this long, in units of the whole grains' mean length (Codex STAN 198-1995, section 2.2)."""
-
+# Codex STAN 198-1995, annex, option 1: least length / width of each class, to one decimal
 SHAPES = ((3.0, "long"), (2.0, "medium"), (0.0, "short"))
-"""Least length / width of each class, to one decimal (Codex STAN 198-1995, annex, option 1)."""
-
 LIMITS = "a photograph shows no thickness, moisture, age or aroma, and its shapes are no proof of a variety's identity"
-"""What is said below every sheet."""
-
 MIN_FOR_COLOUR = 10  # fewer grains do not say what the usual colour is
 MAX_CLIPPED = 0.1  # of the grains' pixels white in all channels: more hide what is yellow or chalky
 MAX_CAST = 25.0  # CIELAB chroma of the white grains: beyond it the light, or the rice, has a colour of its own
