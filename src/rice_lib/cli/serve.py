@@ -85,11 +85,10 @@ class Service:
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run one of the commands; returns its exit status."""
     options = parser(prog).parse_args(arguments)
-    return int(options.act(options))
+    return int(options.act(options) if options.act is _health else options.act(Service.of(options), options))
 
 
-def _build(options: argparse.Namespace) -> int:
-    service = Service.of(options)
+def _build(service: Service, options: argparse.Namespace) -> int:
     if options.rollback:
         version = roll_back(service.repository, service.control())
         print(f"version {version.version} answers again: {version.source}")
@@ -118,8 +117,7 @@ def _add(service: Service, options: argparse.Namespace) -> Version:
     return made
 
 
-def _up(options: argparse.Namespace) -> int:
-    service = Service.of(options)
+def _up(service: Service, options: argparse.Namespace) -> int:
     if (running := service.server()) is not None:
         raise RiceError(f"a server is already running at {running.http}; stop it first (rice serve down)", 1)
     host = str(options.host)
@@ -139,9 +137,9 @@ def _up(options: argparse.Namespace) -> int:
     folder, name, port = service.repository.folder, service.params.model_name, options.port
     server: Endpoint
     if environment is None:
-        active, engine = service.repository.active(), None
-        if shutil.which("nvidia-smi"):
-            engine = "tensorrt" if active is not None and active.plan_sha256 else "gpu"
+        active = service.repository.active()
+        on_gpu = "tensorrt" if active is not None and active.plan_sha256 else "gpu"
+        engine = on_gpu if shutil.which("nvidia-smi") else None
         server = Container(service.folder, host, port, name, engine, service.root).up(timeout)
     else:
         at = {"host": host, "port": port}
@@ -151,8 +149,7 @@ def _up(options: argparse.Namespace) -> int:
     return 0
 
 
-def _down(options: argparse.Namespace) -> int:
-    service = Service.of(options)
+def _down(service: Service, options: argparse.Namespace) -> int:
     if (container := service.container()) is not None:
         container.down()
         print("stopped")
@@ -163,8 +160,7 @@ def _down(options: argparse.Namespace) -> int:
     return 0
 
 
-def _status(options: argparse.Namespace) -> int:
-    service = Service.of(options)
+def _status(service: Service, options: argparse.Namespace) -> int:
     if (server := service.server()) is None:
         print("no server is running")
         return 1
@@ -174,8 +170,7 @@ def _status(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _logs(options: argparse.Namespace) -> int:
-    service = Service.of(options)
+def _logs(service: Service, options: argparse.Namespace) -> int:
     if (container := service.container()) is not None:
         container.logs(options.lines, options.follow)
         return 0
