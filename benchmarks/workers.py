@@ -111,7 +111,7 @@ def _prepare(folder: Path, arguments: argparse.Namespace) -> Path:
 def _train(root: Path, processes: int) -> dict[str, Any]:
     """Train by so many processes of one thread each, from the start: what the training recorded of itself."""
     environment = {**os.environ, "RICE_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
     _call([*launch, "-m", "rice_lib", "train", "random", "--profile", "workers"], environment)
     facts = read_json(root / "models/workers/vit/random/provenance.json")
     shutil.rmtree(root / "models/workers")

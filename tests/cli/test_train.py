@@ -48,7 +48,7 @@ def test_the_command_names_its_splits(capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_one_model_and_the_notebook_finds_it(run):
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "rice_lib"]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "rice_lib"]
     line += ["train", "random", "--profile", "tiny", *(f"--set={each}" for each in SETTINGS)]
     source = Path(command.__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(source)}

@@ -92,6 +92,7 @@ def training_arguments(run: Run, scheme: str) -> TrainingArguments:
         warmup_steps=settings.warmup_ratio,
         lr_scheduler_type=settings.scheduler,
         label_smoothing_factor=settings.label_smoothing,
+        use_cpu=processes > 1 and not torch.cuda.is_available(),  # else transformers takes one CPU process for all
         bf16=use_bfloat16(settings.precision),
         torch_compile=settings.compile,
         dataloader_num_workers=settings.workers,
