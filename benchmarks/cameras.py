@@ -84,12 +84,12 @@ def features_rows(run: Run, tests: dict[str, Examples]) -> Iterator[Row]:
         values = shape_features(image for batch in train.batches(64) for image in batch)
         for name, left_out in FEATURES.items():
             columns = [number for number, feature in enumerate(FEATURE_NAMES) if feature not in left_out]
-            classifier = fit(values[:, columns], train.labels, 1.0, {})
+            classifier = fit(values[:, columns], train.labels, 1.0)
             yield from measure(
                 name,
                 split,
                 tests,
-                lambda images: classifier.scores(shape_features(images)[:, columns]).argmax(1),  # noqa: B023
+                lambda images: classifier.predict(shape_features(images)[:, columns]),  # noqa: B023
             )
 
 

@@ -15,7 +15,6 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_folder, read_json
 from rice_lib.common.paths import Paths, find_root
 from rice_lib.report.sources import write_sources
-from rice_lib.report.summary import raw
 
 MOST_BYTES = 10_000_000
 TITLE = "Results on real photographs"
@@ -38,7 +37,7 @@ def publish(root: Path, profile: str) -> Path:
         for folder in ("pages", "figures"):
             shutil.copytree(paths.report / folder, fresh / folder)
         *_, body = (paths.report / "index.qmd").read_text(encoding="utf-8").split("---\n", 2)
-        banner = raw(f'<div class="banner">{BANNER}</div>')
+        banner = f'```{{=html}}\n<div class="banner">{BANNER}</div>\n```'
         (fresh / "index.qmd").write_text(f'---\ntitle: "{TITLE}"\n---\n\n{banner}\n{body}', encoding="utf-8")
         for file in (fresh / "index.qmd", *fresh.glob("pages/*.ipynb")):
             text = file.read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ from rice_lib.models.calibration import (
     uncalibrated,
     write_decision,
 )
-from rice_lib.models.reliability import reliability
+from rice_lib.models.metrics import reliability
 
 
 def generated(numbers: range) -> tuple[np.ndarray, np.ndarray]:

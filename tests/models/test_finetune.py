@@ -21,7 +21,7 @@ from rice_lib.backends.vit import load_checkpoint, normalise
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.data import manifest, split
-from rice_lib.data.loading import Examples, open_examples
+from rice_lib.data.loading import open_examples
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models import finetune
 from rice_lib.models.metrics import evaluate
@@ -69,14 +69,14 @@ def test_a_batch_is_bytes_with_labels_and_only_training_is_augmented(ready):
 
 def test_the_fingerprint_changes_with_what_the_result_depends_on_and_with_nothing_else(ready):
     def fingerprint(**changes):
-        return finetune.run_fingerprint(Run(ready.params.model_copy(update=changes), ready.paths), "random")
+        return finetune.training_folder(Run(ready.params.model_copy(update=changes), ready.paths), "random").name
 
     base = fingerprint()
     assert fingerprint(seed=84) != base
     assert fingerprint(finetune=ready.params.finetune.model_copy(update={"learning_rate": 0.5})) != base
     assert fingerprint(finetune=ready.params.finetune.model_copy(update={"schemes": ["session"]})) == base
     assert fingerprint(export=ready.params.export.model_copy(update={"opset": 19})) == base
-    assert finetune.run_fingerprint(ready, "session") != base
+    assert finetune.training_folder(ready, "session").name.partition("-")[2] != base.partition("-")[2]
 
 
 def test_the_trainer_prints_no_numbers_once_transformers_is_silent(ready):
@@ -240,15 +240,6 @@ def test_validation_metrics():
     prediction = finetune.EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 2, 1]))
     assert finetune.accuracy_and_f1(prediction)["accuracy"] == 0.75
     assert finetune.accuracy_and_f1(prediction)["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
-
-
-def test_the_loader_benchmark_measures_both_loaders(ready):
-    from rice_lib.models.loader_benchmark import loader_rates
-
-    examples: Examples = open_examples(ready.paths, "random", "train")
-    table = loader_rates(examples, ready.paths.images, ready.params.finetune.augmentation, batch_size=8, limit=16)
-    assert (table["images_per_s"] > 0).all()
-    assert table["ratio"].iloc[0] == 1
 
 
 def test_an_aligned_model_trains_and_its_best_weights_come_back(ready, tmp_path):

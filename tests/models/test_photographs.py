@@ -50,15 +50,6 @@ def test_a_photograph_is_answered_by_its_majority():
     assert found["share of them"][0].value == pytest.approx(2 / 3)
 
 
-def test_confusions_are_a_sentence():
-    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 1, 0, 1, 0, 2])
-    assert (
-        photographs.confusions(labels, predicted, NAMES)
-        == "Most often a is predicted as b (2 of 3), b is predicted as a (1 of 2)."
-    )
-    assert photographs.confusions(labels, labels, NAMES) == "No variety is predicted as another."
-
-
 def test_a_curve_that_rises_is_extended_and_others_are_not():
     values, labels, groups = grains(per_class=6)
     curve = photographs.learning_curve(LinearDiscriminantAnalysis(), values, labels, groups, 83)

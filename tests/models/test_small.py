@@ -62,5 +62,5 @@ def test_augmentation_changes_what_is_learnt():
         torch.manual_seed(0)
         model = small.SmallCNN(2)
         small.fit(model, images, np.arange(4) % 2, 2, augmentation)
-        weights.append(model[0].weight.detach())
+        weights.append(model[0][0].weight.detach())
     assert not torch.equal(*weights)

@@ -1,7 +1,6 @@
 """The charts hold the numbers that they are given, and figures are written complete or not at all."""
 
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from rice_lib.common.colours import COLOURS, INK
 from rice_lib.common.tracking import Metric
 from rice_lib.data.synthetic import VARIETIES
-from rice_lib.models.reliability import reliability
+from rice_lib.models.metrics import reliability
 from rice_lib.report import charts, images, style
 
 
@@ -132,10 +131,11 @@ def test_recalls_have_a_point_a_variety_and_model() -> None:
 
 def test_the_most_frequent_error_is_named() -> None:
     labels = np.array([0, 0, 0, 1, 2])
-    found = SimpleNamespace(labels=labels, predicted=labels, classes=VARIETIES)
-    assert charts.most_confused(found) == "all 5 images are classified correctly"
-    found.predicted = np.array([0, 3, 3, 0, 2])
-    assert charts.most_confused(found) == "3 of 5 images are misclassified, most often Arborio as Jasmine (2)"
+    assert charts.most_confused(labels, labels, VARIETIES) == "all 5 images are classified correctly"
+    predicted = np.array([0, 3, 3, 0, 2])
+    said = "3 of 5 images are misclassified, most often Arborio as Jasmine (2)"
+    assert charts.most_confused(labels, predicted, VARIETIES) == said
+    assert charts.most_confused(labels, predicted, VARIETIES, most=3) == f"{said}, Basmati as Arborio (1)"
 
 
 def test_a_notebook_shows_a_figure_once(monkeypatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.cli.arguments import check_output, positive, profile_parser
@@ -22,8 +23,13 @@ from rice_lib.common.run import Run
 from rice_lib.common.tracking import Metric, provenance
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.data.split import PARTS, SCHEMES
-from rice_lib.models.metrics import classification_metrics, confusion_counts, evaluate, mcnemar, write_predictions
-from rice_lib.models.reliability import expected_calibration_error
+from rice_lib.models.metrics import (
+    classification_metrics,
+    evaluate,
+    expected_calibration_error,
+    mcnemar,
+    write_predictions,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "rice evaluate") -> int:
@@ -42,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "rice evaluate") ->
     metrics = classification_metrics(examples.labels, predicted, examples.classes, run.params.seed)
     metrics["ece"] = expected_calibration_error(examples.labels, scores, run.params.seed)
     metrics["rejected"] = evaluation.rejected()
-    counts = confusion_counts(examples.labels, predicted, len(examples.classes))
+    counts = confusion_matrix(examples.labels, predicted, labels=np.arange(len(examples.classes)))
     what = {name: getattr(options, name) for name in ("model", "profile", "scheme", "split")}
     print(_table(what, metrics, pd.DataFrame(counts, examples.classes, examples.classes)))
     if against:

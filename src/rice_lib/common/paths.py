@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rice_lib.common.errors import RiceError
 
@@ -45,14 +46,9 @@ def find_root(start: Path | None = None) -> Path:
     raise RiceError(f"{here}: not inside a checkout of the project; go there, or name it in RICE_ROOT")
 
 
-class _Place:
-    """A path of `Paths`: below the root, with the profile's name in it."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __get__(self, paths: Paths, owner: object = None) -> Path:
-        return paths.root / self._place.format(profile=paths.profile)
+def _place(place: str) -> Any:
+    """Make a path of `Paths`: below the root, with the profile's name in it."""
+    return property(lambda paths: paths.root / place.format(profile=paths.profile))
 
 
 @dataclass(frozen=True)
@@ -67,30 +63,30 @@ class Paths:
         """Make the paths of a profile in the checkout we are in."""
         return cls(find_root(), profile)
 
-    data = _Place("data/{profile}")
-    images = _Place("data/{profile}/images")  # made, unpacked or downloaded; a `folder` is read where it lies
-    manifest = _Place("data/{profile}/manifest.csv")  # one row an image
-    labels = _Place("data/{profile}/labels.json")  # `labels2id` and `id2labels`
-    cache = _Place("data/{profile}/cache")  # `pixels.npy`, uint8 `[rows of the manifest, 224, 224, 3]`
+    data = _place("data/{profile}")
+    images = _place("data/{profile}/images")  # made, unpacked or downloaded; a `folder` is read where it lies
+    manifest = _place("data/{profile}/manifest.csv")  # one row an image
+    labels = _place("data/{profile}/labels.json")  # `labels2id` and `id2labels`
+    cache = _place("data/{profile}/cache")  # `pixels.npy`, uint8 `[rows of the manifest, 224, 224, 3]`
 
     def split(self, scheme: str) -> Path:
         """Name the split file of a scheme (path, label, split), absent where the images do not allow it."""
         return self.data / "splits" / f"{scheme}.csv"
 
-    models = _Place("models/{profile}")
-    baseline = _Place("models/{profile}/baseline")  # safetensors and JSON, one pair a classifier and scheme
-    training = _Place("models/{profile}/training")  # Trainer checkpoints of a run under way; not a DVC output
-    onnx = _Place("models/{profile}/onnx")  # `model.onnx` (float32) and `model_fp16.onnx`
-    engines = _Place("models/{profile}/engines")  # TensorRT plans and their manifests
-    repository = _Place("models/{profile}/repository")  # Triton's, as notebook 07 makes and tests it
-    server = _Place("models/{profile}/server")  # state and log of the server that notebook 07 starts
-    service = _Place("models/{profile}/service")  # of `rice serve`: every version's repository, state and log
+    models = _place("models/{profile}")
+    baseline = _place("models/{profile}/baseline")  # safetensors and JSON, one pair a classifier and scheme
+    training = _place("models/{profile}/training")  # Trainer checkpoints of a run under way; not a DVC output
+    onnx = _place("models/{profile}/onnx")  # `model.onnx` (float32) and `model_fp16.onnx`
+    engines = _place("models/{profile}/engines")  # TensorRT plans and their manifests
+    repository = _place("models/{profile}/repository")  # Triton's, as notebook 07 makes and tests it
+    server = _place("models/{profile}/server")  # state and log of the server that notebook 07 starts
+    service = _place("models/{profile}/service")  # of `rice serve`: every version's repository, state and log
 
     def checkpoint(self, scheme: str) -> Path:
         """Name the folder of a fine-tuned ViT: a transformers directory (`config.json`, `model.safetensors`)."""
         return self.models / "vit" / scheme
 
-    report = _Place("reports/{profile}")
+    report = _place("reports/{profile}")
 
     def notebook(self, name: str) -> Path:
         """Name the executed notebook; a study's lies beside its metrics, in `reports/<profile>/studies/<study>`."""
@@ -110,7 +106,7 @@ class Paths:
         return self.report / "predictions" / model / f"{scheme}.csv"
 
     # shared by all profiles
-    mlruns = _Place("mlruns")  # MLflow's database and artifacts
+    mlruns = _place("mlruns")  # MLflow's database and artifacts
 
     def relative(self, path: Path) -> str:
         """Write a path as it is kept in files: relative to the root where it lies below it, POSIX."""

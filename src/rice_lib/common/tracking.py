@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import quote
 
 from rice_lib.common.files import locked, sha256_file, write_json
+from rice_lib.common.interval import wilson
 from rice_lib.common.machine import cores
 from rice_lib.common.run import Run
 
@@ -85,6 +86,11 @@ class Metric:
     """The notebook's cell that made it, n of In [n]."""
 
 
+def share_of(count: int, n: int, how: str = "Wilson", **about: Any) -> Metric:
+    """Make the metric of a share of `count` in `n` cases, with Wilson's interval; `about` are more fields of it."""
+    return Metric(count / n, *wilson(count, n), n=n, how=how, **about)
+
+
 def qualify(metrics: Mapping[str, float | Metric], **of: str | int) -> dict[str, Metric]:
     """Say what metrics belong to: `accuracy` of model="vit" and split="random" becomes `vit/random/accuracy`."""
     prefix = "/".join(str(part) for part in of.values())
@@ -120,23 +126,26 @@ def record(
         mlflow_run: id of a run begun by `mlflow_session`, which is continued; None starts one.
     """
     figures, full = dict(figures or {}), _as_metrics(metrics)
-    saved = [run.paths.figure(notebook, name) for name in figures]
     # the folder is an output of the stage, even where nothing was drawn
     run.paths.figure(notebook, "any").parent.mkdir(parents=True, exist_ok=True)
     with mlflow_session(run, notebook, mlflow_run) as run_id:
         mlflow = import_mlflow()
         mlflow.log_metrics(_named(full))
         mlflow.set_tag("mlflow.note.content", "\n\n".join(f"**{name}**: {text}" for name, text in figures.items()))
-        for file in saved:
-            mlflow.log_artifact(str(file), "figures")
+        for name in figures:
+            mlflow.log_artifact(str(run.paths.figure(notebook, name)), "figures")
         for file in artifacts:
             mlflow.log_artifact(str(file))
         if model is not None:
             _log_model(model)
-    about = {"notebook": notebook, "profile": run.params.profile}
-    values = {"metrics": {key: asdict(m) for key, m in full.items()}, "figures": figures}
-    values["parameters"] = run.params.model_dump(mode="json")
-    content = {**about, **values, "provenance": {**provenance(run), "mlflow_run": run_id}}
+    content = {
+        "notebook": notebook,
+        "profile": run.params.profile,
+        "metrics": {key: asdict(metric) for key, metric in full.items()},
+        "figures": figures,
+        "parameters": run.params.model_dump(mode="json"),
+        "provenance": {**provenance(run), "mlflow_run": run_id},
+    }
     write_json(run.paths.metrics(notebook), content)
     return run.paths.metrics(notebook)
 
@@ -261,22 +270,20 @@ def _named(metrics: Mapping[str, Metric]) -> dict[str, float]:
 def _log_model(file: Path) -> None:
     import numpy as np
     import onnx
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.models import infer_signature
 
-    graph = onnx.load(file)
-    schemas = []
-    for tensors in (graph.graph.input, graph.graph.output):
-        kinds = {each.name: each.type.tensor_type for each in tensors}
-        types = {name: onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) for name, kind in kinds.items()}
-        shapes = {name: [axis.dim_value or -1 for axis in kind.shape.dim] for name, kind in kinds.items()}
-        schemas.append(Schema([TensorSpec(types[name], tuple(shapes[name]), name) for name in kinds]))
-    example = {each.name: np.zeros([max(1, size) for size in each.shape], each.type) for each in schemas[0]}
+    model = onnx.load(file)
+    given, made = {}, {}
+    for examples, tensors in ((given, model.graph.input), (made, model.graph.output)):
+        for tensor in tensors:
+            kind = tensor.type.tensor_type
+            shape = [axis.dim_value or 1 for axis in kind.shape.dim]
+            examples[tensor.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     import_mlflow().onnx.log_model(
-        graph,
+        model,
         name="model",
-        signature=ModelSignature(inputs=schemas[0], outputs=schemas[1]),
-        input_example=example,
+        signature=infer_signature(given, made),
+        input_example=given,
         pip_requirements=["numpy", "onnxruntime"],  # named, because MLflow would run the model to find them
         onnx_execution_providers=["CPUExecutionProvider"],
     )

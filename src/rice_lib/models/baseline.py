@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from safetensors.numpy import save
-from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, write_json
@@ -26,6 +27,13 @@ from rice_lib.data.loading import Examples, open_examples
 
 ITERATIONS = 3000  # of the solver (L-BFGS), which converges in a few hundred
 
+_ARRAYS = {
+    "mean": "StandardScaler: subtracted from the features",
+    "scale": "StandardScaler: divides them",
+    "weights": "logistic regression: [labels, features]",
+    "bias": "logistic regression: [labels]",
+}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -34,62 +42,6 @@ class Task:
     scheme: str
     train: Examples
     test: Examples
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of some images: `rows` of the manifest, int64 `[n]` ascending; `values` float32 `[n, d]`."""
-
-    rows: np.ndarray
-    values: np.ndarray
-
-    def of(self, examples: Examples) -> np.ndarray:
-        """Take the features of these images, float32 `[len(examples), d]`; KeyError where one has none."""
-        place = np.searchsorted(self.rows, examples.rows).clip(max=len(self.rows) - 1)
-        if not np.array_equal(self.rows[place], examples.rows):
-            raise KeyError("images whose features were not computed")
-        return self.values[place]
-
-
-@dataclass(frozen=True)
-class LinearClassifier:
-    """scikit-learn's standard scaler and multinomial logistic regression as plain float64 arrays, see `_ARRAYS`."""
-
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
-    about: Mapping[str, Any]
-    """Labels, kind, scheme, settings and provenance, as the JSON says them."""
-
-    def scores(self, features: np.ndarray) -> np.ndarray:
-        """Compute probabilities of the classes, float64 `[n, classes]`, from features `[n, d]`."""
-        return softmax((features.astype(np.float64) - self.mean) / self.scale @ self.weights.T + self.bias, axis=1)
-
-    def save(self, folder: Path, name: str) -> list[Path]:
-        """Write `<name>.safetensors` and `<name>.json` into a folder; returns the two files."""
-        arrays, about = folder / f"{name}.safetensors", folder / f"{name}.json"
-        with atomic_path(arrays) as temporary:
-            temporary.write_bytes(save({key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}))
-        write_json(about, {"arrays": _ARRAYS, **self.about})
-        return [arrays, about]
-
-
-@dataclass(frozen=True)
-class TestedBaseline:
-    """A trained baseline and its probabilities, float64 `[n, classes]`, on the test images of its scheme."""
-
-    classifier: LinearClassifier
-    test: Examples
-    scores: np.ndarray
-
-
-_ARRAYS = {
-    "mean": "StandardScaler: subtracted from the features",
-    "scale": "StandardScaler: divides them",
-    "weights": "logistic regression: [labels, features]",
-    "bias": "logistic regression: [labels]",
-}
 
 
 def open_task(run: Run, scheme: str) -> Task:
@@ -119,48 +71,64 @@ def thin(examples: Examples, limit: int | None, seed: int) -> Examples:
 
 def extract(
     tasks: Sequence[Task], compute: Callable[[np.ndarray], np.ndarray], batch_size: int, title: str
-) -> Features:
+) -> pd.DataFrame:
     """Compute the features of every image of the tasks (of one manifest) once; shows progress.
 
-    `compute` takes uint8 `[n, 224, 224, 3]`, at most `batch_size` images, to float32 `[n, d]`.
+    `compute` takes uint8 `[n, 224, 224, 3]`, at most `batch_size` images, to float32 `[n, d]`. The table is indexed by
+    the images' rows in the manifest: `table.loc[examples.rows]`.
     """
     rows = np.unique(np.concatenate([part.rows for task in tasks for part in (task.train, task.test)]))
     images = Examples(tasks[0].test.pixels, rows, np.zeros_like(rows), [], ())
-    return Features(rows, np.concatenate([compute(batch) for batch in images.batches(batch_size, title)]))
+    return pd.DataFrame(np.concatenate([compute(batch) for batch in images.batches(batch_size, title)]), index=rows)
 
 
-def fit(
-    features: np.ndarray, labels: np.ndarray, regularisation_c: float, about: Mapping[str, Any]
-) -> LinearClassifier:
-    """Fit a standard scaler, then multinomial logistic regression (scikit-learn, L2, L-BFGS).
+def linear_classifier(regularisation_c: float = 1.0) -> Pipeline:
+    """Create a classifier of features, unfitted: standard scaler, then multinomial logistic regression (L2, L-BFGS).
 
-    Args:
-        features: float `[n, d]`.
-        labels: class numbers, int `[n]`; every variety occurs.
-        regularisation_c: inverse of the L2 penalty's strength.
-        about: kept with the classifier.
+    It computes in float64. `regularisation_c` is the inverse of the L2 penalty's strength.
+    """
+    double = FunctionTransformer(np.asarray, kw_args={"dtype": np.float64})
+    return make_pipeline(double, StandardScaler(), LogisticRegression(C=regularisation_c, max_iter=ITERATIONS))
+
+
+def fit(features: np.ndarray | pd.DataFrame, labels: np.ndarray, regularisation_c: float) -> Pipeline:
+    """Fit `linear_classifier` to features `[n, d]` and class numbers, int `[n]`; every variety occurs.
 
     Raises:
         RiceError: the solver did not converge.
     """
-    scaler = StandardScaler()
-    standard = scaler.fit_transform(features.astype(np.float64))
-    regression = LogisticRegression(C=regularisation_c, max_iter=ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
-            regression.fit(standard, labels)
+            return linear_classifier(regularisation_c).fit(features, labels)
         except ConvergenceWarning:
             fault = f"logistic regression did not converge in {ITERATIONS} steps at {regularisation_c:g}"
             raise RiceError(f"baseline.regularisation_c: {fault}; try a smaller one") from None
-    weights, bias = regression.coef_, regression.intercept_
-    if len(weights) == 1:  # of two classes scikit-learn gives the log-odds of the second
-        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    return LinearClassifier(scaler.mean_, scaler.scale_, weights, bias, about)
 
 
-def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> TestedBaseline:
-    """Train on a task, save into `paths.baseline` as `<kind>_<scheme>`, and score the test images."""
+def weights(linear: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Read the weights `[classes, d]` and bias `[classes]` of scikit-learn's linear classifier.
+
+    Of two classes scikit-learn keeps the log-odds of the second: they are shared out.
+    """
+    weight, bias = linear.coef_, linear.intercept_
+    if len(weight) == 1:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias
+
+
+def save_classifier(classifier: Pipeline, folder: Path, name: str, about: Mapping[str, Any]) -> None:
+    """Write a fitted `linear_classifier` as `<name>.safetensors`, and what its arrays mean as `<name>.json`."""
+    scaler = classifier[-2]
+    values = dict(zip(_ARRAYS, (scaler.mean_, scaler.scale_, *weights(classifier[-1])), strict=True))
+    with atomic_path(folder / f"{name}.safetensors") as temporary:
+        temporary.write_bytes(save({key: np.ascontiguousarray(value) for key, value in values.items()}))
+    write_json(folder / f"{name}.json", {"arrays": _ARRAYS, **about})
+
+
+def train(run: Run, task: Task, kind: str, features: pd.DataFrame) -> Pipeline:
+    """Fit a classifier to a task's training images by their features of `extract`, and save it into `paths.baseline` as
+    `<kind>_<scheme>`."""
     about = {
         "labels": task.train.classes,
         "kind": kind,
@@ -169,6 +137,6 @@ def fit_and_test(run: Run, task: Task, kind: str, features: Features) -> TestedB
         "train_images": len(task.train),
         "provenance": provenance(run),
     }
-    classifier = fit(features.of(task.train), task.train.labels, run.params.baseline.regularisation_c, about)
-    classifier.save(run.paths.baseline, f"{kind}_{task.scheme}")
-    return TestedBaseline(classifier, task.test, classifier.scores(features.of(task.test)))
+    classifier = fit(features.loc[task.train.rows], task.train.labels, run.params.baseline.regularisation_c)
+    save_classifier(classifier, run.paths.baseline, f"{kind}_{task.scheme}", about)
+    return classifier

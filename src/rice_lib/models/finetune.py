@@ -29,8 +29,6 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -62,15 +60,15 @@ class TrainResult:
 
 
 def training_folder(run: Run, scheme: str) -> Path:
-    """Name the folder of a scheme's checkpoints under way, by all that the result depends on."""
-    return run.paths.training / f"{scheme}-{run_fingerprint(run, scheme)}"
+    """Name the folder of a scheme's checkpoints under way, by all that the result depends on: parameters, seed, split.
 
-
-def run_fingerprint(run: Run, scheme: str) -> str:
-    """Compute 16 hex digits that change with what the result depends on: parameters, seed, or the split file."""
+    Eight hex digits are of the parameters (`schemes` aside: the others' trainings change nothing), eight of the split's
+    file.
+    """
     split = sha256_file(run.paths.split(scheme))[:8] if run.paths.split(scheme).is_file() else "nosplit"
     finetune = run.params.finetune.model_copy(update={"schemes": ["random"]})
-    return f"{run.params.model_copy(update={'finetune': finetune}).fingerprint('seed', 'finetune')[:8]}{split}"
+    parameters = run.params.model_copy(update={"finetune": finetune}).fingerprint("seed", "finetune")[:8]
+    return run.paths.training / f"{scheme}-{parameters}{split}"
 
 
 def training_arguments(run: Run, scheme: str) -> TrainingArguments:
@@ -164,9 +162,8 @@ def forget(run: Run) -> None:
 
 def read_result(checkpoint: Path) -> TrainResult:
     """Read how a checkpoint was trained, from the files beside its weights."""
-    facts = read_json(checkpoint / PROVENANCE_FILE)
-    own = {field.name: facts[field.name] for field in fields(TrainResult) if field.name != "history"}
-    return TrainResult(history=read_json(checkpoint / HISTORY_FILE), **own)
+    facts = {**read_json(checkpoint / PROVENANCE_FILE), "history": read_json(checkpoint / HISTORY_FILE)}
+    return TrainResult(**{field.name: facts[field.name] for field in fields(TrainResult)})
 
 
 def _fit(
@@ -178,7 +175,7 @@ def _fit(
         args=arguments,
         train_dataset=PixelDataset(open_examples(run.paths, scheme, "train"), run.params.finetune.augmentation),
         eval_dataset=PixelDataset(open_examples(run.paths, scheme, "validation")),
-        data_collator=collate,
+        data_collator=dict,  # as it is: PixelDataset reads batches already
         compute_metrics=accuracy_and_f1,
         callbacks=[EarlyStoppingCallback(run.params.finetune.early_stopping_patience), _LogToMlflow()],
     )
@@ -244,10 +241,6 @@ class PixelDataset(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Read one image: uint8 `[224, 224, 3]` and its class number."""
-        return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
-
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Read a batch: uint8 `[N, 224, 224, 3]` and int64 `[N]`."""
         chosen = np.asarray(indices)
@@ -255,11 +248,6 @@ class PixelDataset(Dataset):
         if self.augmentation is not None:
             pixels = augment(pixels, self.augmentation)
         return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(self.examples.labels[chosen])}
-
-
-def collate(batch: Any) -> dict[str, torch.Tensor]:
-    """Return a batch as it is: `PixelDataset` reads batches already."""
-    return batch
 
 
 class RiceTrainer(Trainer):
@@ -275,21 +263,17 @@ class RiceTrainer(Trainer):
         return ready
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._load_weights(resume_from_checkpoint)
+        saved = RiceViTForImageClassification.from_pretrained(resume_from_checkpoint, local_files_only=True)
+        self.accelerator.unwrap_model(self.model).load_state_dict(saved.state_dict(), strict=True)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
-            self._load_weights(self.state.best_model_checkpoint)
-
-    def _load_weights(self, checkpoint: str) -> None:
-        weights = RiceViTForImageClassification.from_pretrained(checkpoint, local_files_only=True).state_dict()
-        self.accelerator.unwrap_model(self.model).load_state_dict(weights, strict=True)
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:
     """Compute accuracy and macro F1 of a validation pass."""
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    predicted, labels = np.asarray(logits).argmax(-1), np.asarray(prediction.label_ids)
+    predicted, labels = np.asarray(prediction.predictions).argmax(-1), np.asarray(prediction.label_ids)
     return {"accuracy": accuracy_score(labels, predicted), "f1": f1_score(labels, predicted, average="macro")}
 
 
@@ -308,9 +292,7 @@ _CURVES = {
 class _LogToMlflow(TrainerCallback):
     """Logs the curves of the training, with their step, to the active MLflow run."""
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Log what is a number of a curve."""
         numbers = {_CURVES[name]: float(value) for name, value in (logs or {}).items() if name in _CURVES}
         if state.is_world_process_zero:

@@ -16,12 +16,12 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from rice_lib.backends.checkpoint import CheckpointPredictor
 from rice_lib.backends.grain_features import FEATURES, FeatureHead
 from rice_lib.backends.vit import RiceViTForImageClassification, normalise
 from rice_lib.common.files import atomic_folder
 from rice_lib.common.run import Run
 from rice_lib.data.loading import Examples
+from rice_lib.models.baseline import weights as weights_of
 from rice_lib.models.calibration import fit_temperature
 from rice_lib.models.finetune import write_checkpoint
 from rice_lib.models.metrics import McNemar
@@ -70,10 +70,7 @@ def fit_head(model: RiceViTForImageClassification, values: np.ndarray, labels: n
     unseen = cross_val_predict(discriminant(part), values, labels, cv=folds, method="predict_log_proba")
     temperature = fit_temperature(unseen, labels)
     _, scaler, fitted = discriminant(part).fit(values, labels).named_steps.values()
-    weights, bias = fitted.coef_, fitted.intercept_
-    if len(weights) == 1:  # of two classes scikit-learn gives the log-odds of the second
-        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    weights, bias = weights - weights.mean(axis=0), bias - bias.mean()  # smaller logits, of the same softmax
+    weights, bias = (each - each.mean(axis=0) for each in weights_of(fitted))  # smaller logits, same softmax
     head, columns = model.classifier, PARTS[part]
     assert isinstance(head, FeatureHead)
     with torch.no_grad():
@@ -87,13 +84,6 @@ def fit_head(model: RiceViTForImageClassification, values: np.ndarray, labels: n
 def beyond_chance(test: McNemar) -> bool:
     """Say whether the second of two models is better than the first at p below `SIGNIFICANT`."""
     return test.p_value < SIGNIFICANT and test.only_b_wrong < test.only_a_wrong
-
-
-def predicted(checkpoint: Path, examples: Examples, batch_size: int) -> np.ndarray:
-    """Predict the class numbers of images by a checkpoint, int64 `[n]`; shows progress."""
-    with CheckpointPredictor(checkpoint) as predictor:
-        batches = examples.batches(batch_size, checkpoint.name)
-        return np.concatenate([predictor.logits(pixels).argmax(axis=1) for pixels in batches])
 
 
 def swap(first: Path, second: Path) -> None:

@@ -1,4 +1,6 @@
-"""Measure how good a model is, with the error bars that its number of test images allows.
+"""Measure how good a model and its confidence are, with the error bars that its number of test images allows.
+
+Confidence is calibrated where of images predicted with 90 %, nine in ten are correct.
 
 A predictions file lets two models be compared on the same images afterwards.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -17,14 +19,17 @@ from sklearn.metrics import confusion_matrix
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_csv, write_csv
 from rice_lib.common.interval import wilson
-from rice_lib.common.tracking import Metric
+from rice_lib.common.tracking import Metric, share_of
 from rice_lib.contract.prediction import predict
 
 if TYPE_CHECKING:
     from rice_lib.backends.predictor import Predictor
     from rice_lib.data.loading import Examples
 
-RESAMPLES = 2000  # of the bootstrap: each end of a 95 % interval rests on 50
+RESAMPLES = 2000  # of macro F1's bootstrap: each end of a 95 % interval rests on 50
+CALIBRATION_RESAMPLES = 500  # of the calibration error's
+BINS = 15
+"""Of confidence, of equal width from 0 to 1, as in Guo, Pleiss, Sun & Weinberger 2017 (arXiv:1706.04599)."""
 COLUMNS = ("path", "label", "predicted")  # then one a class
 
 
@@ -46,11 +51,6 @@ class McNemar:
     only_a_wrong: int
     only_b_wrong: int
     p_value: float
-
-
-def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count a confusion matrix of that many classes, int64 `[classes, classes]`: rows true, columns predicted."""
-    return confusion_matrix(labels, predicted, labels=np.arange(classes))
 
 
 def classification_metrics(
@@ -78,23 +78,21 @@ def classification_metrics(
     """
     if len(labels) == 0 or len(labels) != len(predicted):
         raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions")
-    counts = confusion_counts(labels, predicted, len(classes))
+    counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
     n, correct = int(counts.sum()), int(np.trace(counts))
     metrics = {
-        "accuracy": Metric(correct / n, *wilson(correct, n), n=n, how="Wilson", name="accuracy"),
-        "macro_f1": replace(_macro_f1(counts, seed), name="macro F1"),
+        "accuracy": share_of(correct, n, name="accuracy"),
+        "macro_f1": _macro_f1(counts, seed),
         "errors": Metric(n - correct, n=n, unit="images", name="misclassified"),
     }
-    for number, name in enumerate(classes):
-        hits, of_class, as_class = (
-            int(k) for k in (counts[number, number], counts[number].sum(), counts[:, number].sum())
+    of_classes, as_classes = counts.sum(axis=1).tolist(), counts.sum(axis=0).tolist()
+    for name, hits, of_class, as_class in zip(classes, np.diag(counts).tolist(), of_classes, as_classes, strict=True):
+        about: dict[str, Any] = {"name": "recall", "of": {"variety": name}}
+        absent = f"no image of {name} in the split"
+        metrics[f"f1/{name}"] = replace(_f1(hits, of_class, as_class), name="F1", of=about["of"])
+        metrics[f"recall/{name}"] = (
+            share_of(hits, of_class, **about) if of_class else Metric(None, n=0, how=absent, **about)
         )
-        recall = Metric(None, n=0, how=f"no image of {name} in the split")
-        if of_class:
-            recall = Metric(hits / of_class, *wilson(hits, of_class), n=of_class, how="Wilson")
-        of = {"variety": name}
-        metrics[f"f1/{name}"] = replace(_f1(hits, of_class, as_class), name="F1", of=of)
-        metrics[f"recall/{name}"] = replace(recall, name="recall", of=of)
     return metrics
 
 
@@ -123,8 +121,8 @@ def align(predictions: Predictions, paths: Sequence[str]) -> Predictions | None:
     if len(place) != len(paths) or any(path not in place for path in paths):
         return None
     order = [place[path] for path in paths]
-    labels, predicted, scores = (a[order] for a in (predictions.labels, predictions.predicted, predictions.scores))
-    return Predictions(list(paths), labels, predicted, scores, predictions.classes)
+    found = {name: getattr(predictions, name)[order] for name in ("labels", "predicted", "scores")}
+    return replace(predictions, paths=list(paths), **found)
 
 
 def _f1(true_positives: int, of_class: int, as_class: int) -> Metric:
@@ -137,14 +135,14 @@ def _f1(true_positives: int, of_class: int, as_class: int) -> Metric:
 
 def _macro_f1(counts: np.ndarray, seed: int) -> Metric:
     n = int(counts.sum())
-    value = float(_mean_f1(counts))
-    if np.trace(counts) == n:
-        return Metric(value, wilson(n, n)[0], 1.0, n=n, how="no error to resample: Wilson's interval of the accuracy")
-    # resampling n images with replacement is one draw of the n-image multinomial over the matrix's cells
-    rng = np.random.default_rng(seed)
-    cells = rng.multinomial(n, counts.ravel() / n, size=RESAMPLES).reshape(-1, *counts.shape)
-    low, high = np.quantile(_mean_f1(cells), [0.025, 0.975])
-    return Metric(value, float(low), float(high), n=n, how=f"bootstrap, {RESAMPLES} resamples")
+    low, high = wilson(n, n)
+    how = "no error to resample: Wilson's interval of the accuracy"
+    if np.trace(counts) < n:
+        # resampling n images with replacement is one draw of the n-image multinomial over the matrix's cells
+        cells = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=RESAMPLES)
+        low, high = np.quantile(_mean_f1(cells.reshape(-1, *counts.shape)), [0.025, 0.975]).tolist()
+        how = f"bootstrap, {RESAMPLES} resamples"
+    return Metric(float(_mean_f1(counts)), low, high, n=n, how=how, name="macro F1")
 
 
 def _mean_f1(counts: np.ndarray) -> np.ndarray:
@@ -171,11 +169,9 @@ def write_predictions(path: Path, examples: Examples, scores: np.ndarray) -> Pre
     if not np.allclose(scores.sum(axis=1), 1, atol=1e-3) or scores.min(initial=0) < 0:
         raise ValueError("scores must be probabilities, each row summing to 1: take the softmax of logits")
     predicted = scores.argmax(axis=1)
-    rows = (
-        [name, classes[label], classes[likeliest], *(f"{score:.9g}" for score in row)]
-        for name, label, likeliest, row in zip(examples.paths, examples.labels, predicted, scores, strict=True)
-    )
-    write_csv(path, (*COLUMNS, *classes), rows)
+    names = np.array(classes)
+    columns = (examples.paths, names[examples.labels], names[predicted], *np.char.mod("%.9g", scores).T)
+    write_csv(path, (*COLUMNS, *classes), zip(*columns, strict=True))
     return Predictions(list(examples.paths), np.asarray(examples.labels, np.int64), predicted, scores, classes)
 
 
@@ -183,17 +179,12 @@ def read_predictions(path: Path) -> Predictions:
     """Read a predictions file; raises `RiceError` where it is missing or another file."""
     try:
         _, (header, *rows) = read_csv(path)
-        classes = tuple(header[len(COLUMNS) :])
-        if tuple(header[: len(COLUMNS)]) != COLUMNS:
+        columns, classes = tuple(header[: len(COLUMNS)]), tuple(header[len(COLUMNS) :])
+        if columns != COLUMNS:
             raise ValueError(f"its header is {','.join(header)}")
-        number = {name: number for number, name in enumerate(classes)}
-        return Predictions(
-            paths=[row[0] for row in rows],
-            labels=np.array([number[row[1]] for row in rows], np.int64),
-            predicted=np.array([number[row[2]] for row in rows], np.int64),
-            scores=np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(classes)),
-            classes=classes,
-        )
+        labels, predicted = (np.array([classes.index(row[k]) for row in rows], np.int64) for k in (1, 2))
+        scores = np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(classes))
+        return Predictions([row[0] for row in rows], labels, predicted, scores, classes)
     except FileNotFoundError:
         raise RiceError(f"{path}: no such predictions file; the notebook that trains the model writes it") from None
     except (ValueError, KeyError) as error:
@@ -213,8 +204,7 @@ class Evaluation:
         """Compute the share of the images that are rejected, with Wilson's interval."""
         if self.reasons is None:
             return Metric(None, n=0, how="the model carries no rejection rule", name="rejected")
-        count, n = sum(reason is not None for reason in self.reasons), len(self.reasons)
-        return Metric(count / n, *wilson(count, n), n=n, how="Wilson", name="rejected")
+        return share_of(sum(reason is not None for reason in self.reasons), len(self.reasons), name="rejected")
 
 
 def label_columns(predictor: Predictor, classes: Sequence[str]) -> np.ndarray:
@@ -232,3 +222,50 @@ def evaluate(predictor: Predictor, examples: Examples, batch_size: int) -> Evalu
     scores = np.array([[prediction.scores[name] for name in examples.classes] for prediction in predictions])
     has_rule = predictor.decision is not None and predictor.decision.rejection is not None
     return Evaluation(scores, [prediction.reason for prediction in predictions] if has_rule else None)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Images by the confidence of the prediction, in bins of equal width from 0 to 1: arrays of one value a bin."""
+
+    counts: np.ndarray  # images
+    accuracy: np.ndarray  # the share of them that is correct, 0 where there are none
+    confidence: np.ndarray  # their mean confidence, 0 where there are none
+    error: float
+    """The expected calibration error: the mean distance of `confidence` from `accuracy`, over images."""
+
+
+def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Reliability:
+    """Compute the reliability diagram's numbers of the predicted class (Guo et al. 2017, section 2).
+
+    Args:
+        labels: true class numbers, int `[n]`.
+        scores: probabilities, float `[n, classes]`.
+        bins: of equal width from 0 to 1.
+    """
+    confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    per_image = np.maximum(counts, 1)
+    share = np.bincount(place, correct, minlength=bins) / per_image
+    mean = np.bincount(place, confidence, minlength=bins) / per_image
+    error = float((counts * np.abs(share - mean)).sum() / max(counts.sum(), 1))
+    return Reliability(counts, share, mean, error)
+
+
+def expected_calibration_error(labels: np.ndarray, scores: np.ndarray, seed: int) -> Metric:
+    """Compute the ECE of the predicted class over bins of equal width (Naeini, Cooper & Hauskrecht 2015, AAAI 29:2901).
+
+    The interval is a bootstrap's over images, moved by the resamples' mean excess: chance scatter only ever adds to an
+    ECE, so a resample's is larger than the sample's.
+
+    Labels and scores are as in `reliability`.
+    """
+    value = reliability(labels, scores).error
+    rng, n = np.random.default_rng(seed), len(labels)
+    draws = (rng.integers(0, n, n) for _ in range(CALIBRATION_RESAMPLES))
+    errors = np.array([reliability(labels[rows], scores[rows]).error for rows in draws])
+    low, high = np.quantile(errors, [0.025, 0.975]) - max(errors.mean() - value, 0)
+    interval = max(0.0, min(float(low), value)), max(float(high), value)
+    how = f"{BINS} bins of equal width; bootstrap, {CALIBRATION_RESAMPLES} resamples"
+    return Metric(value, *interval, n=n, how=how, name="expected calibration error")

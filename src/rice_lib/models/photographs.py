@@ -10,15 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict, cross_val_score
 
-from rice_lib.common.interval import wilson
-from rice_lib.common.tracking import Metric
+from rice_lib.common.tracking import Metric, share_of
 from rice_lib.contract.decision import Decision, RejectionRule
 from rice_lib.contract.features import COLUMN
 from rice_lib.models.calibration import REJECTED_SHARE, fit_rejection_rule, fit_temperature
-from rice_lib.models.metrics import confusion_counts
 
 FOLDS = 5  # at most; a class of fewer photographs has one a fold
 DRAWS = 20  # of photographs, for each point of a learning curve
@@ -64,24 +62,10 @@ def majorities(predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray, cl
     """List groups with their class, the class most of their images are predicted as, the images, and its share."""
     rows = []
     for group in np.unique(groups):
-        votes = np.bincount(predicted[groups == group], minlength=len(classes))
-        low, high = wilson(int(votes.max()), int(votes.sum()))
-        rows.append(
-            {"variety": classes[int(labels[groups == group][0])], "predicted as": classes[int(votes.argmax())],
-             "grains": int(votes.sum()), "share of them": Metric(votes.max() / votes.sum(), low, high)}
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def confusions(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], most: int = 3) -> str:
-    """Say which class is predicted as which other most often, up to `most` pairs, as a sentence."""
-    counts = confusion_counts(labels, predicted, len(classes))
-    off = np.where(np.eye(len(classes), dtype=bool), 0, counts)
-    pairs = [divmod(int(place), len(classes)) for place in np.argsort(-off, axis=None, kind="stable")[:most]]
-    said = [
-        f"{classes[i]} is predicted as {classes[j]} ({off[i, j]} of {counts[i].sum()})" for i, j in pairs if off[i, j]
-    ]
-    return f"Most often {', '.join(said)}." if said else "No variety is predicted as another."
+        votes = np.bincount(predicted[groups == group])
+        share = share_of(int(votes.max()), int(votes.sum()))
+        rows.append((classes[labels[groups == group][0]], classes[votes.argmax()], share.n, share))
+    return pd.DataFrame(rows, columns=["variety", "predicted as", "grains", "share of them"])
 
 
 def learning_curve(
@@ -91,15 +75,14 @@ def learning_curve(
 
     Returns columns photographs and accuracy, `DRAWS` rows for each number.
     """
-    rng, rows = np.random.default_rng(seed), []
+    rng, draws = np.random.default_rng(seed), []
     own = [np.unique(groups[labels == number]) for number in np.unique(labels)]
-    for count in range(1, min(map(len, own))):
-        for _ in range(DRAWS):
-            known = np.isin(groups, np.concatenate([rng.permutation(of)[:count] for of in own]))
-            fitted = clone(classifier).fit(values[known], labels[known])
-            correct = fitted.predict(values[~known]) == labels[~known]
-            rows.append({"photographs": count, "accuracy": float(correct.mean())})
-    return pd.DataFrame(rows, columns=["photographs", "accuracy"])
+    counts = np.repeat(range(1, min(map(len, own))), DRAWS)
+    for count in counts:
+        known = np.isin(groups, np.concatenate([rng.permutation(of)[:count] for of in own]))
+        draws.append((np.flatnonzero(known), np.flatnonzero(~known)))
+    accuracies = cross_val_score(classifier, values, labels, cv=draws, error_score="raise") if draws else []
+    return pd.DataFrame({"photographs": counts, "accuracy": accuracies})
 
 
 def extend(curve: pd.DataFrame, photographs: int, seed: int) -> Metric | None:
@@ -148,25 +131,20 @@ def calibrate(
         distances[held_out] = rule.distances(pair[1], pair[0])
     whole = fit_rejection_rule((features, labels), (features, scores), seed=seed)
     # a structure that many of these grains have (a dark spot counts as a hole) is no reason to reject the next
-    limits = {name: _widened(limits, features[:, COLUMN[name]]) for name, limits in whole.limits.items()}
+    quantiles = np.quantile(features, [REJECTED_SHARE / 2, 1 - REJECTED_SHARE / 2], axis=0)
+    limits = {}
+    for name, (low, high) in whole.limits.items():
+        lowest, highest = quantiles[:, COLUMN[name]].tolist()
+        limits[name] = min(low, lowest), max(high, highest)
     odd = np.array([r is not None for r in RejectionRule(limits, whole.clusters, np.inf).reasons(scores, features)])
     # of each image, in units of the limit that the other folds set
     apart = distances / np.array([_limit(distances[folds != number]) for number in folds])
     margin = max(1.0, float(np.quantile(apart, 1 - MOST_REJECTED)))
     rule = RejectionRule(limits, whole.clusters, margin * _limit(distances))
-    beyond = int((odd | (apart > margin)).sum())
-    low, high = wilson(beyond, len(labels))
-    price = Metric(
-        beyond / len(labels), low, high, n=len(labels), how="cross-validation by photograph", name="rejected"
-    )
-    about = {"training_images": len(labels), "validation": "cross-validation by photograph"}
+    how = "cross-validation by photograph"
+    price = share_of(int((odd | (apart > margin)).sum()), len(labels), how=how, name="rejected")
+    about = {"training_images": len(labels), "validation": how}
     return Decision(fit_temperature(scores, labels), rule, about), price
-
-
-def _widened(limits: tuple[float, float], values: np.ndarray) -> tuple[float, float]:
-    """Widen limits to hold all but a share of the values."""
-    low, high = np.quantile(values, [REJECTED_SHARE / 2, 1 - REJECTED_SHARE / 2])
-    return min(limits[0], float(low)), max(limits[1], float(high))
 
 
 def _limit(distances: np.ndarray) -> float:

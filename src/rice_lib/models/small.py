@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
+from torchvision.ops import Conv2dNormActivation
 
 from rice_lib.backends.align import GrainAlignment
 from rice_lib.backends.vit import normalise
@@ -30,28 +32,19 @@ class SmallCNN(nn.Sequential):
     def __init__(self, classes: int) -> None:
         blocks: list[nn.Module] = []
         for given, out in ((3, CHANNELS), (CHANNELS, 2 * CHANNELS), (2 * CHANNELS, 4 * CHANNELS)):
-            for channels, stride in ((given, 2), (out, 1)):
-                convolution = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-                blocks += [convolution, nn.BatchNorm2d(out), nn.ReLU()]
-        super().__init__(*blocks, _Pooled(), nn.Dropout(0.2), nn.Linear(8 * CHANNELS, classes))
-
-
-class _Pooled(nn.Module):
-    """Mean and maximum over the frame: `[n, c, h, w]` to `[n, 2 c]`."""
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.cat([values.mean((2, 3)), values.amax((2, 3))], dim=1)
+            blocks += [Conv2dNormActivation(given, out, stride=2), Conv2dNormActivation(out, out)]
+        pool = SelectAdaptivePool2d(pool_type="catavgmax", flatten=True)
+        super().__init__(*blocks, pool, nn.Dropout(0.2), nn.Linear(8 * CHANNELS, classes))
 
 
 def frames(examples: Examples, alignment: GrainAlignment | None = None) -> np.ndarray:
     """Lay the grains of all images into frames: uint8 `[n, 32, 80, 3]`; `alignment` may be another."""
     alignment = alignment or GrainAlignment(IMAGE_SIZE, HEIGHT, WIDTH)
-    laid = np.empty((len(examples), HEIGHT, WIDTH, 3), np.uint8)
-    for start in range(0, len(examples), 64):
-        images = normalise(torch.from_numpy(examples.batch(slice(start, start + 64))))
-        levels = (alignment(images)[0] * NORMALISE_STD).round().clamp(0, 255)
-        laid[start : start + 64] = levels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
-    return laid
+    laid = []
+    for pixels in examples.batches(64):
+        levels = (alignment(normalise(torch.from_numpy(pixels)))[0] * NORMALISE_STD).round().clamp(0, 255)
+        laid.append(levels.permute(0, 2, 3, 1).to(torch.uint8).numpy())
+    return np.concatenate(laid)
 
 
 def fit(
@@ -85,5 +78,4 @@ def fit(
 def classify(model: SmallCNN, images: np.ndarray) -> np.ndarray:
     """Predict the class numbers of frames, int64 `[n]`."""
     with torch.inference_mode():
-        parts = [images[start : start + 256] for start in range(0, len(images), 256)]
-        return torch.cat([model(normalise(torch.from_numpy(part))) for part in parts]).argmax(1).numpy()
+        return torch.cat([model(normalise(part)) for part in torch.from_numpy(images).split(256)]).argmax(1).numpy()

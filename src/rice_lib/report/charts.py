@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,7 @@ from rice_lib.report.style import BLUE, GREY, MODEL_STYLES, ORANGE, looks, subpl
 
 if TYPE_CHECKING:
     from rice_lib.common.tracking import Metric
-    from rice_lib.models.metrics import Predictions
-    from rice_lib.models.reliability import Reliability
+    from rice_lib.models.metrics import Reliability
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
@@ -41,17 +41,16 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], t
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(size, dtype=bool)
     fig, ax = subplots(height=4.8)
-    correct, incorrect = np.ma.masked_where(~diagonal, share), np.ma.masked_where(diagonal | (counts == 0), share)
-    ax.imshow(correct, cmap=sns.light_palette(BLUE, as_cmap=True), norm=PowerNorm(0.5, 0, 1), alpha=0.75)
-    ax.imshow(incorrect, cmap=sns.light_palette(ORANGE, as_cmap=True), norm=PowerNorm(0.5, 0, 0.3))
+    for hidden, colour, most, alpha in ((~diagonal, BLUE, 1, 0.75), (diagonal | (counts == 0), ORANGE, 0.3, 1)):
+        shades = sns.light_palette(colour, as_cmap=True)
+        ax.imshow(np.ma.masked_where(hidden, share), cmap=shades, norm=PowerNorm(0.5, 0, most), alpha=alpha)
     for (row, column), count in np.ndenumerate(counts):
         text = f"{count:,}" if count or row == column else "·"
         weight = "bold" if count and row != column else "normal"
         ax.text(column, row, text, ha="center", va="center", weight=weight, color=INK if count else MUTED)
-    for row in range(size):
-        recall = f"{share[row, row]:.2%}" if counts[row].sum() else "no image"
-        ax.text(size - 0.4, row, recall, ha="left", va="center", color=MUTED)
-    ax.text(size - 0.4, size - 0.4, "recall", ha="left", va="top", color=MUTED)
+    recalls = [f"{share[row, row]:.2%}" if counts[row].sum() else "no image" for row in range(size)]
+    for row, text in enumerate([*recalls, "recall"]):
+        ax.text(size - 0.4, row, text, ha="left", va="center" if row < size else "bottom", color=MUTED)
     ax.set_xticks(range(size), names, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(size), names)
     ax.set(xlabel="predicted", ylabel="true", title=title)
@@ -67,15 +66,15 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> Figure:
         history: records as transformers' `TrainerState.log_history` has them: `epoch` with `loss`, or with
             `eval_loss` and `eval_accuracy`.
     """
-    table = pd.DataFrame(list(history)).reindex(columns=["epoch", "loss", "eval_loss", "eval_accuracy"])
+    table = pd.DataFrame(list(history)).set_index("epoch").reindex(columns=["loss", "eval_loss", "eval_accuracy"])
     fig, (top, bottom) = subplots(2, 1, height=5.2, sharex=True)
-    for ax, column, name, colour in (
-        (top, "loss", "training", GREY),
-        (top, "eval_loss", "validation", BLUE),
-        (bottom, "eval_accuracy", "validation", BLUE),
+    for ax, column, name in (
+        (top, "loss", "training"),
+        (top, "eval_loss", "validation"),
+        (bottom, "eval_accuracy", ""),
     ):
-        points = table.dropna(subset=[column])
-        ax.plot(points["epoch"], points[column], color=colour, label=name, marker="o" if len(points) <= 20 else None)
+        points, colour = table[column].dropna(), GREY if column == "loss" else BLUE
+        ax.plot(points, color=colour, label=name, marker="o" if len(points) <= 20 else None)
     top.set(ylabel="loss", title="Loss", yscale="log")
     _label_plainly(top)
     top.legend()
@@ -90,12 +89,12 @@ def reliability(readings: Mapping[str, Reliability]) -> Figure:
     images a bin holds.
 
     Args:
-        readings: title to the numbers of `rice_lib.models.reliability.reliability`.
+        readings: title to the numbers of `rice_lib.models.metrics.reliability`.
     """
     fig, axes = subplots(2, len(readings), height=4.9, sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
     for (top, bottom), (name, found) in zip(axes.T, readings.items(), strict=True):
-        filled = found.counts > 0
-        left, width = found.edges[:-1][filled], np.diff(found.edges)[filled]
+        filled, width = found.counts > 0, 1 / len(found.counts)
+        left = np.flatnonzero(filled) * width
         top.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.5)
         top.bar(left, found.accuracy[filled], width * 0.92, align="edge", color=BLUE, alpha=0.45, label="share correct")
         middle = left + width / 2
@@ -113,13 +112,9 @@ def reliability(readings: Mapping[str, Reliability]) -> Figure:
 def weights(matrix: np.ndarray, columns: Sequence[str], names: Sequence[str]) -> Figure:
     """Draw a linear classifier's weights: one row a feature, one column a class; float `[classes, features]`."""
     fig, ax = subplots(height=0.9 + 0.4 * len(columns))
-    limit = float(np.abs(matrix).max())
     table = pd.DataFrame(matrix.T.round(1) + 0.0, index=list(columns), columns=list(names))  # no "-0.0"
     colours = sns.diverging_palette(40, 245, s=85, l=55, as_cmap=True)
-    sns.heatmap(
-        table, cmap=colours, vmin=-limit, vmax=limit, annot=True, fmt=".1f", annot_kws={"fontsize": 11}, cbar=False,
-        linewidths=1, ax=ax,
-    )  # fmt: skip
+    sns.heatmap(table, cmap=colours, center=0, annot=True, fmt=".1f", cbar=False, linewidths=1, ax=ax)
     ax.tick_params(axis="both", rotation=0)
     return fig
 
@@ -127,20 +122,17 @@ def weights(matrix: np.ndarray, columns: Sequence[str], names: Sequence[str]) ->
 def intervals(metrics: Mapping[str, Metric], xlabel: str = "accuracy") -> Figure:
     """Draw numbers with their 95 % intervals, one row each; a number that was not measured says so in its row."""
     fig, ax = subplots(height=0.9 + 0.42 * len(metrics))
-    rows = range(len(metrics) - 1, -1, -1)
-    for row, metric in zip(rows, metrics.values(), strict=True):
+    for row, metric in enumerate(metrics.values()):
         if metric.value is None:
             ax.text(0.5, row, "not measured here", transform=ax.get_yaxis_transform(), va="center", ha="center")
             continue
-        low = metric.value if metric.low is None else metric.low
-        high = metric.value if metric.high is None else metric.high
-        ax.plot([low, high], [row, row], color=BLUE, linewidth=3, solid_capstyle="round", alpha=0.45)
+        reach = [metric.value if end is None else end for end in (metric.low, metric.high)]
+        ax.plot(reach, [row, row], color=BLUE, linewidth=3, solid_capstyle="round", alpha=0.45)
         ax.plot(metric.value, row, "o", color=BLUE)
         above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 10}
         ax.annotate(f"{metric.value:.4f}", (metric.value, row), **above)
-    ax.set_yticks(list(rows), list(metrics))
-    ax.set_ylim(-0.6, len(metrics) - 0.3)
-    ax.set(xlabel=xlabel)
+    ax.set_yticks(range(len(metrics)), list(metrics))
+    ax.set(xlabel=xlabel, ylim=(len(metrics) - 0.4, -0.7))
     ax.grid(False, axis="y")
     return fig
 
@@ -157,14 +149,17 @@ def slope(accuracies: Mapping[str, Mapping[str, Metric]], kinds: Sequence[str]) 
     for number, (model, found) in enumerate(accuracies.items()):
         colour, marker = MODEL_STYLES[number % len(MODEL_STYLES)]
         beside = 0.05 * (number - (len(accuracies) - 1) / 2)  # so that no interval hides another
-        at = [place + beside for place, kind in enumerate(kinds) if _value(found.get(kind)) is not None]
-        values, below, above = np.array([_reach(found[kinds[round(place)]]) for place in at]).reshape(-1, 3).T * 100
-        ax.errorbar(at, values, (below, above), color=colour, marker=marker, markersize=7, capsize=4, zorder=3)
+        measured = {
+            place: found[kind] for place, kind in enumerate(kinds) if kind in found and found[kind].value is not None
+        }
+        at = [place + beside for place in measured]
+        values, reach = _percent(measured.values())
+        ax.errorbar(at, values, reach, color=colour, marker=marker, markersize=7, capsize=4, zorder=3)
         if at:
             ax.plot([at[-1], end], [values[-1]] * 2, color=colour, linestyle=":", linewidth=1.2)
             ends.append([values[-1], textwrap.fill(f"{values[-1]:.1f} {model}", 19), colour])
     for place, kind in enumerate(kinds):
-        if all(_value(found.get(kind)) is None for found in accuracies.values()):
+        if all(kind not in found or found[kind].value is None for found in accuracies.values()):
             ax.text(place, 0.06, "not measured\nhere", transform=ax.get_xaxis_transform(), ha="center", color=MUTED)
     ax.set_xticks(range(len(kinds)), [textwrap.fill(kind, 14) for kind in kinds])
     ax.set(xlim=(-0.25, len(kinds) + 0.1), ylabel="accuracy, %")
@@ -189,10 +184,10 @@ def recalls(table: pd.DataFrame) -> Figure:
         for number, model in enumerate(models):
             colour, marker = MODEL_STYLES[number % len(MODEL_STYLES)]
             chosen = table[(table["kind"] == kind) & (table["model"] == model)]
-            values, below, above = np.array([_reach(m) for m in chosen["recall"]]).reshape(-1, 3).T * 100
+            values, reach = _percent(chosen["recall"])
             rows = [varieties.index(name) + 0.2 * (number - (len(models) - 1) / 2) for name in chosen["variety"]]
             style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 6}
-            ax.errorbar(values, rows, xerr=(below, above), label=model, **style)
+            ax.errorbar(values, rows, xerr=reach, label=model, **style)
         ax.set(title=textwrap.fill(kind, 14), xlabel="recall, %")
     axes[0, 0].set_yticks(range(len(varieties)), varieties)
     axes[0, 0].invert_yaxis()
@@ -201,46 +196,41 @@ def recalls(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def _value(metric: Metric | None) -> float | None:
-    return None if metric is None else metric.value
+def _percent(metrics: Iterable[Metric]) -> tuple[np.ndarray, np.ndarray]:
+    """The values of metrics in percent, float `[n]`, and how far their intervals reach below and above, `[2, n]`."""
+    ends = np.array([[m.value, m.low, m.high] for m in metrics], float).reshape(-1, 3).T * 100
+    value, low, high = np.where(np.isnan(ends), ends[0], ends)
+    return value, np.maximum([value - low, high - value], 0)
 
 
-def _reach(metric: Metric) -> tuple[float, float, float]:
-    """A metric's value, and how far its interval reaches below and above."""
-    value = metric.value or 0.0
-    low, high = (value if end is None else end for end in (metric.low, metric.high))
-    return value, max(value - low, 0), max(high - value, 0)
+def most_confused(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], most: int = 1) -> str:
+    """Say what a confusion matrix shows: how many are misclassified, and up to `most` of the most frequent errors.
 
-
-def most_confused(predictions: Predictions) -> str:
-    """Say what a confusion matrix shows: how many are misclassified, and which error is the most frequent."""
-    counts = confusion_matrix(predictions.labels, predictions.predicted, labels=range(len(predictions.classes)))
-    wrong = counts - np.diag(np.diag(counts))
+    Arguments are as in `confusion`.
+    """
+    wrong = labels != predicted
     if not wrong.any():
-        return f"all {counts.sum():,} images are classified correctly"
-    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-    often = f"most often {predictions.classes[row]} as {predictions.classes[column]} ({wrong[row, column]:,})"
-    return f"{wrong.sum():,} of {counts.sum():,} images are misclassified, {often}"
+        return f"all {len(labels):,} images are classified correctly"
+    pairs = Counter(sorted(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))).most_common(most)
+    often = ", ".join(f"{names[true]} as {names[other]} ({count:,})" for (true, other), count in pairs)
+    return f"{wrong.sum():,} of {len(labels):,} images are misclassified, most often {often}"
 
 
 def distributions(table: pd.DataFrame, columns: Sequence[str]) -> Figure:
     """Draw the density of each numeric column, one curve a variety (`label`), one panel a column."""
     rows, look = -(-len(columns) // 2), looks(sorted(table["label"].unique()))
+    density: dict[str, Any] = {"fill": True, "alpha": 0.18, "linewidth": 1.6, "warn_singular": False, "gridsize": 80}
     fig, axes = subplots(rows, 2, height=2.1 * rows + 0.6, squeeze=False)
-    shape: dict[str, Any] = {"fill": True, "alpha": 0.18, "linewidth": 1.6, "warn_singular": False, "gridsize": 80}
     for ax, column in zip(axes.flat, columns, strict=False):
         for name, (colour, _, line) in look.items():
             values = table.loc[table["label"] == name, column]
-            sns.kdeplot(values, color=colour, linestyle=line, ax=ax, **shape)
+            sns.kdeplot(values, color=colour, linestyle=line, ax=ax, **density)
         ax.set(xlabel=column, ylabel="", yticks=[])
         sns.despine(ax=ax, left=True)
     for ax in axes.flat[len(columns) :]:
         ax.axis("off")
-    handles = [
-        mpl.lines.Line2D([], [], color=colour, linestyle=line, linewidth=3, label=name)
-        for name, (colour, _, line) in look.items()
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
+    handles = [mpl.lines.Line2D([], [], color=colour, linestyle=line, linewidth=3) for colour, _, line in look.values()]
+    fig.legend(handles, list(look), loc="outside lower center", ncols=3, fontsize=10)
     return fig
 
 
@@ -270,7 +260,7 @@ def drift(table: pd.DataFrame, columns: Sequence[str], boundary: int) -> Figure:
 
 
 def lines(table: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
-    """Draw one line a value of `hue` through the points (x, y) of a long table, both axes logarithmic."""
+    """Draw one line a value of `hue` through the points (x, y) of a long table, on logarithmic axes."""
     fig, ax = subplots(height=4.2)
     sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, markersize=8, ax=ax)
     ax.set_xscale("log", base=2)

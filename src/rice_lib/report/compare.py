@@ -73,10 +73,9 @@ def _parameters(side: Side) -> dict[str, Any]:
 
 
 def _origin(side: Side) -> dict[str, Any]:
-    names = {"source": "source", "data": "data", "commit": "commit", "hardware": "hardware", "created": "made at"}
-    found: dict[str, Any] = {name: ", ".join(side.results.one(key)) for key, name in names.items()}
-    found["images"] = next((m.value for _, key, m in side.results.metrics() if key == "images"), None)
-    return found
+    named = ("source", "data", "commit", "hardware", "created")
+    images = next((m.value for _, key, m in side.results.metrics() if key == "images"), None)
+    return {**{name: ", ".join(side.results.one(name)) for name in named}, "images": images}
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> str:
@@ -89,20 +88,19 @@ def _shown(value: Any) -> Any:
     return code(str(value)) if isinstance(value, list | tuple | bool) else value
 
 
-def _common(a: Side, b: Side) -> Iterator[tuple[Metric, Metric]]:
+def _common(a: Side, b: Side) -> list[tuple[Metric, Metric]]:
     """Pair the metrics that both runs measured."""
-    theirs = {key: m for _, key, m in b.results.metrics() if m.value is not None}
-    yield from ((mine, theirs[key]) for _, key, mine in a.results.metrics() if mine.value is not None and key in theirs)
+    ours, theirs = ({key: m for _, key, m in side.results.metrics() if m.value is not None} for side in (a, b))
+    return [(ours[key], theirs[key]) for key in ours if key in theirs]
 
 
 def _accuracies(a: Side, b: Side) -> Iterator[dict[str, Any]]:
     for mine, other in _common(a, b):
-        if mine.name != "accuracy":
-            continue
-        model, split = str(mine.of["model"]), str(mine.of["split"])
-        row = {"model": MODELS.get(model, model), "test images": KINDS.get(split, split), a.name: mine, b.name: other}
-        pair = [side.predictions(model, split) for side in (a, b)]
-        yield {**row, f"{b.name} less {a.name}": _verdict(mine, other, *pair)}
+        if mine.name == "accuracy":
+            model, split = str(mine.of["model"]), str(mine.of["split"])
+            named = {"model": MODELS.get(model, model), "test images": KINDS.get(split, split)}
+            verdict = _verdict(mine, other, *(side.predictions(model, split) for side in (a, b)))
+            yield {**named, a.name: mine, b.name: other, f"{b.name} less {a.name}": verdict}
 
 
 def _verdict(a: Metric, b: Metric, mine: Predictions | None, theirs: Predictions | None) -> str:

@@ -73,10 +73,10 @@ def caption(predictions: Predictions, image: int) -> str:
     return f"{true} as\n{predicted} {predictions.scores[image].max():.2f}"
 
 
-def most_confident_mistakes(predictions: Predictions, limit: int) -> np.ndarray:
-    """Find the misclassified images, most confident first: int `[at most limit]`."""
+def most_confident_mistakes(predictions: Predictions) -> np.ndarray:
+    """Find the misclassified images, most confident first: int `[misclassified]`."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
-    return wrong[np.argsort(-predictions.scores[wrong].max(axis=1), kind="stable")][:limit]
+    return wrong[np.argsort(-predictions.scores[wrong].max(axis=1), kind="stable")]
 
 
 def misclassified(
@@ -96,13 +96,12 @@ def misclassified(
     """
     if list(examples.paths) != list(predictions.paths):
         raise RiceError("the predictions belong to other images than the examples: write them again")
-    shown, total = most_confident_mistakes(predictions, limit), len(predictions.labels)
-    if len(shown):
-        count = int((predictions.predicted != predictions.labels).sum())
-        title = f"{count:,} of {total:,} images misclassified"
-        title += "" if len(shown) == count else f"; the {len(shown)} most confident"
-    else:
-        shown = np.argsort(predictions.scores.max(axis=1), kind="stable")[: min(limit, columns)]
+    wrong, total = most_confident_mistakes(predictions), len(predictions.labels)
+    shown, title = wrong[:limit], f"{len(wrong):,} of {total:,} images misclassified"
+    if len(wrong) > limit:
+        title += f"; the {limit} most confident"
+    if not len(wrong):
+        shown = np.argsort(predictions.scores.max(axis=1), kind="stable")[:columns]
         title = f"All {total:,} images correct; the least confident"
-    title = f"{subject}\n{title}" if subject else title
-    return image_grid(examples.batch(shown), [caption(predictions, i) for i in shown], columns, title)
+    captions = [caption(predictions, image) for image in shown]
+    return image_grid(examples.batch(shown), captions, columns, "\n".join(filter(None, (subject, title))))

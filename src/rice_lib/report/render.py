@@ -7,15 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import write_text
 from rice_lib.common.paths import Paths
-from rice_lib.report.sources import Sources
+from rice_lib.report.sources import TEMPLATES, Page
 
-_TEMPLATES = Path(__file__).parent / "template"
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 _RAW_HTML = re.compile(r"```\{=html\}\n(.*?)\n```", re.DOTALL)
 _IDENTIFIER = re.compile(r"^(#{1,6} .*?)\s*\{#([\w-]+)\}$", re.MULTILINE)
@@ -23,8 +23,8 @@ _SECTION = re.compile(r'<h2[^>]*\bid="([^"]+)"[^>]*>(.*?)</h2>', re.DOTALL)
 _MARKUP = re.compile(r'<a class="anchor-link".*?</a>|<[^>]+>', re.DOTALL)
 
 
-def render(sources: Sources, paths: Paths) -> Path:
-    """Render to `reports/<profile>/site/`.
+def render(pages: Sequence[Page], paths: Paths) -> Path:
+    """Render what `write_sources` wrote to `reports/<profile>/site/`.
 
     Returns:
         The site's `index.html`.
@@ -41,26 +41,23 @@ def render(sources: Sources, paths: Paths) -> Path:
         if done.returncode or not (site / "index.html").is_file():
             raise RiceError(f"quarto could not render {paths.report} (status {done.returncode}); see above", status=1)
     else:
-        _render_with_nbconvert(sources, site)
+        _render_with_nbconvert(pages, paths)
     return site / "index.html"
 
 
-def _render_with_nbconvert(sources: Sources, site: Path) -> None:
+def _render_with_nbconvert(pages: Sequence[Page], paths: Paths) -> None:
+    site = paths.report / "site"
     # the notebooks of published results are reached from their own summary
-    listed = [page for page in sources.pages if "results/pages" not in page.href]
-    for page in sources.pages:
-        current = listed.index(page) if page in listed else None
-        before = listed[current - 1] if current else None
-        after = listed[current + 1] if current is not None and current + 1 < len(listed) else None
-        place = {"links": listed, "current": current, "before": before, "after": after}
-        html = _framed(page.file, page.title, root="../" * page.href.count("/"), profile=sources.profile, **place)
-        write_text(site / page.href, html)
-    shutil.copyfile(sources.folder / "styles.css", site / "styles.css")
-    for folder in ("figures", "docs/results/figures"):
-        if (sources.folder / folder).is_dir():
-            shutil.copytree(sources.folder / folder, site / folder)
-    for drawing in (sources.folder / "docs").glob("*.svg"):
-        shutil.copyfile(drawing, site / "docs" / drawing.name)
+    listed = [page for page in pages if "results/pages" not in page.href]
+    neighbours = dict(zip(listed, zip([None, *listed], [*listed[1:], None], strict=False), strict=True))
+    for page in pages:
+        before, after = neighbours.get(page, (None, None))
+        place = {"links": listed, "current": page, "before": before, "after": after, "profile": paths.profile}
+        write_text(site / page.href, _framed(page.file, page.title, root="../" * page.href.count("/"), **place))
+    shutil.copyfile(paths.report / "styles.css", site / "styles.css")
+    for folder in ("figures", "docs"):
+        sources = shutil.ignore_patterns("*.qmd", "*.ipynb")
+        shutil.copytree(paths.report / folder, site / folder, ignore=sources, dirs_exist_ok=True)
 
 
 def render_page(page: Path, title: str, style_sheet: Path) -> Path:
@@ -76,14 +73,14 @@ def _framed(page: Path, title: str, **place: Any) -> str:
     from jinja2 import Environment, FileSystemLoader
     from pygments.formatters import HtmlFormatter
 
-    jinja = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    jinja = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     body = _body(page).replace("<pre>", '<pre tabindex="0">')  # the keyboard scrolls what is too wide
     html = jinja.get_template("page.html.j2").render(
         title=title,
         body=body,
         sections=[(name, _MARKUP.sub("", heading).strip()) for name, heading in _SECTION.findall(body)],
         highlighting=HtmlFormatter(style="default").get_style_defs(".highlight"),
-        layout=(_TEMPLATES / "layout.css").read_text(encoding="utf-8"),
+        layout=(TEMPLATES / "layout.css").read_text(encoding="utf-8"),
         **place,
     )
     return html + "\n"
@@ -95,7 +92,7 @@ def _body(page: Path) -> str:
     from nbconvert.filters.markdown import markdown2html
 
     if page.suffix == ".ipynb":
-        exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(_TEMPLATES)])
+        exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
         return exporter.from_filename(str(page))[0]
     text = _FRONT_MATTER.sub("", page.read_text(encoding="utf-8"))
     text = _RAW_HTML.sub(r"\1", _IDENTIFIER.sub(r'\1<a id="\2"></a>', text))

@@ -73,7 +73,7 @@ def encoded(fig: Figure) -> bytes:
     """Encode a figure, on white paper in any surroundings: the same figure always gives the same bytes."""
     data = io.BytesIO()
     settings: dict[str, Any] = {"bbox_inches": "tight", "facecolor": "white"}
-    if _photographs(fig):
+    if getattr(fig, "photographs", False):
         fig.savefig(data, format="jpeg", dpi=2 * fig.dpi, pil_kwargs={"quality": 85, "optimize": True}, **settings)
     else:
         fig.savefig(data, format="svg", metadata={"Date": None, "Creator": None}, **settings)
@@ -82,13 +82,9 @@ def encoded(fig: Figure) -> bytes:
 
 def save(fig: Figure, path: Path) -> Figure:
     """Write a figure under `path` with the suffix of its kind: .jpg with photographs, else .svg; returns it."""
-    kind, other = (".jpg", ".svg") if _photographs(fig) else (".svg", ".jpg")
+    kind, other = (".jpg", ".svg") if getattr(fig, "photographs", False) else (".svg", ".jpg")
     with atomic_path(path.with_suffix(kind)) as temporary:
         temporary.write_bytes(encoded(fig))
     path.with_suffix(other).unlink(missing_ok=True)
     plt.close(fig)
     return fig
-
-
-def _photographs(fig: Figure) -> bool:
-    return isinstance(fig, NotebookFigure) and fig.photographs

@@ -1,15 +1,13 @@
-"""The summary page: the answer in four numbers, and figures whose captions say what they show.
+"""What the summary page shows beside tables: the answer in four numbers, and figures whose captions say what they show.
 
-Every figure and number leads to the cell of the notebook that made it.
+Every figure and number leads to the cell of the notebook that made it. The HTML is in `template/summary.qmd.j2`.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 
 import nbformat
 import pandas as pd
@@ -18,31 +16,26 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.paths import Paths
 from rice_lib.common.tracking import Metric
 from rice_lib.report import charts, style
-from rice_lib.report.results import ENGINES, KINDS, MODELS, Results, accuracies, address, origin
+from rice_lib.report.results import ENGINES, KINDS, MODELS, Recorded, Results, accuracies
 from rice_lib.report.tables import number
 
 OWN = "summary"
 """Where the page's own figures lie, beside those of the notebooks."""
 
 MINUS = "\u2212"
-
-_MADE_OF = {"slope": "accuracy", "recalls": "recall"}
-"""The metric that a figure of the page's own is made of: it leads to the cell of the last one."""
-
-
-def raw(html: str) -> str:
-    """Fence HTML that Quarto leaves as it is."""
-    return f"```{{=html}}\n{html}\n```"
+UNRECORDED = Metric(None, how="no notebook has recorded it")
 
 
 @dataclass
 class Figures:
-    """The figures of the page as HTML: those of the notebooks, and its own, which `draw` makes."""
+    """The figures of the page: those of the notebooks, and its own, which `draw` makes."""
 
     results: Results
     paths: Paths
     captions: dict[tuple[str, str], str] = field(init=False)
     shown: set[tuple[str, str]] = field(default_factory=set)
+    last: dict[str, Metric] = field(default_factory=dict)
+    """Name of an own figure to the last metric that it is made of: it leads to that one's cell."""
 
     def __post_init__(self) -> None:
         self.captions = {(r.notebook, name): text for r in self.results.recorded for name, text in r.figures.items()}
@@ -52,118 +45,97 @@ class Figures:
         style.use_style()
         self.paths.figure(OWN, "any").parent.mkdir(parents=True, exist_ok=True)
         found = accuracies(self.results)
-        if any(metric.value is not None for metrics in found.values() for metric in metrics.values()):
+        measured = [m for metrics in found.values() for m in metrics.values() if m.value is not None]
+        if measured:
             style.save(charts.slope(found, list(KINDS.values())), self.paths.figure(OWN, "slope"))
-            self.captions[OWN, "slope"] = _slope_finding(found)
-        table = pd.DataFrame(_recalls(self.results))
+            self.captions[OWN, "slope"], self.last["slope"] = _slope_finding(found), measured[-1]
+        table = _recalls(self.results)
         if len(table):
             style.save(charts.recalls(table), self.paths.figure(OWN, "recalls"))
-            self.captions[OWN, "recalls"] = _recall_finding(table)
+            self.captions[OWN, "recalls"], self.last["recalls"] = _recall_finding(table), table["recall"].iloc[-1]
 
-    def __call__(self, notebook: str, name: str) -> str:
-        """Show one figure, or say that it was not made."""
+    def find(self, notebook: str, name: str) -> dict[str, str] | None:
+        """Find a figure's file and caption, and the address and origin of what made it; None where nothing did.
+
+        Raises:
+            RiceError: it was recorded, but its file is not there.
+        """
         if (notebook, name) not in self.captions:
-            return raw(f'<p class="absent">Not measured here: {escape(notebook)} recorded no figure “{name}”.</p>')
-        return raw(self._figure(notebook, name))
-
-    def rest(self) -> str:
-        """Show the figures that the page has not shown yet, side by side."""
-        inside = "\n".join(self._figure(*key) for key in self.captions if key not in self.shown)
-        return raw(f'<div class="gallery">\n{inside}\n</div>') if inside else "All are above."
-
-    def _figure(self, notebook: str, name: str) -> str:
+            return None
         self.shown.add((notebook, name))
         file = self.paths.figure(notebook, name)
         if not file.is_file():
             raise RiceError(f"{file}: missing; run: rice stage {notebook} --profile {self.paths.profile}")
+        recorded, cell = self._maker(notebook, name)
+        source, caption = file.relative_to(self.paths.report).as_posix(), self.captions[notebook, name]
+        return {"source": source, "caption": caption, "address": recorded.address(cell), "origin": recorded.origin}
+
+    def rest(self) -> list[dict[str, str] | None]:
+        """Find the figures that the page has not shown yet."""
+        return [self.find(*key) for key in self.captions if key not in self.shown]
+
+    def _maker(self, notebook: str, name: str) -> tuple[Recorded, int | None]:
+        """Find what recorded a figure, and the cell that saved it: the n of In [n]."""
         if notebook == OWN:
-            *_, last = (m for _, _, m in self.results.metrics() if m.name == _MADE_OF[name] and m.value is not None)
-            recorded, cell = self.results.owner(last), last.cell
-        else:
-            recorded = self.results.by_notebook()[notebook]
-            cell = next((n for pattern, n in self._cells(notebook).items() if re.fullmatch(pattern, name)), None)
-        source, text = file.relative_to(self.paths.report).as_posix(), escape(self.captions[notebook, name])
-        image = f'<img src="{source}" alt="{text}">'
-        link = f'<a href="{address(recorded, cell)}" title="{escape(origin(recorded))}">{image}</a>'
-        return f"<figure>{link}<figcaption>{text}</figcaption></figure>"
-
-    def _cells(self, notebook: str) -> dict[str, int]:
-        """Find the cells that save figures: a pattern of the figure's name to the n of In [n]."""
+            return self.results.owner(self.last[name]), self.last[name].cell
+        recorded = next(r for r in self.results.recorded if r.notebook == notebook)
         file = self.paths.notebook(notebook)
-        return {
-            re.sub(r"\\{.*?\\}", ".+", re.escape(name)): cell.execution_count
-            for cell in (nbformat.read(file, as_version=4).cells if file.is_file() else ())
-            for name in re.findall(r'paths\.figure\([^,()]+, f?"([^"]+)"\)', cell.source)
-            if cell.get("execution_count")
-        }
+        for cell in nbformat.read(file, as_version=4).cells if file.is_file() else ():
+            for saved in re.findall(r'paths\.figure\([^,()]+, f?"([^"]+)"\)', cell.source):
+                pattern = re.sub(r"\\{.*?\\}", ".+", re.escape(saved))
+                if cell.get("execution_count") and re.fullmatch(pattern, name):
+                    return recorded, cell.execution_count
+        return recorded, None
 
 
-def answers(results: Results) -> str:
-    """Answer in four numbers with their intervals: three accuracies of the model that is exported, and its speed."""
+def answers(results: Results) -> dict[str, Metric]:
+    """Collect the accuracies of the model that is exported, by kind of test images."""
     found = accuracies(results)
     model = MODELS["vit"] if MODELS["vit"] in found else next(reversed(found), "")
-    tiles = []
-    for kind in KINDS.values():
-        metric = found.get(model, {}).get(kind, Metric(None, how="no notebook has recorded it"))
-        reach = f"{percent(metric.low, metric.high)} · " if metric.low is not None and metric.high is not None else ""
-        tiles.append(_tile(results, kind, percent(metric.value), f"{reach}{metric.n or 0:,} images", metric))
-    tiles.append(_speed_tile(results))
-    return raw(f'<div class="answers">\n{"".join(tiles)}</div>')
+    return {kind: found.get(model, {}).get(kind, UNRECORDED) for kind in KINDS.values()}
 
 
-def percent(*shares: float | None) -> str:
-    """Format a share, or both ends of an interval, as a percentage with two decimals."""
-    return " to ".join(f"{100 * share:.2f}" for share in shares if share is not None) + " %"
-
-
-def _tile(results: Results, title: str, value: str, more: str, metric: Metric) -> str:
-    if metric.value is None:
-        why = escape(metric.how.removeprefix("not measured here: "))
-        return f'<div class="answer"><b>{title}</b><em>not measured here</em><small>{why}</small></div>\n'
-    recorded = results.owner(metric)
-    inside = f"<b>{title}</b><strong>{value}</strong><small>{more}</small>"
-    return (
-        f'<a class="answer" href="{address(recorded, metric.cell)}" title="{escape(origin(recorded))}">{inside}</a>\n'
-    )
-
-
-def _speed_tile(results: Results) -> str:
-    """The highest throughput of all engines, and the shortest time of one image with the time that 90 % stay within."""
-    at = {(key.rpartition("/")[0], key.rpartition("/")[2]): m for _, key, m in results.metrics() if "batch" in m.of}
-    rates = {point: m for (point, what), m in at.items() if what == "images_per_s" and m.value is not None}
+def speed(results: Results) -> tuple[Metric, str]:
+    """Find the highest throughput of all engines; the text says of which, and the shortest time of one image, with the
+    time that 90 % stay within."""
+    points: dict[tuple[str, int], dict[str, Metric]] = {}
+    for _, key, metric in results.metrics():
+        if "batch" in metric.of and metric.value is not None:
+            point = str(metric.of["engine"]), int(metric.of["batch"])
+            points.setdefault(point, {})[key.rpartition("/")[2]] = metric
+    rates = [found["images_per_s"] for found in points.values() if "images_per_s" in found]
     if not rates:
-        return _tile(results, "speed", "", "", Metric(None, how="no notebook has recorded it"))
-    best = max(rates.values(), key=lambda m: m.value or 0)
-    more = ENGINES.get(str(best.of["engine"]), str(best.of["engine"]))
-    singles = [point for point, m in rates.items() if m.of["batch"] == 1 and (point, "p50_ms") in at]
+        return UNRECORDED, ""
+    best = max(rates, key=lambda metric: metric.value or 0)
+    text = ENGINES.get(str(best.of["engine"]), str(best.of["engine"]))
+    singles = [found for (_, batch), found in points.items() if batch == 1 and "p50_ms" in found]
     if singles:
-        quickest = min(singles, key=lambda point: at[point, "p50_ms"].value or math.inf)
-        times = [at[quickest, what].value for what in ("p50_ms", "p90_ms") if (quickest, what) in at]
-        said = (f"{number(time, 2)} ms" for time in times if time is not None)
-        more += f" · one image in {', 90 % within '.join(said)}"
-    return _tile(results, "speed", f"{best.value:,.0f} <span>images/s</span>", escape(more), best)
+        quickest = min(singles, key=lambda found: found["p50_ms"].value or 0)
+        times = [quickest[what].value for what in ("p50_ms", "p90_ms") if what in quickest]
+        text += f" · one image in {', 90 % within '.join(f'{number(time or 0, 2)} ms' for time in times)}"
+    return best, text
 
 
 def _slope_finding(found: Mapping[str, Mapping[str, Metric]]) -> str:
     first, *others = KINDS.values()
+    values = pd.DataFrame({model: {kind: m.value for kind, m in metrics.items()} for model, metrics in found.items()})
+    points = 100 * values.reindex(KINDS.values()).astype(float)
     said = []
     for kind in others:
-        pairs = {model: (metrics.get(first), metrics.get(kind)) for model, metrics in found.items()}
-        gains = [
-            f"{100 * (at.value - before.value):+.1f} ({model})".replace("-", MINUS)
-            for model, (before, at) in pairs.items()
-            if before and at and before.value is not None and at.value is not None
-        ]
-        said += [f"{kind} {', '.join(gains)} points"] if gains else []
+        gains = (points.loc[kind] - points.loc[first]).dropna()
+        each = (f"{gain:+.1f} ({model})".replace("-", MINUS) for model, gain in gains.items())
+        said += [f"{kind} {', '.join(each)} points"] if len(gains) else []
     return f"Accuracy against the {first}: {'; '.join(said)}." if said else f"Only the {first} was measured."
 
 
-def _recalls(results: Results) -> Iterator[dict[str, object]]:
-    for _, _, metric in results.metrics():
-        if metric.name == "recall" and metric.value is not None and metric.of.get("split") in KINDS:
-            model, variety = (str(metric.of.get(key)) for key in ("model", "variety"))
-            kind = KINDS[str(metric.of["split"])]
-            yield {"variety": variety, "model": MODELS.get(model, model), "kind": kind, "recall": metric}
+def _recalls(results: Results) -> pd.DataFrame:
+    """Collect the recalls that were measured: `variety`, `model`, `kind` of the test images, `recall`."""
+    return pd.DataFrame(
+        {"variety": m.of.get("variety"), "model": MODELS.get(str(m.of["model"]), m.of["model"]),
+         "kind": KINDS[str(m.of["split"])], "recall": m}
+        for _, _, m in results.metrics()
+        if m.name == "recall" and m.value is not None and m.of.get("split") in KINDS
+    )  # fmt: skip
 
 
 def _recall_finding(table: pd.DataFrame) -> str:
