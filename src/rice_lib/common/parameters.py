@@ -217,9 +217,12 @@ class Params(_Section):
     study: StudyParams = StudyParams()
     tracking: TrackingParams = TrackingParams()
 
-    def fingerprint(self, *sections: str) -> str:
-        """Compute the first 16 hex digits of the sha256 of the named sections (all, where none is named)."""
-        values = self.model_dump(mode="json", include=set(sections) if sections else None)
+    def fingerprint(self, *sections: str, exclude: Any = None) -> str:
+        """Compute the first 16 hex digits of the sha256 of the named sections (all, where none is named).
+
+        `exclude` leaves values out, as pydantic's `model_dump` takes it.
+        """
+        values = self.model_dump(mode="json", include=set(sections) if sections else None, exclude=exclude)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

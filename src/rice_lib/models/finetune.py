@@ -62,12 +62,13 @@ class TrainResult:
 def training_folder(run: Run, scheme: str) -> Path:
     """Name the folder of a scheme's checkpoints under way, by all that the result depends on: parameters, seed, split.
 
-    Eight hex digits are of the parameters (`schemes` aside: the others' trainings change nothing), eight of the split's
-    file.
+    Eight hex digits are of the parameters (`schemes` and `threads` aside: the others' trainings change nothing, and
+    how many cores a machine has never named the folder), eight of the split's file.
     """
     split = sha256_file(run.paths.split(scheme))[:8] if run.paths.split(scheme).is_file() else "nosplit"
     finetune = run.params.finetune.model_copy(update={"schemes": ["random"]})
-    parameters = run.params.model_copy(update={"finetune": finetune}).fingerprint("seed", "finetune")[:8]
+    params = run.params.model_copy(update={"finetune": finetune})
+    parameters = params.fingerprint("seed", "finetune", exclude={"finetune": {"threads"}})[:8]
     return run.paths.training / f"{scheme}-{parameters}{split}"
 
 
