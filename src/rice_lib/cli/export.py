@@ -50,7 +50,7 @@ def _onnx(arguments: argparse.Namespace) -> None:
     if precision == "int8" and (truth is None or len(items) < LEAST_LABELLED):
         wanted = f"{LEAST_LABELLED} images at least, in a folder a variety"
         raise RiceError(f"--precision int8: wants --images, {wanted}: one half to calibrate on, the other to check it")
-    pixels = np.stack([item.pixels for item in items]) if items else None
+    pixels = _stack(items)
     export(
         classifier,
         output,
@@ -67,9 +67,11 @@ def _onnx(arguments: argparse.Namespace) -> None:
                 f"batch {p.batch}: within {p.max_abs:.1e} of torch, {p.labels_changed} labels changed" for p in found
             ]
         else:
+            assert pixels is not None  # checked above
+            assert truth is not None
             quantise(output, output, pixels[::2])
             pixels, truth, lines = pixels[1::2], truth[1::2], []
-        if precision != "float32" and truth is not None:
+        if precision != "float32" and truth is not None and pixels is not None:
             lines.append(_check_form(arguments.checkpoint, output, pixels, truth))
     except RiceError:
         output.resolve().unlink()  # nobody must find a file that disagrees with its checkpoint
@@ -91,7 +93,7 @@ def _check_form(checkpoint: Path, file: Path, pixels: np.ndarray, truth: np.ndar
 
 def _tensorrt(arguments: argparse.Namespace) -> None:
     profile, items = BatchProfile(*arguments.batches), _decoded(arguments.images)
-    pixels = np.stack([item.pixels for item in items]) if items else None
+    pixels = _stack(items)
     print(f"{arguments.output}: building takes up to some minutes", file=sys.stderr)
     manifest = build_engine(arguments.onnx, arguments.output, profile, flavour=arguments.flavour, pixels=pixels)
     where = manifest.gpu.name if manifest.gpu else "any GPU that this TensorRT knows"
@@ -110,6 +112,10 @@ def _decoded(images: list[Path] | None) -> list[DecodedInput]:
         if item.error:
             raise RiceError(f"{item.path}: {item.error}")
     return items
+
+
+def _stack(items: list[DecodedInput]) -> np.ndarray | None:
+    return np.stack([item.pixels for item in items]) if items else None  # type: ignore[misc]  # none is None
 
 
 def parser(prog: str = "rice export") -> argparse.ArgumentParser:
