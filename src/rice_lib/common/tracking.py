@@ -273,7 +273,8 @@ def _log_model(file: Path) -> None:
     from mlflow.models import infer_signature
 
     model = onnx.load(file)
-    given, made = {}, {}
+    given: dict[str, Any] = {}
+    made: dict[str, Any] = {}
     for examples, tensors in ((given, model.graph.input), (made, model.graph.output)):
         for tensor in tensors:
             kind = tensor.type.tensor_type

@@ -64,7 +64,7 @@ def majorities(predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray, cl
     for group in np.unique(groups):
         votes = np.bincount(predicted[groups == group])
         share = share_of(int(votes.max()), int(votes.sum()))
-        rows.append((classes[labels[groups == group][0]], classes[votes.argmax()], share.n, share))
+        rows.append((classes[labels[groups == group][0]], classes[int(votes.argmax())], share.n, share))
     return pd.DataFrame(rows, columns=["variety", "predicted as", "grains", "share of them"])
 
 
