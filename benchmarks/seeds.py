@@ -26,7 +26,7 @@ from rice_lib.common.run import Run
 from rice_lib.common.tracking import Metric, provenance
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.data.split import SCHEMES
-from rice_lib.models.finetune import PixelDataset, RiceTrainer, collate, training_arguments
+from rice_lib.models.finetune import PixelDataset, RiceTrainer, training_arguments
 from rice_lib.models.metrics import classification_metrics
 from rice_lib.models.vit import create_model
 
@@ -71,7 +71,7 @@ def train_once(run: Run, scheme: str) -> dict[str, float]:
             model=model,
             args=last_weights(training_arguments(run, scheme), folder),
             train_dataset=PixelDataset(train, run.params.finetune.augmentation),
-            data_collator=collate,
+            data_collator=dict,  # as it is: PixelDataset reads batches already
         ).train()
     metrics = classification_metrics(test.labels, classify(model, test), test.classes, run.params.seed)
     return {name: float(metrics[name].value or 0) for name in MEASURED}
