@@ -39,7 +39,7 @@ def publish(root: Path, profile: str) -> Path:
         *_, body = (paths.report / "index.qmd").read_text(encoding="utf-8").split("---\n", 2)
         banner = f'```{{=html}}\n<div class="banner">{BANNER}</div>\n```'
         (fresh / "index.qmd").write_text(f'---\ntitle: "{TITLE}"\n---\n\n{banner}\n{body}', encoding="utf-8")
-        for file in (fresh / "index.qmd", *fresh.glob("pages/*.ipynb")):
+        for file in (fresh / "index.qmd", *fresh.rglob("*.ipynb")):
             text = file.read_text(encoding="utf-8")
             for place, name in _private(paths).items():
                 text = text.replace(place, name)

@@ -13,10 +13,11 @@ from rice_lib.common.paths import Paths
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(publish, "write_sources", lambda paths: None)
     report = Paths(tmp_path, "mine").report
-    for folder in ("metrics", "pages", "figures/01_eda"):
+    for folder in ("metrics", "pages/studies", "figures/01_eda"):
         (report / folder).mkdir(parents=True)
     (report / "metrics" / "01_eda.json").write_text(json.dumps({"parameters": {"data": {"path": "/home/me/photos"}}}))
     (report / "pages" / "01_eda.ipynb").write_text(f"{{'/home/me/photos/a.jpg', '{tmp_path}/data'}}")
+    (report / "pages" / "studies" / "05_leakage.ipynb").write_text("{'/home/me/photos/b.jpg'}")
     (report / "figures" / "01_eda" / "samples.jpg").write_bytes(b"a figure")
     (report / "index.qmd").write_text("---\ntitle: Which\n---\n\nThe answer --- of /home/me/photos\n---\nmore")
     return tmp_path
@@ -30,6 +31,7 @@ def test_pages_and_figures_are_published_without_paths_of_this_machine(root):
     assert "Published results." in text
     assert text.endswith("The answer --- of photos\n---\nmore")
     assert (target / "pages" / "01_eda.ipynb").read_text() == "{'photos/a.jpg', './data'}"
+    assert (target / "pages" / "studies" / "05_leakage.ipynb").read_text() == "{'photos/b.jpg'}"
     assert (target / "figures" / "01_eda" / "samples.jpg").read_bytes() == b"a figure"
 
 

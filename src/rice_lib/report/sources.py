@@ -64,8 +64,8 @@ def write_sources(paths: Paths) -> list[Page]:
     sidebar = project["website"]["sidebar"]["contents"]
     sidebar[1]["contents"] = notebooks
     if (paths.root / "docs" / "results").is_dir():
-        project["project"]["render"] += ["docs/results/index.qmd", "docs/results/pages/*.ipynb"]
-        project["project"]["resources"] += ["docs/results/figures/*/*"]
+        project["project"]["render"] += ["docs/results/index.qmd", "docs/results/pages/**/*.ipynb"]
+        project["project"]["resources"] += ["docs/results/figures/**"]
         sidebar[2]["contents"].insert(0, "docs/results/index.qmd")
     if studies:
         sidebar.insert(2, {"section": "Studies", "contents": studies})
