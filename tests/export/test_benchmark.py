@@ -34,6 +34,13 @@ def result() -> Benchmark:
     return measure(engines, grains(5), SETTINGS)
 
 
+def test_a_limit_of_zero_leaves_the_compiler_out(tmp_path):
+    engine = Engine("torch_compiled", "nowhere", compiled=True)
+    settings = SETTINGS.model_copy(update={"compile_limit_s": 0})
+    found = benchmark._run(engine, tmp_path / "pixels.npy", settings, threads=1, reference=False)
+    assert found["note"] == "not measured here: benchmark.compile_limit_s is 0"
+
+
 @pytest.mark.slow
 def test_a_row_for_every_engine_and_batch(result):
     assert list(result.table["batch"]) == [1, 4] * 4
@@ -110,7 +117,7 @@ def test_without_the_reference_there_is_no_benchmark(tmp_path):
 def test_a_worker_writes_times_and_logits(tmp_path):
     np.save(tmp_path / "pixels.npy", grains(5))
     job = {
-        "engine": {"spec": str(tiny_onnx())},
+        "engine": {"spec": str(tiny_onnx()), "compiled": False},
         "pixels": str(tmp_path / "pixels.npy"),
         "output": str(tmp_path),
         "threads": 1,
@@ -157,6 +164,7 @@ def test_every_engine_is_listed_and_plans_say_why_they_are_not_built(tmp_path, m
     engines = list_engines(tmp_path / "vit", tmp_path / "onnx", tmp_path / "engines")
     assert [engine.name for engine in engines] == [
         "torch_eager",
+        "torch_compiled",
         "onnx_float32",
         "onnx_float16",
         "onnx_int8",

@@ -165,6 +165,8 @@ class BenchmarkParams(_Section):
     images: Positive = 256  # test images on which the engines' labels are compared
     seconds_per_point: Annotated[float, Field(gt=0)] = 2.0
     """A measured point stops at `repeats` or at this many seconds, whichever is first, but never below 5 calls."""
+    compile_limit_s: Annotated[float, Field(ge=0)] = 120.0
+    """How long torch.compile may take until its first results: it compiles again on every machine. 0 leaves it out."""
 
 
 class ServeParams(_Section):

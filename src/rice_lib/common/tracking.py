@@ -41,6 +41,7 @@ MODELS = {
 
 ENGINES = {
     "torch_eager": "torch",
+    "torch_compiled": "torch, compiled",
     "onnx_float32": "ONNX Runtime, float32",
     "onnx_float16": "ONNX Runtime, float16",
     "onnx_int8": "ONNX Runtime, int8",

@@ -1,7 +1,7 @@
 """Measure every engine on the same images; one tidy table.
 
 Each engine has a process of its own (`rice_lib.export.benchmark_worker`), which keeps thread pools and memory apart; a
-time limit ends one that does not finish. What cannot be measured here is a row too, with the reason in `note`.
+time limit ends a compiler that does not finish. What cannot be measured here is a row too, with the reason in `note`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rice_lib.export.onnx import FILE_NAMES, INT8_FILE, Precision
 from rice_lib.export.tensorrt import build_engine
 
 START_LIMIT_S = 120.0
-"""How long an engine may take until its first logits."""
+"""How long an engine that compiles nothing may take until its first logits."""
 POINT_LIMIT_S = 30.0
 """How far a point may go past its seconds: it makes five calls however long each takes."""
 
@@ -65,6 +65,8 @@ class Engine:
     spec: str
     """What `open_predictor` opens."""
     precision: Precision = "float32"
+    compiled: bool = False
+    """Through torch.compile (a checkpoint only)."""
     obstacle: str | None = None
     """Why it cannot be measured here; None where it can."""
 
@@ -119,7 +121,7 @@ def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
         onnx: folder of the exports of notebook 05.
         engines: folder of the TensorRT plans, which need not exist.
     """
-    found = [Engine("torch_eager", str(checkpoint))]
+    found = [Engine("torch_eager", str(checkpoint)), Engine("torch_compiled", str(checkpoint), compiled=True)]
     found += [Engine(f"onnx_{precision}", str(onnx / name), precision) for precision, name in FILE_NAMES.items()]
     found.append(Engine("onnx_int8", str(onnx / INT8_FILE), "int8"))
     missing = None if find_spec("openvino") else "OpenVINO is not installed: pip install openvino"
@@ -193,14 +195,15 @@ def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkPa
 
 def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, reference: bool) -> dict[str, Any]:
     """Read what an engine's worker measured, and why not more (`note`, empty where nothing failed)."""
-    if engine.obstacle:
-        return {"note": f"not measured here: {engine.obstacle}", "points": {}}
+    obstacle = "benchmark.compile_limit_s is 0" if engine.compiled and not settings.compile_limit_s else engine.obstacle
+    if obstacle:
+        return {"note": f"not measured here: {obstacle}", "points": {}}
     output = images.parent / engine.name
     output.mkdir()
     job = {"engine": asdict(engine), "pixels": str(images), "output": str(output), "threads": threads}
     write_json(output / "job.json", {**job, "reference": reference, "settings": settings.model_dump()})
     # every image is classified once for the agreement: any useful engine does more than five a second
-    start_limit = START_LIMIT_S + len(np.load(images, "r")) / 5
+    start_limit = (settings.compile_limit_s if engine.compiled else START_LIMIT_S) + len(np.load(images, "r")) / 5
     limit = start_limit + len(settings.batch_sizes) * (settings.seconds_per_point + POINT_LIMIT_S)
     note = _supervise(output, start_limit, limit)
     result, logits = output / "result.json", output / "logits.npy"
@@ -215,7 +218,7 @@ def _supervise(output: Path, start_limit: float, limit: float) -> str:
     errors = output / "stderr.txt"
     command = [sys.executable, "-m", "rice_lib.export.benchmark_worker", str(output / "job.json")]
     with errors.open("wb") as stderr:
-        # a session of its own, so that what an engine starts ends with it
+        # a session of its own, so that the compilers that torch starts end with it
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
     try:
         with suppress(subprocess.TimeoutExpired):

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def measure(job: dict[str, Any]) -> None:
     pixels = np.load(job["pixels"], mmap_mode="r")
     gpu_before = _gpu_bytes()
     begun = time.perf_counter()
-    with _open(job["engine"]["spec"], job["threads"]) as predictor:
+    with _open(job["engine"], job["threads"]) as predictor:
         batch = min(AGREEMENT_BATCH, predictor.max_batch, len(pixels))
         predictor.logits(np.array(pixels[:1]))
         load_s = time.perf_counter() - begun
@@ -121,8 +121,14 @@ def matmul_rates() -> dict[str, float]:
     return rates
 
 
-def _open(spec: str, threads: int) -> Predictor:
-    predictor = open_predictor(spec, threads)
+def _open(engine: dict[str, Any], threads: int) -> Predictor:
+    if engine["compiled"]:
+        import torch
+
+        compiled = CheckpointPredictor(Path(engine["spec"]), threads)
+        compiled.model = cast(Any, torch.compile(compiled.model, dynamic=True))  # at the first call, for any batch size
+        return compiled
+    predictor = open_predictor(engine["spec"], threads)
     if not isinstance(predictor, TensorRTPredictor):
         predictor.max_batch = sys.maxsize  # batches are what is measured: none may be cut into smaller ones
     return predictor
