@@ -144,7 +144,6 @@ def test_processes_load_after_opencv_used_its_threads(ready, tmp_path):
         import cv2, numpy as np
         from pathlib import Path
         from transformers import set_seed
-from transformers.utils import logging
         from rice_lib.data.synthetic import VARIETIES
         from rice_lib.common.paths import Paths
         from rice_lib.common.run import Run
@@ -210,7 +209,6 @@ def kill_after_first_epoch(run):
         from rice_lib.models import finetune
         from rice_lib.models.vit import create_model
         from transformers import set_seed
-from transformers.utils import logging
         run = Run(Run.open("tiny", **{SETTINGS!r}).params, Paths(Path({str(run.paths.root)!r}), "tiny"))
         torch.set_num_threads({torch.get_num_threads()})  # sums are ordered by the threads that share them
         set_seed(run.params.seed)
