@@ -350,11 +350,3 @@ def test_a_plan_that_disagrees_is_rejected_and_the_one_before_stays(builder, man
 def test_agreement_counts_labels_and_measures_logits():
     found = Agreement.of(np.array([[0.0, 1.0], [3.0, 0.0]]), np.array([[0.0, 2.0], [0.0, 1.0]]))
     assert found == Agreement(images=2, labels_equal=1, max_abs_difference=3.0, mean_abs_difference=1.25)
-
-
-def test_a_manifest_of_before_the_check_is_read(manifest, tmp_path):
-    file = manifest_file(tmp_path / "x.plan")
-    values = json.loads(file.read_text())
-    del values["agreement"]
-    file.write_text(json.dumps(values))
-    assert EngineManifest.read(tmp_path / "x.plan") == manifest

@@ -60,7 +60,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--top-k", type=positive, metavar="K", help="give the K likeliest (default: all; table: 1)")
     add = command.add_argument_group("what to predict, and by what").add_argument
     add("--no-reject", dest="reject", action="store_false", help="name a variety whatever the image shows")
-    add("--model", metavar="M", help="checkpoint, .onnx, openvino:FILE.onnx, .plan, triton://host:port/name")
+    add("--model", metavar="M", help="checkpoint, .onnx, .plan, triton://host:port/name")
     add("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="images a model call (%(default)s)")
     add("--threads", type=positive, metavar="N", help="CPU threads of a model (default: all cores; ray: 1)")
     what = "local, or ray: a cluster's machines (RAY_ADDRESS)"
