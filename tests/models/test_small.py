@@ -22,6 +22,7 @@ def test_frames_hold_the_grain_at_one_size_and_colour():
     laid, other = small.frames(examples(pixels)), small.frames(examples(dimmed))
     assert laid.shape == (len(pixels), small.HEIGHT, small.WIDTH, 3)
     assert laid.dtype == np.uint8
+    assert laid.flags.c_contiguous, "as OpenCV changes images in place"
     assert np.abs(laid.astype(int) - other).mean() < 2
 
 

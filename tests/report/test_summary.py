@@ -19,6 +19,7 @@ def test_summary_says_what_it_is_about_first_and_that_quarto_is_missing(site):
     body = text[text.index("<main>") :]
     assert body.index("Rendered by nbconvert") < body.index("<h1>")
     assert body.index("Generated images, not photographs") < body.index("Which variety is the grain")
+    assert re.search(r"1,200 images\.\s+<span class=\"profile\">", body)
     assert "1,200 images." in body[: body.index("Which variety is the grain")]
     assert "{{" not in body
     assert "{=html}" not in body

@@ -43,7 +43,7 @@ def frames(examples: Examples, alignment: GrainAlignment | None = None) -> np.nd
     laid = []
     for pixels in examples.batches(64):
         levels = (alignment(normalise(torch.from_numpy(pixels)))[0] * NORMALISE_STD).round().clamp(0, 255)
-        laid.append(levels.permute(0, 2, 3, 1).to(torch.uint8).numpy())
+        laid.append(levels.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy())
     return np.concatenate(laid)
 
 
