@@ -64,7 +64,7 @@ def notebooks_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pipe
 
 
 def run_notebooks(root: Path, profile: str, settings: Sequence[str] = ()) -> Pipeline:
-    for name in ("notebooks", "params", "docs", "data/samples"):
+    for name in ("notebooks", "params", "docs", "data/samples", "models/rice-vit-tiny"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     (root / "reports").mkdir()
     for name in ("_quarto.yml", "reports/index.qmd", "reports/styles.css"):

@@ -67,6 +67,12 @@ def test_two_checkpoints_change_places(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_shipped_weights_that_are_missing_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("RICE_ROOT", str(tmp_path))
+    with pytest.raises(RiceError, match=f"missing from the checkout; get it back with: git checkout {SHIPPED}"):
+        create_model(FinetuneParams(model="shipped"), VARIETIES)
+
+
 def test_the_shipped_weights_begin_a_model_of_other_classes(tmp_path, monkeypatch):
     shape = ArchitectureParams(hidden_size=WIDTH, layers=1, heads=2)
     shipped = create_model(FinetuneParams(model="scratch", architecture=shape, aligned_frame=[48, 128]), VARIETIES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ def create_model(params: FinetuneParams, labels: Sequence[str]) -> RiceViTForIma
         if params.aligned_frame is not None or params.foreground_patches is not None:
             raise RiceError("finetune.model=shipped brings its aligned_frame; leave that and foreground_patches null")
         source = str(find_root() / SHIPPED)
+        if not Path(source, "config.json").is_file():  # transformers would look for a hub's model of that name
+            raise RiceError(f"{source}: missing from the checkout; get it back with: git checkout {SHIPPED}")
         del changes["foreground_patches"], changes["aligned_frame"]
     if params.aligned_frame is not None and params.foreground_patches is not None:
         raise RiceError("finetune.aligned_frame: the complete frame is attended to; set foreground_patches to null")
