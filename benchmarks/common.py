@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -134,13 +135,24 @@ def span(ratio: Ratio, digits: int = 2) -> str:
     return f"{middle} ({low} to {high})"
 
 
+def call(
+    name: str, command: Sequence[str], *, quoted: int = 1, **options: Any
+) -> tuple[subprocess.CompletedProcess[str], float, float]:
+    """Run a command to its end: what it printed, and seconds of a core (its children's too) and of the clock.
+
+    Raises `RiceError` with the last `quoted` lines of its stderr where it fails; `options` are `subprocess.run`'s.
+    """
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - begun
+    if done.returncode:
+        reason = "\n".join((done.stderr.strip().splitlines() or ["no message"])[-quoted:])
+        raise RiceError(f"benchmark: {name} failed with status {done.returncode} ({reason})", status=1)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds
+
+
 def _time(name: str, command: Sequence[str]) -> tuple[float, str]:
     # alternatives must not be slowed down by looking for updates on a network that may not be there
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RiceError(f"benchmark: {name} failed with status {done.returncode} ({reason})", status=1)
+    done, _, seconds = call(name, command, env=environment)
     return seconds, (done.stdout.strip().splitlines() or [""])[-1]

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import Ratio, add_number, parser, photographs, python, ratio, run, span
+from common import Ratio, add_number, call, parser, photographs, python, ratio, run, span
 from PIL import Image
 
 from rice_lib.backends.onnx import import_onnxruntime, session_options
 from rice_lib.backends.open import default_model
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import run_command
 from rice_lib.common.machine import cores
 from rice_lib.contract.decode import IMAGE_SIZE, configure_pillow, decode
 from rice_lib.contract.features import extract_features
@@ -88,20 +86,16 @@ def _parts(images: Sequence[Path], model: Path) -> dict[str, float]:
 
 def _ms(calls: Sequence[Callable[[], object]]) -> float:
     begun = time.thread_time()
-    for call in calls:
-        call()
+    for part in calls:
+        part()
     return 1000 * (time.thread_time() - begun) / len(calls)
 
 
 def _command(images: Sequence[Path], model: Path) -> tuple[float, float]:
     """Run the command; seconds of a core, and of the clock."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = python("-m", "rice_lib.infer", "-", "--model", model, "--format", "jsonl", "--output", "/dev/null")
-    done = subprocess.run(command, input="\n".join(map(str, images)), text=True, check=False, stderr=subprocess.PIPE)
-    after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    if done.returncode:
-        raise RiceError(f"benchmark: rice infer failed with status {done.returncode} ({done.stderr.strip()})", 1)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, ended - begun
+    _, core, clock = call("rice infer", command, input="\n".join(map(str, images)))
+    return core, clock
 
 
 def describe(found: dict[str, Any]) -> str:

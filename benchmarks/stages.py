@@ -7,17 +7,14 @@ outputs are those of the profile, in data/, models/ and reports/.
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import parser, python, run
+from common import call, parser, python, run
 
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import run_command
 from rice_lib.common.paths import NOTEBOOKS, STUDIES, find_root
 
 
@@ -35,17 +32,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name in arguments.only or (*NOTEBOOKS, *STUDIES, "report"):
         verb = ["report"] if name == "report" else ["stage", name]
         command = python("-m", "rice_lib", *verb, "--profile", arguments.profile)
-        found[name] = [_run(command) for _ in range(arguments.runs)]
+        runs = [call(name, command, quoted=40, cwd=find_root()) for _ in range(arguments.runs)]
+        found[name] = [(core, clock) for _, core, clock in runs]
     return {"profile": arguments.profile, "core_and_wall_s": found}
-
-
-def _run(command: Sequence[str]) -> tuple[float, float]:
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, cwd=find_root(), capture_output=True, text=True, check=False)
-    after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    if done.returncode:
-        raise RiceError(f"benchmark: {' '.join(command)} failed ({done.stderr.strip()[-2000:]})", 1)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, ended - begun
 
 
 def describe(found: dict[str, Any]) -> str:

@@ -12,18 +12,16 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import add_number, parser, photographs, ratio, run, span
+from common import add_number, call, parser, photographs, python, ratio, run, span
 from tqdm import tqdm
 
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import run_command
 from rice_lib.common.files import read_json
 from rice_lib.common.paths import find_root
 from rice_lib.models.vit import SHIPPED
@@ -82,16 +80,14 @@ def _predict(names: Path, workers: int) -> float:
     environment = {**os.environ, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     ray = str(Path(sys.executable).with_name("ray"))
     start = [ray, "start", "--head", f"--port={PORT}", f"--num-cpus={workers}", "--include-dashboard=false"]
-    _call(start, environment)
+    call("ray start", start, env=environment)
     try:
         line = [sys.executable, "-m", "rice_lib.infer", "-", "--engine", "ray", "--threads", "1"]
         line += ["--format", "jsonl", "--output", "/dev/null"]
-        began = time.perf_counter()
         with names.open() as stdin:
-            _call(line, {**environment, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}, stdin=stdin)
-        return time.perf_counter() - began
+            return call("rice infer", line, env={**environment, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}, stdin=stdin)[2]
     finally:
-        _call([ray, "stop", "--force"], environment)
+        call("ray stop", [ray, "stop", "--force"], env=environment)
 
 
 def _prepare(folder: Path, arguments: argparse.Namespace) -> Path:
@@ -104,7 +100,7 @@ def _prepare(folder: Path, arguments: argparse.Namespace) -> Path:
     (root / "params/workers.yaml").write_text(PROFILE.format(**values))
     code = "from rice_lib.common.run import Run; from rice_lib.data import manifest, split; "
     code += "run = Run.open('workers'); manifest.build(run); split.make(run)"
-    _call([sys.executable, "-c", code], {**os.environ, "RICE_ROOT": str(root)})
+    call("the preparation", python("-c", code), env={**os.environ, "RICE_ROOT": str(root)})
     return root
 
 
@@ -112,17 +108,10 @@ def _train(root: Path, processes: int) -> dict[str, Any]:
     """Train by so many processes of one thread each, from the start: what the training recorded of itself."""
     environment = {**os.environ, "RICE_ROOT": str(root), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    _call([*launch, "-m", "rice_lib", "train", "random", "--profile", "workers"], environment)
+    call("rice train", [*launch, "-m", "rice_lib", "train", "random", "--profile", "workers"], env=environment)
     facts = read_json(root / "models/workers/vit/random/provenance.json")
     shutil.rmtree(root / "models/workers")
     return facts
-
-
-def _call(line: Sequence[str], environment: dict[str, str], **options: Any) -> None:
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, **options)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RiceError(f"benchmark: {' '.join(line[:4])} failed with status {done.returncode} ({reason})", status=1)
 
 
 def describe(found: dict[str, Any]) -> str:
