@@ -20,7 +20,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from rice_lib.backends.vit import normalise
-from rice_lib.common.errors import run_command
+from rice_lib.common.errors import RiceError, run_command
 from rice_lib.common.files import write_json
 from rice_lib.common.run import Run
 from rice_lib.common.tracking import Metric, provenance
@@ -74,7 +74,10 @@ def train_once(run: Run, scheme: str) -> dict[str, float]:
             data_collator=dict,  # as it is: PixelDataset reads batches already
         ).train()
     metrics = classification_metrics(test.labels, classify(model, test), test.classes, run.params.seed)
-    return {name: float(metrics[name].value or 0) for name in MEASURED}
+    found = {name: metrics[name].value for name in MEASURED if name in metrics}
+    if missing := [name for name in MEASURED if found.get(name) is None]:
+        raise RiceError(f"profile {run.params.profile}, {scheme}: no test image for {', '.join(missing)}")
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def last_weights(arguments: TrainingArguments, folder: str) -> TrainingArguments:
