@@ -25,7 +25,7 @@ from rice_lib.backends.vit import load_pixel_classifier
 from rice_lib.common.errors import RiceError, run_command
 from rice_lib.common.paths import find_root
 from rice_lib.contract.decode import decode
-from rice_lib.export.benchmark import tensorrt_obstacle
+from rice_lib.export.benchmark import Engine, openvino_obstacle, tensorrt_obstacle
 from rice_lib.export.forms import REFERENCE, compare
 from rice_lib.export.onnx import export, quantise
 from rice_lib.models.vit import SHIPPED
@@ -50,7 +50,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     truth_of, pixels = _read(arguments.images, arguments.files)
     calibration = _read(arguments.calibration, arguments.calibration_files)[1]
     forms = _write_forms(folder, calibration)
-    models = {name: open_predictor(spec, threads=1) for name, spec in forms.items() if _can_run(spec)}
+    missing = {form.name: form.obstacle for form in forms if form.obstacle}
+    models = {form.name: open_predictor(form.spec, threads=1) for form in forms if not form.obstacle}
     labels = models[REFERENCE].labels
     if not set(truth_of) <= set(labels):
         raise RiceError(f"{arguments.images}: its folders are not named as the varieties of the model")
@@ -58,11 +59,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     logits = {name: np.concatenate([model.logits(part) for part in _eights(pixels)]) for name, model in models.items()}
     rates = _rates(models, pixels, arguments.runs)
     rows = []
+    sizes = {form.name: form.size_mb for form in forms}
     for name, found in logits.items():
         kept = compare(found, logits[REFERENCE], truth, pixels, models[REFERENCE].decision)
-        size = Path(forms[name].removeprefix(OPENVINO)).stat().st_size / 1e6
-        rows.append({"form": name, "mb": size, "images_per_s": rates[name], **vars(kept), "offered": kept.offered})
-    missing = {name: "OpenVINO is not installed" for name in forms if name not in models}
+        own = {"form": name, "mb": sizes[name], "images_per_s": rates[name]}
+        rows.append({**own, **vars(kept), "offered": kept.offered})
     if obstacle := tensorrt_obstacle():
         missing["tensorrt"] = obstacle
     return {"images": len(pixels), "calibration_images": len(calibration), "forms": rows, "not_measured": missing}
@@ -75,31 +76,22 @@ def _read(folder: Path, count: int) -> tuple[list[str], np.ndarray]:
     return [file.parent.name for file in files], np.stack([decode(file) for file in files])
 
 
-def _write_forms(folder: Path, calibration: np.ndarray) -> dict[str, str]:
-    """Write the forms; name to what `open_predictor` opens."""
+def _write_forms(folder: Path, calibration: np.ndarray) -> list[Engine]:
+    """Write the forms of the model that ships."""
     float32, half = default_model(), folder / "model_fp16.onnx"
     checkpoint = find_root() / SHIPPED
     classifier = load_pixel_classifier(checkpoint)
     decision = read_decision(checkpoint, classifier.labels)
     export(classifier, half, precision="float16", labels=classifier.labels, decision=decision)
     int8 = quantise(float32, folder / "model_int8.onnx", calibration)
-    return {
-        REFERENCE: str(float32),
-        "onnx_float16": str(half),
-        "onnx_int8": str(int8),
-        "openvino_float32": f"{OPENVINO}{float32}",
-        "openvino_int8": f"{OPENVINO}{int8}",
-    }
-
-
-def _can_run(spec: str) -> bool:
-    try:
-        open_predictor(spec, threads=1).close()
-    except RiceError as error:
-        if "not installed" in str(error):
-            return False
-        raise
-    return True
+    obstacle = openvino_obstacle()
+    return [
+        Engine(REFERENCE, str(float32)),
+        Engine("onnx_float16", str(half), "float16"),
+        Engine("onnx_int8", str(int8), "int8"),
+        Engine("openvino_float32", f"{OPENVINO}{float32}", obstacle=obstacle),
+        Engine("openvino_int8", f"{OPENVINO}{int8}", "int8", obstacle=obstacle),
+    ]
 
 
 def _eights(pixels: np.ndarray) -> list[np.ndarray]:

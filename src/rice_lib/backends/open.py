@@ -30,10 +30,11 @@ def open_predictor(spec: str | Path, threads: int | None = None) -> Predictor:
 
         protocol, address, model = parse_url(text)
         return TritonPredictor(address, model, protocol)
-    path = Path(text.removeprefix(OPENVINO))
+    engine, file = split_engine(text)
+    path = Path(file)
     if not path.exists():
         raise RiceError(f"{path}: no such model")
-    if text.startswith(OPENVINO):
+    if engine:
         from rice_lib.backends.openvino import OpenVinoPredictor
 
         return OpenVinoPredictor(path, threads)
@@ -50,6 +51,12 @@ def open_predictor(spec: str | Path, threads: int | None = None) -> Predictor:
 
         return TensorRTPredictor(path)
     raise RiceError(f"{path}: not a model; give a checkpoint directory, an .onnx, a .plan, or triton://host:port/name")
+
+
+def split_engine(spec: str) -> tuple[str, str]:
+    """Split the name of a model on this machine into `openvino:`, or nothing, and its file or folder."""
+    engine = OPENVINO if spec.startswith(OPENVINO) else ""
+    return engine, spec.removeprefix(engine)
 
 
 def default_model() -> Path:

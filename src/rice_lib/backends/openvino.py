@@ -18,6 +18,8 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import KEY
 
+MISSING = "OpenVINO is not installed: pip install openvino"
+
 
 class OpenVinoPredictor(Predictor):
     """OpenVINO, in float32: left to itself it computes in bfloat16 where the CPU can, which changes labels."""
@@ -27,7 +29,7 @@ class OpenVinoPredictor(Predictor):
         try:
             import openvino
         except ImportError:
-            raise RiceError("OpenVINO is not installed: pip install openvino") from None
+            raise RiceError(MISSING) from None
         check_fetched(path)
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or cores()}
         try:

@@ -16,14 +16,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from rice_lib.backends import openvino
 from rice_lib.backends.cuda import find_gpu
-from rice_lib.backends.open import OPENVINO
+from rice_lib.backends.open import OPENVINO, split_engine
 from rice_lib.backends.plan import BatchProfile, import_tensorrt
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json, write_json
@@ -64,7 +65,7 @@ class Engine:
     """As in the metrics: `onnx_float32`."""
     spec: str
     """What `open_predictor` opens."""
-    precision: Precision = "float32"
+    precision: Precision | Literal["int8"] = "float32"
     compiled: bool = False
     """Through torch.compile (a checkpoint only)."""
     obstacle: str | None = None
@@ -73,7 +74,7 @@ class Engine:
     @property
     def size_mb(self) -> float | None:
         """Size of the file of weights (MB = 10^6 bytes); None where there is none."""
-        file = Path(self.spec.removeprefix(OPENVINO))
+        file = Path(split_engine(self.spec)[1])
         file = file / "model.safetensors" if file.is_dir() else file
         return file.stat().st_size / 1e6 if file.is_file() else None
 
@@ -124,8 +125,8 @@ def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
     found = [Engine("torch_eager", str(checkpoint)), Engine("torch_compiled", str(checkpoint), compiled=True)]
     found += [Engine(f"onnx_{precision}", str(onnx / name), precision) for precision, name in FILE_NAMES.items()]
     found.append(Engine("onnx_int8", str(onnx / INT8_FILE), "int8"))
-    missing = None if find_spec("openvino") else "OpenVINO is not installed: pip install openvino"
-    found.append(Engine("openvino_float32", f"{OPENVINO}{onnx / FILE_NAMES['float32']}", obstacle=missing))
+    file = onnx / FILE_NAMES["float32"]
+    found.append(Engine("openvino_float32", f"{OPENVINO}{file}", obstacle=openvino_obstacle()))
     obstacle = tensorrt_obstacle()
     for precision, name in FILE_NAMES.items():
         plan = engines / Path(name).with_suffix(".plan")
@@ -149,7 +150,7 @@ def build_plans(engines: Sequence[Engine], onnx: Path, batch_sizes: Sequence[int
             continue
         plan, note = Path(engine.spec), f"not built here: {engine.obstacle}"
         if engine.obstacle is None:
-            manifest = build_engine(onnx / FILE_NAMES[engine.precision], plan, profile)
+            manifest = build_engine(onnx / plan.with_suffix(".onnx").name, plan, profile)
             assert manifest.gpu is not None
             note = f"TensorRT {manifest.tensorrt} on {manifest.gpu.name}, batches 1 to {profile.max}"
         rows.append({"engine": engine.name, "plan": plan.name, "built": engine.obstacle is None, "note": note})
@@ -163,6 +164,11 @@ def tensorrt_obstacle() -> str | None:
     except RiceError as error:
         return str(error)
     return None if find_gpu() else "no GPU here"
+
+
+def openvino_obstacle() -> str | None:
+    """Say why OpenVINO cannot run here; None where it can."""
+    return None if find_spec("openvino") else openvino.MISSING
 
 
 def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkParams) -> Benchmark:

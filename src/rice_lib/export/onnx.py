@@ -32,7 +32,7 @@ from rice_lib.common.files import atomic_path
 from rice_lib.contract.decision import KEY, Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 
-Precision = Literal["float32", "float16", "int8"]
+Precision = Literal["float32", "float16"]
 OPSETS = range(18, min(25, onnx.defs.onnx_opset_version()) + 1)
 """Operator sets that torch's exporter and its converter write. From 20 on, GELU is one, which ONNX Runtime fuses."""
 

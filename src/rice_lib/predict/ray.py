@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rice_lib.backends.open import OPENVINO
+from rice_lib.backends.open import split_engine
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.record import Record
 from rice_lib.predict import pipeline
@@ -76,8 +76,8 @@ def predict_files(
 def absolute(model: str | Path) -> str:
     """A model's name that means the same in every working directory."""
     text = os.fspath(model)
-    engine = OPENVINO if text.startswith(OPENVINO) else ""
-    return text if "://" in text else engine + os.path.abspath(text.removeprefix(engine))
+    engine, file = split_engine(text)
+    return text if "://" in text else engine + os.path.abspath(file)
 
 
 class Worker:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from rice_lib.backends.open import OPENVINO
+from rice_lib.backends.open import split_engine
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, json_line, sha256_file
 from rice_lib.predict.inputs import Source, path_of
@@ -66,8 +66,8 @@ def model_identity(spec: str | Path) -> str:
         return text
     from hashlib import sha256
 
-    engine = OPENVINO if text.startswith(OPENVINO) else ""
-    path = Path(text.removeprefix(engine))
+    engine, name = split_engine(text)
+    path = Path(name)
     if path.is_file():
         return engine + sha256_file(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
