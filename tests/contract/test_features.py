@@ -97,6 +97,15 @@ def test_what_touches_the_border():
     assert of(np.full((SIDE, SIDE, 3), 200, np.uint8))["rim"] == 1
 
 
+@pytest.mark.parametrize("level", [15, 45, 85])
+def test_a_dark_background_of_any_level_leaves_the_shape(level):
+    cloth = np.random.default_rng(0).normal(level, 5, (SIDE, SIDE, 1)).clip(0, 255)
+    before, after = of(grain()), of(np.maximum(grain(), cloth).astype(np.uint8))
+    assert (after["rim"], after["objects"]) == (0, 1)
+    for name in ("solidity", "fill", "length", "width"):
+        assert after[name] == pytest.approx(before[name], abs=0.08), name
+
+
 @pytest.mark.parametrize(
     "change", [lambda i: np.rot90(i).copy(), lambda i: i[:, ::-1].copy(), lambda i: i[::-1].copy()]
 )

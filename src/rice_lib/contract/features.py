@@ -13,8 +13,11 @@ from functools import cache
 import numpy as np
 
 BACKGROUND_MAX = 40
-"""The background is never brighter than this (0-255, brightest channel), a grain is. In the public set the background
-stays below 20, JPEG's noise included."""
+"""A black background is never brighter than this (0-255, brightest channel), a grain is. In the public set the
+background stays below 20, JPEG's noise included."""
+
+MARGIN, DARK_MAX = 30, 90
+"""Another dark background, whose rim has a median up to `DARK_MAX`, may be this much brighter than that median."""
 
 OBJECT_MIN = 80
 """What is brighter is counted as an object: twice `BACKGROUND_MAX`, so that the ripples that JPEG leaves around a
@@ -43,12 +46,12 @@ FEATURES = (
     *("rim", "area", "objects", "solidity", "fill", "length", "width", "end weight", "side weight", "lopsidedness"),
     *("luma", "red less green", "blue less green", "luma spread", "hue spread", "grain"),
 )
-"""Columns of what `extract_features` gives. "Inside" is what is brighter than `BACKGROUND_MAX`; the core is what of it
-lies in the inner ellipse (`CORE`).
+"""Columns of what `extract_features` gives. "Inside" is what is brighter than the background may be (`BACKGROUND_MAX`,
+`MARGIN`); the core is what of it lies in the inner ellipse (`CORE`).
 
 rim: share of the rim that is inside.
 area: share of the image that is inside.
-objects: Euler number (objects less holes, 4-connected) of what is brighter than `OBJECT_MIN`.
+objects: Euler number (objects less holes, 4-connected) of what is `OBJECT_MIN - BACKGROUND_MAX` brighter still.
 solidity: area inside / area of its convex hull.
 fill: area inside / area of the ellipse with the same second moments; lower where there are several things, or holes.
 length, width: natural logarithms of that ellipse's axes, in sampled pixels.
@@ -74,13 +77,16 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
     """
     red, green, blue = (np.ascontiguousarray(pixels[::STEP, ::STEP, channel]) for channel in range(3))
     level = np.maximum(np.maximum(red, green), blue)
-    bright = level > BACKGROUND_MAX
-    inside, inner = np.flatnonzero(bright), bright[RIM:-RIM, RIM:-RIM]
-    found = [(inside.size - np.count_nonzero(inner)) / (level.size - inner.size), inside.size / level.size]
+    rim = np.concatenate([part.ravel() for part in (level[:RIM], level[-RIM:], level[:, :RIM], level[:, -RIM:])])
+    background = int(np.partition(rim, rim.size // 2)[rim.size // 2]) + MARGIN
+    if not BACKGROUND_MAX < background <= DARK_MAX + MARGIN:
+        background = BACKGROUND_MAX
+    inside = np.flatnonzero(level > background)
+    found = [np.count_nonzero(rim > background) / rim.size, inside.size / level.size]
     if inside.size < SMALLEST:
         return np.array(found + [0.0] * (len(FEATURES) - 2), np.float32)
     columns, rows = (place[inside] for place in _places(*level.shape))
-    found += [_euler_number(level > OBJECT_MIN), inside.size / _hull_area(columns, rows)]
+    found += [_euler_number(level > background + OBJECT_MIN - BACKGROUND_MAX), inside.size / _hull_area(columns, rows)]
     shape, core = _ellipse(columns, rows)
     inside = inside[core]
     colours = (channel.ravel()[inside].astype(np.float32) for channel in (red, green, blue))
