@@ -1,7 +1,6 @@
 import os
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,9 @@ def one_entry(file: Path, name: str, data: bytes = b"x", **attributes: object) -
 
 
 def unpack(file: Path, target: Path) -> int:
-    found = archives.inspect(file)
-    return archives.extract(found, found.entries, target)
+    found = archives.list_entries(file)
+    archives.extract(file, found, found, target)
+    return len(found)
 
 
 def test_places_images_below_the_variety_root_and_skips_the_rest(tmp_path):
@@ -39,23 +39,32 @@ def test_places_images_below_the_variety_root_and_skips_the_rest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    "name",
     [
-        ("../evil.jpg", "leads elsewhere"),
-        ("Arborio/../../evil.jpg", "leads elsewhere"),
-        ("Arborio\\..\\evil.jpg", "leads elsewhere"),
-        ("..\\evil.jpg", "leads elsewhere"),
-        ("/etc/evil.jpg", "absolute"),
-        ("\\etc\\evil.jpg", "absolute"),
-        ("C:/evil.jpg", "absolute"),
-        ("Arborio/" + "n" * 300 + ".jpg", "too long"),
+        "../evil.jpg",
+        "Arborio/../../evil.jpg",
+        "Arborio\\..\\evil.jpg",
+        "..\\evil.jpg",
+        "/etc/evil.jpg",
+        "\\etc\\evil.jpg",
     ],
 )
-def test_names_that_lead_out_are_not_unpacked(tmp_path, name, says):
-    with pytest.raises(RiceError, match=says):
-        unpack(one_entry(tmp_path / "evil.zip", name), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "evil.jpg").exists()
+def test_names_that_lead_out_are_not_unpacked(tmp_path, name):
+    assert unpack(one_entry(tmp_path / "evil.zip", name), tmp_path / "out") == 2
+    assert not list(tmp_path.rglob("evil.jpg"))
+
+
+def test_a_link_in_the_folder_leads_no_image_elsewhere(tmp_path):
+    file = one_entry(tmp_path / "rice.zip", "Arborio/Arborio (2).jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "Arborio").symlink_to(tmp_path)
+    with pytest.raises(RiceError, match="leads elsewhere"):
+        unpack(file, tmp_path / "out")
+
+
+def test_a_name_too_long_is_one_line(tmp_path):
+    with pytest.raises(RiceError, match="cannot be written"):
+        unpack(one_entry(tmp_path / "long.zip", "Arborio/" + "n" * 300 + ".jpg"), tmp_path / "out")
 
 
 def test_what_is_no_image_stays_packed_whatever_it_is(tmp_path):
@@ -82,11 +91,11 @@ def test_names_written_on_windows_and_long_ones_are_unpacked(tmp_path):
     assert (tmp_path / "out" / long).read_bytes() == b"second"
 
 
-def test_links_and_devices_are_not_unpacked(tmp_path):
-    for kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR):
-        file = one_entry(tmp_path / "link.zip", "Arborio/l.jpg", b"/etc/passwd", external_attr=(kind | 0o777) << 16)
-        with pytest.raises(RiceError, match="link or a device"):
-            archives.inspect(file)
+def test_a_link_is_unpacked_as_the_plain_file_that_it_is_in_the_archive(tmp_path):
+    file = one_entry(tmp_path / "link.zip", "Arborio/l.jpg", b"/etc/passwd", external_attr=(stat.S_IFLNK | 0o777) << 16)
+    assert unpack(file, tmp_path / "out") == 3
+    assert not (tmp_path / "out/Arborio/l.jpg").is_symlink()
+    assert (tmp_path / "out/Arborio/l.jpg").read_bytes() == b"/etc/passwd"
 
 
 def test_encrypted_entries_are_not_unpacked(tmp_path):
@@ -96,36 +105,23 @@ def test_encrypted_entries_are_not_unpacked(tmp_path):
     raw[entry + 8] |= 1  # general purpose bit 0 of the last entry in the central directory
     file.write_bytes(raw)
     with pytest.raises(RiceError, match="encrypted"):
-        archives.inspect(file)
+        unpack(file, tmp_path / "out")
 
 
-def test_a_bomb_is_found_by_ratio_size_and_total(tmp_path, monkeypatch):
-    bomb = one_entry(tmp_path / "bomb.zip", "Arborio/b.jpg", bytes(4 * 1024**2))
-    with pytest.raises(RiceError, match="bomb"):
-        archives.inspect(bomb)
-    noise = one_entry(tmp_path / "large.zip", "Arborio/b.jpg", os.urandom(3000))
-    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 2000)
-    with pytest.raises(RiceError, match=r"would be 3,000 bytes"):
-        archives.inspect(noise)
-    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 10**6)
-    monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 2000)
-    with pytest.raises(RiceError, match=r"would unpack to 3,010"):
-        archives.inspect(noise)
-    monkeypatch.setattr(archives, "MAX_ENTRIES", 1)
-    with pytest.raises(RiceError, match="3 entries"):
-        archives.inspect(noise)
-
-
-def test_an_entry_may_not_come_twice_whatever_its_case(tmp_path):
-    file = one_entry(tmp_path / "twice.zip", "arborio/ARBORIO (1).jpg")
-    with pytest.raises(RiceError, match="comes twice"):
-        archives.inspect(file)
+def test_a_bomb_is_found_by_the_size_of_an_image_and_of_all(tmp_path, monkeypatch):
+    bomb = one_entry(tmp_path / "bomb.zip", "Arborio/b.jpg", bytes(65 * 1024**2))
+    with pytest.raises(RiceError, match="unsafe, an image of 68,157,440 bytes"):
+        archives.list_entries(bomb)
+    large = one_entry(tmp_path / "large.zip", "Arborio/b.jpg", os.urandom(3000))
+    monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 3005)
+    with pytest.raises(RiceError, match=r"3,010 in all"):
+        archives.list_entries(large)
 
 
 def test_two_sets_in_one_archive_are_an_error(tmp_path):
     file = archive(tmp_path / "two.zip", images(1) | {f"other/{k}": v for k, v in images(1).items()})
     with pytest.raises(RiceError, match="several folders"):
-        archives.inspect(file)
+        archives.list_entries(file)
 
 
 def test_says_what_is_wrong_with_a_file_that_is_no_archive(tmp_path):
@@ -145,36 +141,7 @@ def test_says_what_is_wrong_with_a_file_that_is_no_archive(tmp_path):
     cases["not a regular file"] = tmp_path / "pipe.zip"
     for says, file in cases.items():
         with pytest.raises(RiceError, match=says):
-            archives.inspect(file)
-
-
-def test_an_interrupted_extraction_resumes(tmp_path, monkeypatch):
-    files = images(2)
-    file = archive(tmp_path / "rice.zip", files)
-    real, calls = zipfile.ZipFile.read, []
-
-    def failing(self, info, *rest):
-        calls.append(info)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, info, *rest)
-
-    monkeypatch.setattr(zipfile.ZipFile, "read", failing)
-    with pytest.raises(KeyboardInterrupt):
-        unpack(file, tmp_path / "out")
-    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 3
-    assert unpack(file, tmp_path / "out") == len(files) - 3
-    assert unpack(file, tmp_path / "out") == 0
-
-
-def test_a_file_of_the_right_size_and_wrong_content_is_written_again(tmp_path):
-    files = images(1)
-    file = archive(tmp_path / "rice.zip", files)
-    unpack(file, tmp_path / "out")
-    name, data = next(iter(files.items()))
-    (tmp_path / "out" / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert unpack(file, tmp_path / "out") == 1
-    assert zlib.crc32((tmp_path / "out" / name).read_bytes()) == zlib.crc32(data)
+            archives.list_entries(file)
 
 
 def test_damaged_content_is_an_error_and_leaves_no_half_file(tmp_path):
@@ -183,6 +150,6 @@ def test_damaged_content_is_an_error_and_leaves_no_half_file(tmp_path):
         target.writestr("Arborio/Arborio (1).jpg", b"good content")
         target.writestr("Basmati/Basmati (1).jpg", b"sound")
     file.write_bytes(file.read_bytes().replace(b"good content", b"evil content"))
-    with pytest.raises(RiceError, match="damaged at 'Arborio/Arborio"):
+    with pytest.raises(RiceError, match="cannot be unpacked at 'Arborio/Arborio"):
         unpack(file, tmp_path / "out")
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]

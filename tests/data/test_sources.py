@@ -46,7 +46,7 @@ def test_zip_is_unpacked_thinned_and_recorded(tmp_path):
     assert fetch(run) == run.paths.images
     first = names(run.paths.images)
     assert len(first) == 10
-    assert read_json(run.paths.images / ".source.json")["complete"] is True
+    assert read_json(run.paths.images / ".source.json")["archive"] == "rice.zip"
     assert "rice.zip" in sources.describe(run.params.data, run.paths)
     assert fetch(run) == run.paths.images
     assert names(run.paths.images) == first
@@ -118,6 +118,7 @@ def test_an_unfinished_fetch_is_not_located(tmp_path, monkeypatch):
             fetch(run)
     with pytest.raises(RiceError, match="not fetched yet"):
         sources.locate(run.params.data, run.paths)
+    assert not [path for path in run.paths.data.rglob("*") if path.is_file()]
     fetch(run)
     assert sources.locate(run.params.data, run.paths) == run.paths.images
 

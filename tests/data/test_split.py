@@ -14,6 +14,17 @@ from rice_lib.data.listing import OK
 from rice_lib.data.synthetic import VARIETIES
 
 
+def torn_groups(table: pd.DataFrame, frame: pd.DataFrame) -> list[int]:
+    """List the groups that a split tears."""
+    parts = frame.merge(table[["path", "group"]], on="path", validate="one_to_one").groupby("group")["split"].nunique()
+    return parts.index[parts > 1].tolist()
+
+
+def counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Count images by variety and part, with totals."""
+    return pd.crosstab(frame["label"], frame["split"], margins=True, margins_name="all")[[*split.PARTS, "all"]]
+
+
 def table_of(sizes: dict[str, list[int]], bad: int = 0) -> pd.DataFrame:
     """A manifest: for each variety the sizes of its duplicate groups, numbers mixed; and a few unusable rows."""
     rows, number, group = [], 0, 0
@@ -49,7 +60,7 @@ def photographs_by_part(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 def test_a_split_tears_no_photograph_and_tests_on_one_of_each_variety(count, parts, seed):
     table = table_of_photographs({"Basmati": count, "Riz rond": count})
     frame = split.random_split(table, SplitParams(), seed)
-    assert split.torn_groups(table, frame).empty
+    assert not torn_groups(table, frame)
     found = photographs_by_part(table, seed)
     assert found.sum(axis=1).tolist() == [count, count]
     assert np.abs(found.to_numpy() - parts).max() <= (1 if count == 10 else 0)
@@ -59,11 +70,11 @@ def test_a_split_tears_no_photograph_and_tests_on_one_of_each_variety(count, par
 def test_of_two_photographs_one_tests_and_one_alone_is_divided(seed):
     table = table_of_photographs({"one": 1, "two": 2, "three": 3})
     frame = split.random_split(table, SplitParams(), seed).merge(table[["path", "photograph"]], on="path")
-    assert (split.counts(frame)[list(split.PARTS)] > 0).all(axis=None)
+    assert (counts(frame)[list(split.PARTS)] > 0).all(axis=None)
     of_two = frame[frame["label"] == "two"].groupby("split")["photograph"].agg(set)
     assert not of_two["test"] & (of_two["train"] | of_two["validation"])
     assert of_two["train"] == of_two["validation"]
-    assert set(split.torn_groups(table, frame)["group"]) == set(
+    assert set(torn_groups(table, frame)) == set(
         table.loc[table["photograph"].isin({"0.jpg"} | of_two["train"]), "group"]
     )
 
@@ -80,13 +91,13 @@ def test_random_split_properties(sizes, test, validation, seed):
     params = SplitParams(test_fraction=test, validation_fraction=validation)
     frame = split.random_split(table, params, seed)
     assert frame["path"].tolist() == manifest.usable(table)["path"].tolist()
-    assert split.torn_groups(table, frame).empty
-    counts = split.counts(frame)
-    assert (counts[list(split.PARTS)] > 0).all(axis=None)
+    assert not torn_groups(table, frame)
+    counted = counts(frame)
+    assert (counted[list(split.PARTS)] > 0).all(axis=None)
     for variety in VARIETIES:
         images, largest = sum(sizes[variety]), max(sizes[variety])
         if len(sizes[variety]) > 10:
-            assert abs(counts.loc[variety, "test"] - test * images) <= largest
+            assert abs(counted.loc[variety, "test"] - test * images) <= largest
     pd.testing.assert_frame_equal(frame, split.random_split(table, params, seed))
 
 
@@ -104,14 +115,14 @@ def test_session_split_properties(sizes, after, seed):
     assert frame.groupby("group")["split"].nunique().eq(1).all()
     early = frame[frame["split"] == "test"].groupby("group")["number"].max()
     assert (early > after).all()
-    assert (split.counts(frame)[list(split.PARTS)] > 0).all(axis=None)
+    assert (counts(frame)[list(split.PARTS)] > 0).all(axis=None)
 
 
 def test_fractions_are_exact_without_duplicates():
     table = table_of(dict.fromkeys(VARIETIES, [1] * 1500))
-    counts = split.counts(split.random_split(table, SplitParams(), 83))
-    assert counts.loc["Jasmine"].tolist() == [960, 240, 300, 1500]
-    assert counts.loc["all"].tolist() == [4800, 1200, 1500, 7500]
+    counted = counts(split.random_split(table, SplitParams(), 83))
+    assert counted.loc["Jasmine"].tolist() == [960, 240, 300, 1500]
+    assert counted.loc["all"].tolist() == [4800, 1200, 1500, 7500]
 
 
 def test_seeds_differ_and_row_order_of_the_draw_is_random():
@@ -124,10 +135,10 @@ def test_seeds_differ_and_row_order_of_the_draw_is_random():
 
 def test_a_naive_split_tears_what_ours_keeps():
     table = table_of(dict.fromkeys(VARIETIES, [2] * 100))
-    torn = split.torn_groups(table, split.naive_split(table, SplitParams(), 83))
+    torn = torn_groups(table, split.naive_split(table, SplitParams(), 83))
     assert 150 < len(torn) < 350
-    assert (torn["images"] == 2).all()
-    assert split.torn_groups(table, split.random_split(table, SplitParams(), 83)).empty
+    assert table["group"].isin(torn).sum() == 2 * len(torn)
+    assert not torn_groups(table, split.random_split(table, SplitParams(), 83))
 
 
 def test_too_few_images_are_an_error():

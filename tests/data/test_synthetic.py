@@ -50,16 +50,6 @@ def test_an_image_depends_on_seed_variety_and_number_alone(tmp_path, monkeypatch
     assert synthetic.jpeg("Arborio", 1, 4, 83) != synthetic.jpeg("Arborio", 2, 4, 83)
 
 
-def test_files_that_are_there_are_left(tmp_path):
-    synthetic.write_images(tmp_path, per_class=2, seed=83)
-    kept, lost = tmp_path / "Arborio" / "Arborio (1).jpg", tmp_path / "Ipsala" / "Ipsala (2).jpg"
-    before = kept.stat().st_mtime_ns
-    lost.unlink()
-    synthetic.write_images(tmp_path, per_class=2, seed=83)
-    assert kept.stat().st_mtime_ns == before
-    assert lost.read_bytes() == synthetic.jpeg("Ipsala", 2, 2, 83)
-
-
 def test_one_grain_on_a_dark_background_not_cut_by_the_border():
     for variety in VARIETIES:
         for image in (synthetic.draw(variety, number, 100, 83) for number in (1, 2, 3, 99)):

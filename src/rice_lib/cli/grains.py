@@ -1,4 +1,4 @@
-"""`rice grains`: photographs of many grains in, images of single grains out, in the photographs' folders.
+"""`rice grains`: photographs of many grains in, images of single grains out, in the same folders.
 
 rice grains trays/ --output grains/ --reference-mm 23.25
 rice grains tray.jpg --output grains/ --mm-per-pixel 0.05
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
     except ModuleNotFoundError as error:
         raise RiceError(f"{prog} needs {error.name}, not installed here: pip install 'rice-lib[grains]'") from None
     configure_pillow()
-    found, output = photographs.collect(arguments.inputs), arguments.output
+    found, output = photographs.collect(arguments.input), arguments.output
     ours = not output.exists() or (output / photographs.ABOUT).is_file()
     if not ours and (not output.is_dir() or any(output.iterdir())):
         raise RiceError(f"{output}: will not be replaced, {prog} did not make it; give --output another name")
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
 def parser(prog: str = "rice grains") -> argparse.ArgumentParser:
     """Make the command line."""
     command = argparse.ArgumentParser(prog=prog, description="Cut photographs of many grains into single grains.")
-    what = "a folder holds <class>/photo.jpg"
-    command.add_argument("inputs", nargs="+", type=Path, metavar="PHOTO|FOLDER", help=what)
+    what = "a photograph, or a folder of <class>/photo.jpg"
+    command.add_argument("input", type=Path, metavar="PHOTO|FOLDER", help=what)
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write <class>/ into")
     scale = command.add_mutually_exclusive_group()
     scale.add_argument("--mm-per-pixel", type=length, metavar="X", help="scale of the photographs")

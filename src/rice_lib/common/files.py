@@ -137,27 +137,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]
         stream.writelines(map(csv_line, (header, *rows)))
 
 
-def read_csv(path: Path, header: Sequence[str] | None = None, comment: bool = False) -> tuple[str, list[list[str]]]:
-    """Read what `write_csv` wrote: the comment ("" where there is none) and the rows, the header first if it is None.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: another header, rows of another length, or not CSV in UTF-8.
-    """
-    with path.open(encoding="utf-8", newline="") as stream:
-        first = stream.readline().rstrip("\n") if comment else ""
-        try:
-            rows = list(csv.reader(stream, strict=True)) or [[]]
-        except csv.Error as error:
-            raise ValueError(str(error)) from None
-    width = len(rows[0])
-    if header is not None and (found := rows.pop(0)) != list(header):
-        raise ValueError(f"its header is {','.join(found)}")
-    if any(len(row) != width for row in rows):
-        raise ValueError("a row of another length than the header")
-    return first, rows
-
-
 def sha256_file(path: Path) -> str:
     """Compute the hex sha256 of a file's bytes."""
     import hashlib  # not at the top, nor shutil and tempfile: `rice infer` starts without

@@ -5,11 +5,10 @@ Imports little, because every worker process imports it again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
 import multiprocessing
-import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -110,14 +109,9 @@ def _decode(row_and_path: tuple[int, Path], cache: Path) -> DecodedFile:
 
 
 def _reserve(cache: Path, images: int) -> None:
-    """Make the cache file at its full size; a memory map that meets a full disk later would kill the process."""
-    pixels = np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=(images, IMAGE_SIZE, IMAGE_SIZE, 3))
-    try:
-        with cache.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, cache.stat().st_size)
-    except AttributeError:  # not on macOS
-        return
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            need = f"no room for {pixels.nbytes / 1e9:.1f} GB of decoded pixels"
-            raise RiceError(f"{cache.parent}: {need}; free some, or set data.per_class", status=1) from None
+    """Make the cache file if the disk has room: a memory map that meets a full disk later would kill the process."""
+    shape = (images, IMAGE_SIZE, IMAGE_SIZE, 3)
+    if shutil.disk_usage(cache.parent).free < math.prod(shape):
+        need = f"no room for {math.prod(shape) / 1e9:.1f} GB of decoded pixels"
+        raise RiceError(f"{cache.parent}: {need}; free some, or set data.per_class", status=1)
+    np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape)

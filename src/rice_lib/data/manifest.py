@@ -16,11 +16,11 @@ import pandas as pd
 
 from rice_lib.common.classes import write_classes
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, read_csv, read_json, sha256_file, write_csv, write_json
+from rice_lib.common.files import atomic_path, read_json, write_csv, write_json
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
 from rice_lib.contract.decision import ImageScale
-from rice_lib.contract.decode import ANNOTATED, IMAGE_SIZE
+from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.data import photographs, sources
 from rice_lib.data.decoding import DecodedFile, decode_all
 from rice_lib.data.duplicates import group_duplicates, join
@@ -36,7 +36,6 @@ and sha256 of the file; width and height in pixels; duplicate: row of the first 
 photograph; status: `ok`, or why the image is not used."""
 
 _AGAIN = "run notebook 01_eda (make report) again"
-_NONE = "no manifest; run notebook 01_eda (make report) first"
 
 
 def build(run: Run) -> pd.DataFrame:
@@ -61,15 +60,17 @@ def build(run: Run) -> pd.DataFrame:
 
 def read(paths: Paths) -> pd.DataFrame:
     """Read the manifest that `build` wrote; raises `RiceError` where there is none, or another file."""
+    numbers = {"number": "Int64"} | dict.fromkeys(("bytes", "width", "height", "duplicate", "group"), "int64")
+    types = dict.fromkeys(COLUMNS, "str") | numbers
     try:
-        table = pd.DataFrame(read_csv(paths.manifest, COLUMNS)[1], columns=list(COLUMNS), dtype=str)
-        numbers = pd.array([int(number) if number else pd.NA for number in table["number"]], dtype="Int64")
-        sizes = dict.fromkeys(("bytes", "width", "height", "duplicate", "group"), "int64")
-        return table.assign(number=numbers).astype(sizes)
+        table = pd.read_csv(paths.manifest, dtype=types, keep_default_na=False, na_values={"number": [""]})
     except FileNotFoundError:
-        raise RiceError(f"{paths.manifest}: {_NONE}") from None
+        raise RiceError(f"{paths.manifest}: no manifest; run notebook 01_eda (make report) first") from None
     except ValueError as error:
         raise RiceError(f"{paths.manifest}: not a manifest ({' '.join(str(error).split())}); {_AGAIN}") from None
+    if tuple(table.columns) != COLUMNS:
+        raise RiceError(f"{paths.manifest}: not a manifest (its columns are {', '.join(table.columns)}); {_AGAIN}")
+    return table
 
 
 def restore(run: Run) -> bool:
@@ -99,15 +100,11 @@ def open_cache(paths: Paths) -> np.ndarray:
     """
     table = read(paths)
     try:
-        rows = read_json(paths.cache / "cache.json").get("rows")
+        rows = read_json(paths.cache / "cache.json")["rows"]
         pixels = np.load(paths.cache / "pixels.npy", mmap_mode="r")
-        if pixels.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or pixels.dtype != np.uint8:
-            raise ValueError("another shape or type")
-    except FileNotFoundError:
-        raise RiceError(f"{paths.cache}: no pixel cache; run notebook 01_eda (make report) first") from None
-    except (ValueError, AttributeError):
-        raise RiceError(f"{paths.cache}: the pixel cache is damaged; {_AGAIN}") from None
-    if rows != _hash_rows(table) or len(pixels) != len(table):
+    except (OSError, ValueError, LookupError, TypeError):
+        raise RiceError(f"{paths.cache}: no pixel cache, or a damaged one; {_AGAIN}") from None
+    if rows != _hash_rows(table) or pixels.shape != (len(table), IMAGE_SIZE, IMAGE_SIZE, 3):
         raise RiceError(f"{paths.cache}: the pixel cache belongs to another manifest; {_AGAIN}")
     return pixels
 
@@ -118,20 +115,6 @@ def read_scale(paths: Paths) -> ImageScale | None:
     return ImageScale(**scale) if scale else None
 
 
-def cut_photographs(run: Run) -> pd.DataFrame:
-    """List the photographs that the images were cut from: see `photographs.read_about`, and the `annotated` pictures.
-
-    Empty where the images were not cut.
-    """
-    root = sources.locate(run.params.data, run.paths)
-    columns = ["photograph", "grains", "mm_per_pixel", "notes", "error"]
-    table = pd.DataFrame(photographs.read_about(root).get("photographs", []), columns=columns)
-    return table.assign(
-        label=table["photograph"].map(lambda place: place.split("/")[0]),
-        annotated=table["photograph"].map(lambda place: root / f"{place}{ANNOTATED}"),
-    )
-
-
 def class_names(table: pd.DataFrame) -> list[str]:
     """List the classes of a manifest (or of a split) in the order of their numbers: sorted."""
     return sorted(set(table["label"]) - {""})
@@ -140,44 +123,6 @@ def class_names(table: pd.DataFrame) -> list[str]:
 def usable(manifest: pd.DataFrame) -> pd.DataFrame:
     """Take the rows of images that can be used."""
     return manifest[manifest["status"] == OK]
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Count images and groups of duplicates (`duplicate_groups`) by variety, and in all."""
-    names = table["label"].where(table["label"] != "", "no variety")
-    exact, near = duplicate_groups(table)
-    columns = {
-        "images": names.value_counts(),
-        "usable": names[table["status"] == OK].value_counts(),
-        "mean KB": table.groupby(names)["bytes"].mean() / 1000,
-        "exact duplicate groups": names[exact].value_counts(),
-        "near duplicate groups": names[near].value_counts(),
-    }
-    rows = [*class_names(table), *(["no variety"] if (names == "no variety").any() else [])]
-    result = pd.DataFrame(columns).reindex(rows).fillna(0)
-    result.loc["all"] = result.sum()
-    result.loc["all", "mean KB"] = table["bytes"].mean() / 1000
-    return result.astype({name: int for name in columns if name != "mean KB"})
-
-
-def duplicate_groups(table: pd.DataFrame) -> tuple[list[int], list[int]]:
-    """Find the first rows of the groups of several images: of those of the same bytes, and of different ones."""
-    files = table.groupby("duplicate")["sha256"].agg(["size", "nunique"])
-    several = files[files["size"] > 1]
-    return several.index[several["nunique"] == 1].tolist(), several.index[several["nunique"] > 1].tolist()
-
-
-def problems(table: pd.DataFrame) -> pd.DataFrame:
-    """List the images that are not used: path and status."""
-    return table.loc[table["status"] != OK, ["path", "status"]].reset_index(drop=True)
-
-
-def manifest_hash(paths: Paths) -> str:
-    """Compute the hex sha256 of the manifest file, to which splits are bound; `RiceError` without one."""
-    try:
-        return sha256_file(paths.manifest)
-    except FileNotFoundError:
-        raise RiceError(f"{paths.manifest}: {_NONE}") from None
 
 
 def _hash_rows(table: pd.DataFrame) -> str:

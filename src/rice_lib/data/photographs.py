@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from rice_lib.common.colours import COLOURS
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, read_csv, read_json, write_csv, write_json
+from rice_lib.common.files import atomic_path, read_json, write_csv, write_json
 from rice_lib.contract.decision import ImageScale
 from rice_lib.contract.decode import ANNOTATED, BadImageError, open_image
 from rice_lib.data.decoding import over_images
@@ -61,25 +62,15 @@ class Cutting:
     error: str | None = None  # why nothing is cut from it
 
 
-def collect(inputs: Sequence[Path]) -> dict[str, Path]:
-    """List photographs by their places, POSIX `<class>/[<session>/]name.jpg`.
+def collect(path: Path) -> dict[str, Path]:
+    """List the photographs of a folder, or the one that `path` names, by their places below the folder (POSIX).
 
-    Of a folder all below it, with the folders in it as classes; a file's class is its folder. Raises `RiceError` for no
-    such file, a folder without photographs, or one place listed twice.
+    Raises `RiceError` where there is none.
     """
-    found: dict[str, Path] = {}
-    for path in inputs:
-        if not path.exists():
-            raise RiceError(f"{path}: no such photograph or folder")
-        folder, names = (path, image_paths(path)) if path.is_dir() else (path.parent, [path.name])
-        if not any(map(is_image_name, names)):
-            raise RiceError(f"{path}: no photographs in it")
-        for name in sorted(names, key=lambda name: name.split("/")):
-            place = name if "/" in name else f"{folder.resolve().name}/{name}"
-            if place in found:
-                raise RiceError(f"{folder / name}: another photograph is {place} already; rename one of them")
-            found[place] = folder / name
-    return found
+    folder, names = (path, sorted(image_paths(path))) if path.is_dir() else (path.parent, [path.name] * path.is_file())
+    if not any(map(is_image_name, names)):
+        raise RiceError(f"{path}: no photograph, or no folder with photographs in it")
+    return {name: folder / name for name in names}
 
 
 def cut(
@@ -123,16 +114,11 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def photograph_of(folder: Path) -> dict[str, str]:
-    """Read which photograph each frame of a folder was cut from; empty for a folder that `cut` did not write.
-
-    Raises `RiceError` where another file has that name.
-    """
-    if not (folder / ABOUT).is_file():
+    """Read which photograph each frame of a folder was cut from; empty for a folder that `cut` did not write."""
+    if not read_about(folder):
         return {}
-    try:
-        return {row[0]: row[1] for row in read_csv(folder / GRAINS, COLUMNS)[1]}
-    except (OSError, ValueError) as error:
-        raise RiceError(f"{folder / GRAINS}: cannot be read ({error}); cut the photographs again") from None
+    table = pd.read_csv(folder / GRAINS, dtype=str, keep_default_na=False)
+    return dict(zip(table["path"], table["photograph"], strict=True))
 
 
 def _look(photograph: tuple[str, Path], mm_per_pixel: float | None, reference_mm: float | None) -> Cutting:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import read_csv, write_csv
+from rice_lib.common.files import sha256_file, write_csv
 from rice_lib.common.parameters import SplitParams
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
@@ -32,7 +32,7 @@ def make(run: Run) -> dict[str, pd.DataFrame]:
         splits["session"] = session_split(table, run.params.split, run.params.seed)
     else:
         run.paths.split("session").unlink(missing_ok=True)
-    comment = _MANIFEST + manifests.manifest_hash(run.paths)
+    comment = _MANIFEST + sha256_file(run.paths.manifest)
     for scheme, frame in splits.items():
         write_csv(run.paths.split(scheme), COLUMNS, frame.itertuples(index=False), comment)
     return splits
@@ -40,20 +40,20 @@ def make(run: Run) -> dict[str, pd.DataFrame]:
 
 def read(paths: Paths, scheme: str) -> pd.DataFrame:
     """Read a scheme's split (path, label, split); raises `RiceError` for none, another file, or another manifest's."""
-    if scheme not in SCHEMES:
-        raise RiceError(f"no split scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     file = paths.split(scheme)
     if not file.is_file():
         raise RiceError(f"{file}: no such split; notebook 02_split writes it where the images allow it")
     try:
-        made_from, rows = read_csv(file, COLUMNS, comment=True)
-        if not made_from.startswith(_MANIFEST) or not {part for *_, part in rows} <= set(PARTS):
-            raise ValueError("it names no manifest, or unknown parts")
+        with file.open(encoding="utf-8", newline="") as stream:
+            made_from = stream.readline().rstrip()
+            table = pd.read_csv(stream, dtype=str, keep_default_na=False)
+        if tuple(table.columns) != COLUMNS or not made_from.startswith(_MANIFEST) or not {*table["split"]} <= {*PARTS}:
+            raise ValueError("another header, no manifest, or unknown parts")
     except ValueError as error:
         raise RiceError(f"{file}: not a split file ({error}); run notebook 02_split again") from None
-    if made_from != _MANIFEST + manifests.manifest_hash(paths):
+    if made_from != _MANIFEST + sha256_file(paths.manifest):
         raise RiceError(f"{file}: made from another manifest; run notebook 02_split again")
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
+    return table
 
 
 def random_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
@@ -87,24 +87,9 @@ def session_obstacle(table: pd.DataFrame, params: SplitParams) -> str | None:
     return None
 
 
-def torn_groups(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
-    """Find duplicate groups that a split tears: columns group, images, and the images in each part."""
-    parts = split.merge(table[["path", "group"]], on="path", validate="one_to_one")
-    counts = parts.groupby(["group", "split"]).size().unstack(fill_value=0).reindex(columns=list(PARTS), fill_value=0)
-    torn = counts[(counts > 0).sum(axis=1) > 1]
-    return torn.assign(images=torn.sum(axis=1)).reset_index().rename_axis(columns=None)
-
-
 def naive_split(table: pd.DataFrame, params: SplitParams, seed: int) -> pd.DataFrame:
     """Divide as most projects do, for comparison only: the `random` scheme that knows nothing of duplicates."""
     return random_split(table.assign(group=np.arange(len(table)), duplicate=np.arange(len(table))), params, seed)
-
-
-def counts(split: pd.DataFrame) -> pd.DataFrame:
-    """Count images by variety (rows) and part (columns), with totals."""
-    table = pd.crosstab(split["label"], split["split"]).reindex(columns=PARTS, fill_value=0)
-    table.loc["all"] = table.sum()
-    return table.assign(all=table.sum(axis=1)).rename_axis(index=None, columns=None)
 
 
 def _usable(table: pd.DataFrame) -> pd.DataFrame:

@@ -72,10 +72,9 @@ LOOKS = {
 
 
 def write_images(folder: Path, per_class: int, seed: int, workers: int | None = None) -> None:
-    """Write `<Variety>/<Variety> (<number>).jpg`, numbers 1 to `per_class`, where they are not there already."""
-    wanted = itertools.product(VARIETIES, range(1, per_class + 1))
-    missing = [(v, n) for v, n in wanted if not (folder / v / f"{v} ({n}).jpg").is_file()]
-    over_images(partial(_write, folder=folder, per_class=per_class, seed=seed), missing, workers, "generate")
+    """Write `<Variety>/<Variety> (<number>).jpg`, numbers 1 to `per_class`."""
+    wanted = list(itertools.product(VARIETIES, range(1, per_class + 1)))
+    over_images(partial(_write, folder=folder, per_class=per_class, seed=seed), wanted, workers, "generate")
 
 
 def _write(image: tuple[str, int], folder: Path, per_class: int, seed: int) -> None:
