@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rice_lib.cli import evaluate
@@ -14,7 +15,6 @@ from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import APPEARANCE, Cluster, Decision, RejectionRule
 from rice_lib.data.loading import Examples
 from rice_lib.data.synthetic import VARIETIES
-from rice_lib.models.metrics import read_predictions
 
 
 class _Predictor:
@@ -67,7 +67,7 @@ def test_command_prints_a_table_and_writes_json(command, capsys, tmp_path) -> No
         }
     ]
     assert np.array(found["confusion"]["counts"])[0, 3] == 1
-    assert read_predictions(predictions).predicted[0] == 3
+    assert pd.read_csv(predictions)["predicted"][0] == "Jasmine"
 
 
 def test_command_compares_two_models_on_the_same_images(command, capsys, tmp_path, monkeypatch) -> None:

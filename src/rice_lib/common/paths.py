@@ -74,7 +74,6 @@ class Paths:
         return self.data / "splits" / f"{scheme}.csv"
 
     models = _place("models/{profile}")
-    baseline = _place("models/{profile}/baseline")  # safetensors and JSON, one pair a classifier and scheme
     training = _place("models/{profile}/training")  # Trainer checkpoints of a run under way; not a DVC output
     onnx = _place("models/{profile}/onnx")  # `model.onnx` (float32) and `model_fp16.onnx`
     engines = _place("models/{profile}/engines")  # TensorRT plans and their manifests

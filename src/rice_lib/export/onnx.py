@@ -13,7 +13,6 @@ import copy
 import json
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,11 +191,6 @@ def check_parity(classifier: PixelClassifier, path: Path, pixels: np.ndarray, to
             changed = int((ours.argmax(1) != theirs.argmax(1)).sum())
             found.append(Parity(batch, difference, changed))
     return found
-
-
-def operator_counts(path: Path) -> dict[str, int]:
-    """Count each operator in a file's graph."""
-    return dict(sorted(Counter(node.op_type for node in onnx.load(path).graph.node).items()))
 
 
 def _prepared(classifier: PixelClassifier, precision: Precision) -> nn.Module:

@@ -200,20 +200,10 @@ def write_decision(model: Path, decision: Decision) -> Path:
     if model.suffix != ".onnx" or not model.is_file():
         raise RiceError(f"{model}: no checkpoint directory and no .onnx file (a plan's decision comes from the .onnx)")
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        proto = onnx.load(model)
-    except DecodeError:
-        raise RiceError(f"{model}: not an ONNX file, or a damaged one") from None
+    proto = onnx.load(model)
     carried = {entry.key: entry.value for entry in proto.metadata_props}
     onnx.helper.set_model_props(proto, {**carried, KEY: decision.to_json()})
     with atomic_path(model) as temporary:
         onnx.save(proto, temporary)
     return model
-
-
-def uncalibrated(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Compute what calibrated scores, float `[n, classes]`, were before the temperature: softmax(T log s)."""
-    raised = scores**temperature
-    return raised / raised.sum(axis=1, keepdims=True)

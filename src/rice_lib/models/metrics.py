@@ -17,7 +17,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import read_csv, write_csv
+from rice_lib.common.files import write_csv
 from rice_lib.common.interval import wilson
 from rice_lib.common.tracking import Metric, share_of
 from rice_lib.contract.prediction import predict
@@ -107,24 +107,6 @@ def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
     return McNemar(only_a, only_b, float(p_value))
 
 
-def compare(a: Predictions, b: Predictions) -> McNemar:
-    """Compare two predictions files by `mcnemar`; raises `RiceError` where they are not about the same images."""
-    b_aligned = align(b, a.paths)
-    if b_aligned is None:
-        raise RiceError("the two predictions files are about different images: McNemar's test needs the same ones")
-    return mcnemar(a.labels, a.predicted, b_aligned.predicted)
-
-
-def align(predictions: Predictions, paths: Sequence[str]) -> Predictions | None:
-    """Put predictions in the order of `paths`; None where they are not about the same images."""
-    place = {path: row for row, path in enumerate(predictions.paths)}
-    if len(place) != len(paths) or any(path not in place for path in paths):
-        return None
-    order = [place[path] for path in paths]
-    found = {name: getattr(predictions, name)[order] for name in ("labels", "predicted", "scores")}
-    return replace(predictions, paths=list(paths), **found)
-
-
 def _f1(true_positives: int, of_class: int, as_class: int) -> Metric:
     either = of_class + as_class - true_positives
     if either == 0:
@@ -175,22 +157,6 @@ def write_predictions(path: Path, examples: Examples, scores: np.ndarray) -> Pre
     return Predictions(list(examples.paths), np.asarray(examples.labels, np.int64), predicted, scores, classes)
 
 
-def read_predictions(path: Path) -> Predictions:
-    """Read a predictions file; raises `RiceError` where it is missing or another file."""
-    try:
-        _, (header, *rows) = read_csv(path)
-        columns, classes = tuple(header[: len(COLUMNS)]), tuple(header[len(COLUMNS) :])
-        if columns != COLUMNS:
-            raise ValueError(f"its header is {','.join(header)}")
-        labels, predicted = (np.array([classes.index(row[k]) for row in rows], np.int64) for k in (1, 2))
-        scores = np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(classes))
-        return Predictions([row[0] for row in rows], labels, predicted, scores, classes)
-    except FileNotFoundError:
-        raise RiceError(f"{path}: no such predictions file; the notebook that trains the model writes it") from None
-    except (ValueError, KeyError) as error:
-        raise RiceError(f"{path}: not a predictions file ({error})") from None
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """What a model predicts of labelled images."""
@@ -224,33 +190,14 @@ def evaluate(predictor: Predictor, examples: Examples, batch_size: int) -> Evalu
     return Evaluation(scores, [prediction.reason for prediction in predictions] if has_rule else None)
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Images by the confidence of the prediction, in bins of equal width from 0 to 1: arrays of one value a bin."""
+def calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Compute the mean distance of confidence from the share of correct predictions in `BINS` bins (Guo et al. 2017).
 
-    counts: np.ndarray  # images
-    accuracy: np.ndarray  # the share of them that is correct, 0 where there are none
-    confidence: np.ndarray  # their mean confidence, 0 where there are none
-    error: float
-    """The expected calibration error: the mean distance of `confidence` from `accuracy`, over images."""
-
-
-def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Reliability:
-    """Compute the reliability diagram's numbers of the predicted class (Guo et al. 2017, section 2).
-
-    Args:
-        labels: true class numbers, int `[n]`.
-        scores: probabilities, float `[n, classes]`.
-        bins: of equal width from 0 to 1.
+    Takes true class numbers, int `[n]`, and probabilities, float `[n, classes]`.
     """
     confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    per_image = np.maximum(counts, 1)
-    share = np.bincount(place, correct, minlength=bins) / per_image
-    mean = np.bincount(place, confidence, minlength=bins) / per_image
-    error = float((counts * np.abs(share - mean)).sum() / max(counts.sum(), 1))
-    return Reliability(counts, share, mean, error)
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    return float(np.abs(np.bincount(place, correct - confidence)).sum() / len(labels))
 
 
 def expected_calibration_error(labels: np.ndarray, scores: np.ndarray, seed: int) -> Metric:
@@ -259,12 +206,12 @@ def expected_calibration_error(labels: np.ndarray, scores: np.ndarray, seed: int
     The interval is a bootstrap's over images, moved by the resamples' mean excess: chance scatter only ever adds to an
     ECE, so a resample's is larger than the sample's.
 
-    Labels and scores are as in `reliability`.
+    Labels and scores are as in `calibration_error`.
     """
-    value = reliability(labels, scores).error
+    value = calibration_error(labels, scores)
     rng, n = np.random.default_rng(seed), len(labels)
     draws = (rng.integers(0, n, n) for _ in range(CALIBRATION_RESAMPLES))
-    errors = np.array([reliability(labels[rows], scores[rows]).error for rows in draws])
+    errors = np.array([calibration_error(labels[rows], scores[rows]) for rows in draws])
     low, high = np.quantile(errors, [0.025, 0.975]) - max(errors.mean() - value, 0)
     interval = max(0.0, min(float(low), value)), max(float(high), value)
     how = f"{BINS} bins of equal width; bootstrap, {CALIBRATION_RESAMPLES} resamples"

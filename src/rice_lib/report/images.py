@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -42,28 +41,6 @@ def image_grid(
             ax.imshow(pixels[number])
             if titles:
                 ax.set_title(titles[number], fontsize=9, weight="normal", loc="center", pad=3)
-    return fig
-
-
-def relevance_page(
-    overlays: Sequence[np.ndarray], titles: Sequence[str], bar: np.ndarray, columns: int = 5, title: str = ""
-) -> Figure:
-    """Show relevance maps over their images, side by side, with the scale of their colours below.
-
-    Args:
-        overlays: one an image, as `rice_lib.explain.picture.overlay` gives them.
-        titles: one an image, of at most two short lines.
-        bar: the scale, uint8 `[rows, 256, 3]`, as `rice_lib.explain.picture.colour_bar` gives it.
-        columns: images in a row.
-        title: above the figure.
-    """
-    fig = image_grid(overlays, titles, columns, title)
-    fig.set_figheight(fig.get_figheight() + 0.4)
-    scale = fig.colorbar(mpl.cm.ScalarMappable(), ax=fig.axes, location="bottom", shrink=0.5, aspect=25, pad=0.02)
-    scale.ax.imshow(bar, extent=(0, 1, 0, 1), aspect="auto", zorder=3, interpolation="nearest")
-    scale.set_ticks([0, 1], labels=["not relevant", "its most relevant patch"])
-    scale.ax.tick_params(labelsize=9, length=0)
-    scale.outline.set_visible(False)  # type: ignore[operator]  # matplotlib's stubs take it for a function
     return fig
 
 

@@ -10,14 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.common.paths import NOTEBOOKS, STUDIES
-from rice_lib.common.tracking import ENGINES, MODELS, Metric, belongs
-from rice_lib.report.tables import link, markdown
-from rice_lib.report.tables import metric as metric_text
+from rice_lib.common.tracking import MODELS, Metric, belongs
 
 KINDS = {"random": "random split", "session": "session never seen", "camera": "simulated camera"}
 """What people call the test images, from the easiest to the hardest."""
@@ -112,18 +108,6 @@ def accuracies(results: Results) -> dict[str, dict[str, Metric]]:
     return found
 
 
-def benchmark(results: Results) -> str:
-    """Compare the engines: one row an engine and batch size."""
-    rows: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for recorded, _, metric in results.metrics():
-        if metric.of.keys() == {"engine", "batch"} and metric.value is not None:
-            engine, batch = str(metric.of["engine"]), metric.of["batch"]
-            row = rows.setdefault((engine, batch), {"engine": ENGINES.get(engine, engine), "images a call": batch})
-            shown = link(metric_text(metric), recorded.address(metric.cell), recorded.origin, number=True)
-            row[f"{metric.name}, {metric.unit}"] = shown
-    return table(list(rows.values()), "Nothing was benchmarked.")
-
-
 def not_measured(results: Results) -> dict[tuple[str, str], list[str]]:
     """Collect what this machine could not measure, by notebook and reason."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -139,11 +123,6 @@ def not_measured(results: Results) -> dict[tuple[str, str], list[str]]:
 def anchor(cell: int) -> str:
     """Name the place of a cell, In [n], on its notebook's page."""
     return f"in-{cell}"
-
-
-def table(rows: list[dict[str, Any]], otherwise: str) -> str:
-    """Show rows as a Markdown table, or say `otherwise` where there is none."""
-    return markdown(pd.DataFrame(rows, dtype=object)) if rows else otherwise
 
 
 def subject(key: str, metric: Metric) -> str:

@@ -107,7 +107,7 @@ def fill(template: str, results: Results, figures: Figures) -> str:
         "kinds": [kind for kind in dict.fromkeys([*tables.KINDS.values(), *sorted(kinds)]) if kind in kinds],
         "not_measured": tables.not_measured(results),
         "package_versions": {n: v for r in results.recorded for n, v in r.provenance.get("versions", {}).items()},
-        **{each.__name__: each for each in (tables.benchmark, tables.stage_of, tables.subject)},
+        **{each.__name__: each for each in (tables.stage_of, tables.subject)},
     }
     # {# begins one of Quarto's identifiers here, not a comment
     jinja = jinja2.Environment(

@@ -14,13 +14,13 @@ import pandas as pd
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.paths import Paths
-from rice_lib.common.tracking import Metric
+from rice_lib.common.tracking import ENGINES, MODELS, Metric
 from rice_lib.report import charts, style
-from rice_lib.report.results import ENGINES, KINDS, MODELS, Recorded, Results, accuracies
+from rice_lib.report.results import KINDS, Recorded, Results, accuracies
 from rice_lib.report.tables import number
 
 OWN = "summary"
-"""Where the page's own figures lie, beside those of the notebooks."""
+"""Where the page's own figure lies, beside those of the notebooks."""
 
 MINUS = "\u2212"
 UNRECORDED = Metric(None, how="no notebook has recorded it")
@@ -28,31 +28,27 @@ UNRECORDED = Metric(None, how="no notebook has recorded it")
 
 @dataclass
 class Figures:
-    """The figures of the page: those of the notebooks, and its own, which `draw` makes."""
+    """The figures of the page: those of the notebooks, and one of its own, which `draw` makes."""
 
     results: Results
     paths: Paths
     captions: dict[tuple[str, str], str] = field(init=False)
     shown: set[tuple[str, str]] = field(default_factory=set)
-    last: dict[str, Metric] = field(default_factory=dict)
-    """Name of an own figure to the last metric that it is made of: it leads to that one's cell."""
+    last: Metric = UNRECORDED
+    """The last metric that the page's own figure is made of: it leads to that one's cell."""
 
     def __post_init__(self) -> None:
         self.captions = {(r.notebook, name): text for r in self.results.recorded for name, text in r.figures.items()}
 
     def draw(self) -> None:
-        """Draw the page's own figures."""
+        """Draw the page's own figure: accuracies over the kinds of test images."""
         style.use_style()
         self.paths.figure(OWN, "any").parent.mkdir(parents=True, exist_ok=True)
         found = accuracies(self.results)
         measured = [m for metrics in found.values() for m in metrics.values() if m.value is not None]
         if measured:
             style.save(charts.slope(found, list(KINDS.values())), self.paths.figure(OWN, "slope"))
-            self.captions[OWN, "slope"], self.last["slope"] = _slope_finding(found), measured[-1]
-        table = _recalls(self.results)
-        if len(table):
-            style.save(charts.recalls(table), self.paths.figure(OWN, "recalls"))
-            self.captions[OWN, "recalls"], self.last["recalls"] = _recall_finding(table), table["recall"].iloc[-1]
+            self.captions[OWN, "slope"], self.last = _slope_finding(found), measured[-1]
 
     def find(self, notebook: str, name: str) -> dict[str, str] | None:
         """Find a figure's file and caption, and the address and origin of what made it; None where nothing did.
@@ -77,7 +73,7 @@ class Figures:
     def _maker(self, notebook: str, name: str) -> tuple[Recorded, int | None]:
         """Find what recorded a figure, and the cell that saved it: the n of In [n]."""
         if notebook == OWN:
-            return self.results.owner(self.last[name]), self.last[name].cell
+            return self.results.owner(self.last), self.last.cell
         recorded = next(r for r in self.results.recorded if r.notebook == notebook)
         file = self.paths.notebook(notebook)
         for cell in nbformat.read(file, as_version=4).cells if file.is_file() else ():
@@ -96,24 +92,16 @@ def answers(results: Results) -> dict[str, Metric]:
 
 
 def speed(results: Results) -> tuple[Metric, str]:
-    """Find the highest throughput of all engines; the text says of which, and the shortest time of one image, with the
-    time that 90 % stay within."""
-    points: dict[tuple[str, int], dict[str, Metric]] = {}
-    for _, key, metric in results.metrics():
-        if "batch" in metric.of and metric.value is not None:
-            point = str(metric.of["engine"]), int(metric.of["batch"])
-            points.setdefault(point, {})[key.rpartition("/")[2]] = metric
-    rates = [found["images_per_s"] for found in points.values() if "images_per_s" in found]
+    """Find the highest throughput of all engines; the text says of which, and the shortest median time of one image."""
+    points = [(key.rpartition("/")[2], metric) for _, key, metric in results.metrics() if "batch" in metric.of]
+    measured = [(what, metric) for what, metric in points if metric.value is not None]
+    rates = [metric for what, metric in measured if what == "images_per_s"]
     if not rates:
         return UNRECORDED, ""
     best = max(rates, key=lambda metric: metric.value or 0)
-    text = ENGINES.get(str(best.of["engine"]), str(best.of["engine"]))
-    singles = [found for (_, batch), found in points.items() if batch == 1 and "p50_ms" in found]
-    if singles:
-        quickest = min(singles, key=lambda found: found["p50_ms"].value or 0)
-        times = [quickest[what].value for what in ("p50_ms", "p90_ms") if what in quickest]
-        text += f" · one image in {', 90 % within '.join(f'{number(time or 0, 2)} ms' for time in times)}"
-    return best, text
+    singles = [metric.value or 0 for what, metric in measured if what == "p50_ms" and metric.of["batch"] == 1]
+    shortest = f" · one image in {number(min(singles), 2)} ms" if singles else ""
+    return best, ENGINES.get(str(best.of["engine"]), str(best.of["engine"])) + shortest
 
 
 def _slope_finding(found: Mapping[str, Mapping[str, Metric]]) -> str:
@@ -126,21 +114,3 @@ def _slope_finding(found: Mapping[str, Mapping[str, Metric]]) -> str:
         each = (f"{gain:+.1f} ({model})".replace("-", MINUS) for model, gain in gains.items())
         said += [f"{kind} {', '.join(each)} points"] if len(gains) else []
     return f"Accuracy against the {first}: {'; '.join(said)}." if said else f"Only the {first} was measured."
-
-
-def _recalls(results: Results) -> pd.DataFrame:
-    """Collect the recalls that were measured: `variety`, `model`, `kind` of the test images, `recall`."""
-    return pd.DataFrame(
-        {"variety": m.of.get("variety"), "model": MODELS.get(str(m.of["model"]), m.of["model"]),
-         "kind": KINDS[str(m.of["split"])], "recall": m}
-        for _, _, m in results.metrics()
-        if m.name == "recall" and m.value is not None and m.of.get("split") in KINDS
-    )  # fmt: skip
-
-
-def _recall_finding(table: pd.DataFrame) -> str:
-    said = []
-    for kind, rows in table.groupby("kind", sort=False):
-        worst = rows.loc[rows["recall"].map(lambda metric: metric.value).idxmin()]
-        said.append(f"on the {kind} {worst['variety']} with {100 * worst['recall'].value:.1f} % ({worst['model']})")
-    return f"The lowest recall: {'; '.join(said)}."

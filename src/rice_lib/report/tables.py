@@ -35,19 +35,11 @@ class Formatted:
     """Markdown that a table shows as it is; text is escaped."""
 
     text: str
-    number: bool = False
-    """Whether it is a number, which columns align right."""
 
 
 def code(text: str) -> Formatted:
     """Show text as code: a path, a command."""
     return Formatted(f"`{text.replace('|', chr(92) + '|')}`") if text else Formatted(NONE)
-
-
-def link(text: str, href: str, title: str = "", number: bool = False) -> Formatted:
-    """Show text as a link, with a title that the pointer brings up."""
-    target = f'{href} "{title}"' if title else href
-    return Formatted(f"[{escape(text)}]({target})", number)
 
 
 def escape(text: str) -> str:
@@ -119,10 +111,7 @@ def _column(cells: Sequence[Any], form: Format | None) -> tuple[list[str], bool]
         else:
             absent = cell is None or cell is pd.NA or (isinstance(cell, Real) and not isinstance(cell, bool))
             texts.append(NONE if absent else cell.text if isinstance(cell, Formatted) else escape(str(cell)))
-    right = all(
-        isinstance(cell, Metric) or getattr(cell, "number", False) or _NUMERIC.match(text)
-        for cell, text in zip(cells, texts, strict=True)
-    )
+    right = all(isinstance(cell, Metric) or _NUMERIC.match(text) for cell, text in zip(cells, texts, strict=True))
     return texts, right
 
 
