@@ -47,6 +47,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], t
     ax.set_xticklabels(names, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticklabels([f"{name}\n{recall}" for name, recall in zip(names, recalls, strict=True)], rotation=0)
     ax.set(xlabel="predicted", ylabel="true", title=title)
+    ax.grid(False)
     return fig
 
 
@@ -78,15 +79,16 @@ def slope(accuracies: Mapping[str, Mapping[str, Metric]], kinds: Sequence[str]) 
     fig, ax = subplots(height=3.8)
     for number, (model, found) in enumerate(accuracies.items()):
         colour, marker = MODEL_STYLES[number % len(MODEL_STYLES)]
-        beside = 0.05 * (number - (len(accuracies) - 1) / 2)  # so that no interval hides another
+        shift = 0.05 * (number - (len(accuracies) - 1) / 2)  # so that no interval hides another
         measured = {
             place: found[kind] for place, kind in enumerate(kinds) if kind in found and found[kind].value is not None
         }
         values, reach = _percent(measured.values())
-        at = [place + beside for place in measured]
+        at = [place + shift for place in measured]
         ax.errorbar(at, values, reach, color=colour, marker=marker, markersize=7, capsize=4, label=model)
-        for x, value in zip(at, values, strict=True):
-            ax.annotate(f"{value:.1f}", (x, value), (8, -4), textcoords="offset points", color=colour, fontsize=10)
+        if at:
+            beside = {"xytext": (8, -4), "textcoords": "offset points", "color": colour, "fontsize": 10}
+            ax.annotate(f"{values[-1]:.1f}", (at[-1], values[-1]), **beside)
     for place, kind in enumerate(kinds):
         if all(kind not in found or found[kind].value is None for found in accuracies.values()):
             ax.text(place, 0.06, "not measured\nhere", transform=ax.get_xaxis_transform(), ha="center", color=MUTED)
