@@ -28,10 +28,9 @@ from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import import_tritonclient
 from rice_lib.common.errors import run_command
 from rice_lib.contract.decision import Decision
-from rice_lib.serving.endpoint import Names
 from rice_lib.serving.load import BYTES_OUTPUTS, TIMEOUT_S
 from rice_lib.serving.repository import OUTPUT
-from rice_lib.serving.server import RunningServer
+from rice_lib.serving.server import RunningServer, public_models
 
 SEED = 83
 ODD_EVERY = 20
@@ -109,7 +108,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def planned(predictor: Predictor, images: Sequence[Path], folder: Path, requests: int) -> list[Request]:
     """Plan the requests, in the same order every time: one of every twenty is odd, at a random place."""
     random = np.random.default_rng(SEED)
-    names = (MODEL, Names(MODEL).ensemble)
+    names = (MODEL, public_models(MODEL)[1])
     good = {kind: itertools.cycle(each) for kind, each in good_requests(predictor, names, images, random).items()}
     odd = itertools.cycle(odd_requests(predictor, names, images[0], folder, MAX_BATCH))
     kinds = random.choice(list(SHARES), requests, p=list(SHARES.values()))

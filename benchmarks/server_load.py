@@ -26,9 +26,8 @@ from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError, run_command
 from rice_lib.contract.decode import decode
 from rice_lib.contract.image_file import BadImageError
-from rice_lib.serving.endpoint import Names
 from rice_lib.serving.load import Body, bodies, measure_point
-from rice_lib.serving.server import RunningServer
+from rice_lib.serving.server import RunningServer, public_models
 
 COMPARED = 16
 """Clients at once where the server is compared; the most that there are, where the grid has fewer."""
@@ -42,7 +41,7 @@ DIRECT_BATCH = 32
 GOALS = {"tensor_to_direct": 0.95, "bytes_to_infer": 0.9}
 """What the ratios should be at least."""
 
-BYTES = Names(MODEL).ensemble
+BYTES = public_models(MODEL)[1]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
 import http.client
-import json
 import subprocess
 import sys
 import threading
@@ -9,17 +8,16 @@ from contextlib import closing
 import numpy as np
 import psutil
 import pytest
-from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, write_onnx
+from support.triton import HAS_SERVER, NO_SERVER, make_checkout, write_onnx
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.cli.serve import main
 from rice_lib.common.errors import RiceError
 from rice_lib.serving import server as life
-from rice_lib.serving.compose import Container
-from rice_lib.serving.endpoint import KEY_FILE, free_ports
 from rice_lib.serving.load import send_file
 from rice_lib.serving.release import release
 from rice_lib.serving.repository import Repository, drawn_grain
+from rice_lib.serving.server import KEY_FILE, free_ports
 
 PROFILE = ("--profile", "tiny")
 
@@ -33,31 +31,6 @@ def checkout(tmp_path, monkeypatch):
     for folder in (root / "models" / "tiny" / "service", root / "models" / "service"):
         if folder.exists():
             life.stop(folder, timeout_s=10)
-
-
-@pytest.fixture
-def docker(tmp_path, monkeypatch):
-    """A `docker` that writes its commands down, and a file that makes them fail."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    calls, fails = tmp_path / "calls.jsonl", tmp_path / "fails"
-    (folder / "docker").write_text(
-        f"#!{sys.executable}\nimport json, os, sys\n"
-        f"if os.path.exists({str(fails)!r}) and 'up' in sys.argv: sys.exit('no such image')\n"
-        f"state = {str(tmp_path / 'runs')!r}\n"
-        "if 'up' in sys.argv: open(state, 'w')\n"
-        "if 'down' in sys.argv and os.path.exists(state): os.remove(state)\n"
-        "if 'ps' in sys.argv: sys.exit(print('an id') if os.path.exists(state) else 0)\n"
-        "env = {k: v for k, v in os.environ.items() if k.startswith('RICE_')}\n"
-        f"open({str(calls)!r}, 'a').write(json.dumps([sys.argv[1:], env]) + '\\n')\n"
-    )
-    (folder / "docker").chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    return calls, fails
-
-
-def words(calls):
-    return [json.loads(line) for line in calls.read_text().splitlines() if "info" not in line and "version" not in line]
 
 
 def test_status_says_by_its_exit_that_nothing_runs(checkout, capsys):
@@ -84,23 +57,16 @@ def test_a_build_of_a_model_that_is_not_there_names_it_and_no_profile(checkout, 
     assert "PROFILE" not in str(caught.value)
 
 
-def test_a_build_with_a_plan_wants_the_file(checkout):
-    with pytest.raises(RiceError, match=r"missing\.plan: no such plan; serving/build_plan\.sh builds one"):
-        main(["build", *PROFILE, "--plan", "missing.plan"])
-    assert not (checkout / "models" / "tiny" / "service" / "repository" / "rice").exists()
-
-
 @pytest.mark.parametrize("host", ["::1", "localhost", "127.0.0"])
 def test_a_host_that_is_no_ipv4_address_is_named(checkout, capsys, host):
     with pytest.raises(SystemExit):
-        main(["up", *PROFILE, "--by", "wheel", "--host", host])
+        main(["up", *PROFILE, "--host", host])
     assert f"argument --host: invalid IPv4Address value: '{host}'" in capsys.readouterr().err
 
 
-def test_up_without_an_environment_says_what_makes_one(checkout, monkeypatch):
+def test_up_without_an_environment_says_what_makes_one(checkout):
     (checkout / ".venv-serve").unlink(missing_ok=True)
-    monkeypatch.setattr("rice_lib.cli.serve.has_engine", lambda: False)
-    with pytest.raises(RiceError, match=r"make serve-env.*no docker engine"):
+    with pytest.raises(RiceError, match="make serve-env"):
         main(["up", *PROFILE])
     assert not (checkout / "models" / "tiny" / "service").exists()
 
@@ -124,19 +90,6 @@ def test_without_a_profile_the_model_that_ships_is_served(checkout):
     assert about.source.endswith("rice-vit-tiny.onnx")
 
 
-def test_no_log_yet_is_one_line(checkout):
-    with pytest.raises(RiceError, match="no server was started yet"):
-        main(["logs", *PROFILE])
-
-
-def test_the_last_lines_of_the_log(checkout, capfd):
-    folder = checkout / "models" / "tiny" / "service"
-    folder.mkdir()
-    (folder / life.LOG_FILE).write_text("".join(f"{n}\n" for n in range(9)))
-    assert main(["logs", *PROFILE, "-n", "2"]) == 0
-    assert capfd.readouterr().out == "7\n8\n"
-
-
 @pytest.mark.parametrize("url", ["box", "box:http", ":8000"])
 def test_health_wants_an_address(url):
     with pytest.raises(RiceError, match="--url"):
@@ -156,66 +109,6 @@ def test_a_profile_that_is_not_there_is_one_line_and_status_2(checkout):
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_container_where_there_is_an_engine(checkout, docker, monkeypatch, capsys):
-    calls, _ = docker
-    ready = iter([False, True, True])
-    monkeypatch.setattr("rice_lib.serving.endpoint.is_ready", lambda *_: next(ready))
-    assert main(["up", *PROFILE, "--port", "9000"]) == 0
-    ((command, env),) = words(calls)
-    assert command == ["compose", "--file", "serving/compose.yaml", "up", "--detach", "--build"]
-    assert env["RICE_SERVICE"] == "tiny/service/repository"
-    key = checkout / "models" / "tiny" / "service" / KEY_FILE
-    assert (env["RICE_KEY"], key.stat().st_mode & 0o777) == (key.read_text(), 0o600)
-    assert (env["RICE_HOST"], env["RICE_PORT"], env["RICE_METRICS_PORT"]) == ("127.0.0.1", "9000", "9002")
-    with pytest.raises(RiceError, match=r"already running at 127.0.0.1:9000"):
-        main(["up", *PROFILE])
-    assert main(["down", *PROFILE]) == 0
-    assert words(calls)[-1][0][3:] == ["down", "--timeout", "15"]
-    assert main(["status", *PROFILE]) == 1
-    assert "no server is running" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("plan", "variant"), [((), "gpu"), (("--plan", "rice.plan"), "tensorrt")])
-def test_on_a_machine_with_a_gpu_the_container_serves_a_versions_plan(checkout, docker, monkeypatch, plan, variant):
-    calls, _ = docker
-    (calls.parent / "bin" / "nvidia-smi").symlink_to(calls.parent / "bin" / "docker")
-    monkeypatch.setattr("rice_lib.serving.endpoint.is_ready", lambda *_: True)
-    monkeypatch.chdir(checkout)
-    (checkout / "rice.plan").write_bytes(b"a plan")
-    assert main(["build", *PROFILE, *plan]) == 0
-    assert main(["up", *PROFILE]) == 0
-    ((command, env),) = words(calls)
-    assert "serving/compose.gpu.yaml" in command
-    assert env["RICE_ENGINE"] == variant
-
-
-def test_a_container_that_does_not_start_is_one_line_and_nothing_is_left(checkout, docker):
-    calls, fails = docker
-    fails.touch()
-    with pytest.raises(RiceError, match="docker compose up: no such image"):
-        main(["up", *PROFILE])
-    assert words(calls)[-1][0][3:] == ["down", "--timeout", "15"]
-    assert [path.name for path in (checkout / "models" / "tiny" / "service").iterdir()] == ["repository"]
-
-
-def test_a_container_that_is_gone_is_forgotten(checkout, docker, monkeypatch, capsys):
-    monkeypatch.setattr("rice_lib.serving.endpoint.is_ready", lambda *_: True)
-    assert main(["up", *PROFILE, "--port", "9000"]) == 0
-    (docker[0].parent / "runs").unlink()
-    assert main(["status", *PROFILE]) == 1
-    assert main(["down", *PROFILE]) == 0
-    assert "no server was running" in capsys.readouterr().out
-    assert [path.name for path in (checkout / "models" / "tiny" / "service").iterdir()] == ["repository"]
-    assert main(["up", *PROFILE, "--port", "9000"]) == 0
-
-
-def test_the_compose_files_know_every_variable_of_a_container(tmp_path):
-    (tmp_path / "models").mkdir()
-    variables = Container(tmp_path / "models" / "service", "127.0.0.1", 8000, "rice", "gpu", tmp_path).variables()
-    text = (ROOT / "serving" / "compose.yaml").read_text() + (ROOT / "serving" / "compose.gpu.yaml").read_text()
-    assert [name for name in variables if f"${{{name}" not in text] == []
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 def test_up_new_version_under_load_back_and_down(checkout):
@@ -224,7 +117,7 @@ def test_up_new_version_under_load_back_and_down(checkout):
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     port = str(free_ports())
-    up = serve("up", "--by", "wheel", "--port", port, "--timeout", "180")
+    up = serve("up", "--port", port, "--timeout", "180")
     assert up.returncode == 0, up.stderr
     address = f"127.0.0.1:{port}"
     assert f"triton://{address}/rice" in up.stdout
@@ -275,7 +168,7 @@ def test_up_new_version_under_load_back_and_down(checkout):
 @pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 def test_on_a_public_address_model_control_takes_the_key(checkout, capsys):
     port, service = free_ports(), checkout / "models" / "tiny" / "service"
-    assert main(["up", *PROFILE, "--by", "wheel", "--host", "0.0.0.0", "--port", str(port), "--timeout", "180"]) == 0
+    assert main(["up", *PROFILE, "--host", "0.0.0.0", "--port", str(port), "--timeout", "180"]) == 0
     assert "can be reached by others" in capsys.readouterr().out
     address = f"127.0.0.1:{port}"
     calls = ("models/rice/unload", "models/rice/load", "index")
@@ -300,8 +193,8 @@ def test_on_a_public_address_model_control_takes_the_key(checkout, capsys):
 
     key = (service / KEY_FILE).read_text()
     (service / KEY_FILE).unlink()
-    assert main(["build", *PROFILE, "--model", str(other)]) == 0
-    assert "control.key is missing: run rice serve down, then up" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"control\.key"):
+        main(["build", *PROFILE, "--model", str(other)])
     assert key not in (service / life.LOG_FILE).read_text()
     assert main(["down", *PROFILE]) == 0
 
@@ -310,7 +203,7 @@ def test_on_a_public_address_model_control_takes_the_key(checkout, capsys):
 @pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)
 def test_a_dead_worker_is_seen_and_started_again(checkout, capsys):
     port = free_ports()
-    assert main(["up", *PROFILE, "--by", "wheel", "--port", str(port), "--timeout", "180"]) == 0
+    assert main(["up", *PROFILE, "--port", str(port), "--timeout", "180"]) == 0
     supervisor = psutil.Process(life.running(checkout / "models" / "tiny" / "service").pid)
     (server,) = supervisor.children()
     victim = next(worker for worker in server.children() if "rice_v1_decode" in " ".join(worker.cmdline()))

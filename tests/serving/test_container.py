@@ -17,8 +17,8 @@ from rice_lib.backends.predictor import parse_decision
 from rice_lib.common.files import sha256_file
 from rice_lib.contract.decision import KEY, Decision
 from rice_lib.data.synthetic import VARIETIES
-from rice_lib.serving.endpoint import RESTRICTED, Names
 from rice_lib.serving.repository import VARIANTS, write_repository
+from rice_lib.serving.server import RESTRICTED, public_models
 
 SERVING = ROOT / "serving"
 COMPOSE, GPU, SCRIPT = SERVING / "compose.yaml", SERVING / "compose.gpu.yaml", SERVING / "build_plan.sh"
@@ -161,11 +161,11 @@ def start(tmp_path, **variables):
 
 def test_the_container_loads_what_clients_ask_and_nothing_else(tmp_path):
     plain = [word for word in start(tmp_path) if "restricted" not in word]
-    loaded = [f"--load-model={name}" for name in Names("rice").public]
+    loaded = [f"--load-model={name}" for name in public_models("rice")]
     options = ["--model-repository=/models", "--model-control-mode=explicit", *loaded]
     assert plain == [*options, "--exit-timeout-secs=8", "--log-verbose=1"]
     basmati = start(tmp_path, RICE_MODEL="basmati")
-    assert [f"--load-model={name}" for name in Names("basmati").public] == [w for w in basmati if "load" in w]
+    assert [f"--load-model={name}" for name in public_models("basmati")] == [w for w in basmati if "load" in w]
 
 
 @pytest.mark.parametrize("engine", ["gpu", "tensorrt"])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from support.triton import ROOT
 
-from rice_lib.serving.endpoint import Names
+from rice_lib.serving.server import public_models
 
 SERVING = ROOT / "serving"
 DEPLOYMENT, SERVICE = yaml.safe_load_all((SERVING / "kubernetes.yaml").read_text())
@@ -49,7 +49,7 @@ def test_model_control_is_disabled_where_a_cluster_reaches_the_server():
 
 def test_the_model_whose_readiness_the_comment_names_is_one_that_is_served():
     (named,) = re.findall(r"/v2/models/(\w+)/ready", (SERVING / "kubernetes.yaml").read_text())
-    assert named in Names("rice").public
+    assert named in public_models("rice")
 
 
 def test_the_service_reaches_the_pod():

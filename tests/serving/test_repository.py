@@ -301,22 +301,6 @@ def test_the_number_of_a_version_that_was_cut_off_is_not_used_again(tmp_path, mo
     assert repository.add(other, 4).version == 3
 
 
-def test_a_plan_lies_beside_its_model(tmp_path, model):
-    plan = tmp_path / "model.plan"
-    plan.write_bytes(b"a plan")
-    repository = Repository(tmp_path / "repository")
-    made = repository.add(model, 4, plan=plan)
-    classifier = repository.classifier(made.version)
-    assert (classifier / "1" / "model.plan").read_bytes() == b"a plan"
-    assert read(classifier / "config.pbtxt").backend == "onnxruntime"  # on a machine without a GPU
-
-
-def test_a_plan_that_is_not_there_is_one_line(tmp_path, model):
-    with pytest.raises(RiceError, match=r"missing\.plan: no such plan"):
-        Repository(tmp_path / "repository").add(model, 4, plan=tmp_path / "missing.plan")
-    assert not (tmp_path / "repository").exists()
-
-
 def test_a_damaged_model_leaves_the_repository_as_it_was(tmp_path, model):
     repository = write_repository(model, tmp_path / "repository", "rice", 4)
     before = names(repository.folder)

@@ -1,4 +1,4 @@
-"""A model served by Triton on this machine: `rice serve build|up|down|status|logs|health`.
+"""A model served by Triton on this machine: `rice serve build|up|down|status|health`.
 
     rice serve up                                  the model that ships, ready when this returns
     rice serve build --model new.onnx              a new version: checked beside the old one, then switched to
@@ -13,10 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +25,8 @@ from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ServeParams, load_params
 from rice_lib.common.paths import Paths, find_root
 from rice_lib.serving import server as life
-from rice_lib.serving.compose import STATE_FILE as CONTAINER_FILE
-from rice_lib.serving.compose import Container, has_engine
 from rice_lib.serving.control import Control
-from rice_lib.serving.endpoint import HOST, KEY_FILE, Endpoint, parse_address
-from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.environment import ServingEnvironment
 from rice_lib.serving.health import fault
 from rice_lib.serving.release import release, roll_back
 from rice_lib.serving.repository import Repository, Version
@@ -44,7 +37,7 @@ DEFAULT_PORT = 8000
 
 @dataclass(frozen=True)
 class Service:
-    """What a command works on: one repository, and the server of it, a process or a container."""
+    """What a command works on: one repository, and the server of it."""
 
     root: Path
     folder: Path
@@ -66,21 +59,6 @@ class Service:
         """Every version that was in service."""
         return Repository(self.folder / "repository", self.params.model_name)
 
-    def container(self) -> Container | None:
-        """Find the container that serves it; None where none was started."""
-        return Container.find(self.root, self.folder, self.params.model_name)
-
-    def server(self) -> Endpoint | None:
-        """Find the running server; None where none runs."""
-        return self.container() or life.running(self.folder)
-
-    def control(self) -> Endpoint | None:
-        """Find the running server, where its key is here; says so where it must be started again."""
-        if (server := self.server()) is None or server.key:
-            return server
-        print(f"note: the server's {KEY_FILE} is missing: run rice serve down, then up", file=sys.stderr)
-        return None
-
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run one of the commands; returns its exit status."""
@@ -90,11 +68,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 def _build(service: Service, options: argparse.Namespace) -> int:
     if options.rollback:
-        version = roll_back(service.repository, service.control())
+        version = roll_back(service.repository, life.running(service.folder))
         print(f"version {version.version} answers again: {version.source}")
     else:
         version = _add(service, options)
-        print(f"version {version.version} answers: {version.source}{' and its plan' if version.plan_sha256 else ''}")
+        print(f"version {version.version} answers: {version.source}")
     return 0
 
 
@@ -106,62 +84,44 @@ def _add(service: Service, options: argparse.Namespace) -> Version:
     repository = service.repository
     with repository.held():
         repository.mend()
-        before, server = repository.active(), service.control()
-        made = repository.add(model, service.params.max_batch_size, options.instances, options.plan)
+        before, server = repository.active(), life.running(service.folder)
+        made = repository.add(model, service.params.max_batch_size, options.instances)
         if before is None or made.version != before.version:
             release(repository, made, server)
         elif server is not None:
             with Control(server) as control:  # which a killed build may have left with the version before
-                if any(control.version(name) != made.version for name in repository.names.public):
+                if any(control.version(name) != made.version for name in repository.public):
                     repository.switch(made.version, control)
     return made
 
 
 def _up(service: Service, options: argparse.Namespace) -> int:
-    if (running := service.server()) is not None:
+    if (running := life.running(service.folder)) is not None:
         raise RiceError(f"a server is already running at {running.http}; stop it first (rice serve down)", 1)
-    host = str(options.host)
-    by_container = options.by == "docker" or (options.by == "auto" and has_engine())
-    try:
-        environment = None if by_container else ServingEnvironment.find(service.root)
-    except MissingEnvironmentError as missing:
-        raise RiceError(f"{missing}; and no docker engine answers" if options.by == "auto" else str(missing)) from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended while starting: leave no server
+    environment = ServingEnvironment.find(service.root)
     if options.model or service.repository.active() is None:
         _add(service, options)
     else:
         service.repository.mend()
     timeout, began = options.timeout or service.params.ready_timeout_s, time.monotonic()
     if not options.host.is_loopback:
-        print(f"note: {host} can be reached by others: put a proxy with authentication before it")
-    folder, name, port = service.repository.folder, service.params.model_name, options.port
-    server: Endpoint
-    if environment is None:
-        active = service.repository.active()
-        on_gpu = "tensorrt" if active is not None and active.plan_sha256 else "gpu"
-        engine = on_gpu if shutil.which("nvidia-smi") else None
-        server = Container(service.folder, host, port, name, engine, service.root).up(timeout)
-    else:
-        at = {"host": host, "port": port}
-        server = life.start(environment, folder, name, service.folder, **at, ready_timeout_s=timeout, tied=False)
+        print(f"note: {options.host} can be reached by others: put a proxy with authentication before it")
+    folder, name = service.repository.folder, service.params.model_name
+    at = {"host": str(options.host), "port": options.port}
+    server = life.start(environment, folder, name, service.folder, **at, ready_timeout_s=timeout, tied=False)
     print(f"ready after {time.monotonic() - began:.1f} s")
     _describe(service, server)
     return 0
 
 
 def _down(service: Service, options: argparse.Namespace) -> int:
-    if (container := service.container()) is not None:
-        container.down()
-        print("stopped")
-        return 0
-    (service.folder / CONTAINER_FILE).unlink(missing_ok=True)  # of a container that is gone
     seconds = life.stop(service.folder)
     print("no server was running" if seconds is None else f"stopped after {seconds:.1f} s")
     return 0
 
 
 def _status(service: Service, options: argparse.Namespace) -> int:
-    if (server := service.server()) is None:
+    if (server := life.running(service.folder)) is None:
         print("no server is running")
         return 1
     wrong = fault(server.host, server.port, server.model)
@@ -170,34 +130,22 @@ def _status(service: Service, options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _logs(service: Service, options: argparse.Namespace) -> int:
-    if (container := service.container()) is not None:
-        container.logs(options.lines, options.follow)
-        return 0
-    log = service.folder / life.LOG_FILE
-    if not log.is_file():
-        raise RiceError(f"{log}: no log; no server was started yet (rice serve up)", 1)
-    follow = ["--follow=name", "--retry"] if options.follow else []  # by name: a long log begins again
-    return subprocess.run(["tail", f"--lines={options.lines}", *follow, str(log)], check=False).returncode
-
-
 def _health(options: argparse.Namespace) -> int:
-    wrong = fault(*parse_address(options.url, "--url"), options.name)
+    wrong = fault(*life.parse_address(options.url, "--url"), options.name)
     print(f"{options.url}: {wrong or 'ready'}")
     return 1 if wrong else 0
 
 
-def _describe(service: Service, server: Endpoint) -> None:
-    active, names = service.repository.active(), service.repository.names
-    process = server if isinstance(server, life.RunningServer) else None
+def _describe(service: Service, server: life.RunningServer) -> None:
+    active, (pixels, files) = service.repository.active(), service.repository.public
     rows = {
         "version": f"{active.version} ({active.source})" if active else "none",
-        "pixels": f"triton://{server.http}/{names.classifier}",
-        "files": f"triton://{server.http}/{names.ensemble}",
-        "gRPC": f"triton+grpc://{server.grpc}/{names.classifier}",
+        "pixels": f"triton://{server.http}/{pixels}",
+        "files": f"triton://{server.http}/{files}",
+        "gRPC": f"triton+grpc://{server.grpc}/{pixels}",
         "metrics": f"http://{server.host}:{server.port + 2}/metrics",
-        "pid": process.pid if process else "in a container",
-        "log": os.path.relpath(process.log) if process else "rice serve logs",
+        "pid": server.pid,
+        "log": os.path.relpath(server.log),
     }
     for name, value in rows.items():
         print(f"  {name:9}{value}")
@@ -206,14 +154,13 @@ def _describe(service: Service, server: Endpoint) -> None:
 def parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Make the command's arguments."""
     serve = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition(": `")[0] + ".")
-    commands = serve.add_subparsers(dest="command", required=True, metavar="build|up|down|status|logs|health")
+    commands = serve.add_subparsers(dest="command", required=True, metavar="build|up|down|status|health")
     add = {}
     for name, act, text in (
         ("build", _build, "write a new version, check it, and have it answer"),
         ("up", _up, "start the server and wait until it is ready and warm"),
         ("down", _down, "stop it and clear what it made; fine where none runs"),
         ("status", _status, "exit status 0 where it can answer, else 1"),
-        ("logs", _logs, "print the server's log"),
         ("health", _health, "exit status 0 where any server, also elsewhere, answers by every worker, else 1"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -222,21 +169,16 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         if name != "health":
             add[name]("--profile", help="whose model and settings (default: the model that ships)")
         if name == "up":
-            command.set_defaults(plan=None, instances=None)  # options of `build` alone
+            command.set_defaults(instances=None)  # an option of `build` alone
     for name in ("build", "up"):
         add[name]("--model", type=Path, metavar="M.onnx", help="default: the profile's own export")
-    add["build"]("--plan", type=Path, metavar="M.plan", help="its TensorRT plan, for a container on a GPU")
     add["build"]("--instances", type=positive, metavar="N", help="of each model, on a CPU (default: the cores)")
     add["build"]("--rollback", action="store_true", help="roll back to the version that answered before")
-    text = "a container where docker's engine answers, else the server of .venv-serve (default: %(default)s)"
-    add["up"]("--by", choices=("auto", "wheel", "docker"), default="auto", help=text)
-    add["up"]("--host", type=IPv4Address, default=HOST, help="the IPv4 address to listen on (default: %(default)s)")
+    add["up"]("--host", type=IPv4Address, default=life.HOST, help="IPv4 address to listen on (default: %(default)s)")
     text = "HTTP; gRPC and metrics are the next two (default: %(default)s)"
     add["up"]("--port", type=int, default=DEFAULT_PORT, help=text)
     add["up"]("--timeout", type=float, metavar="S", help="seconds to wait until ready")
-    add["logs"]("--lines", "-n", type=positive, default=40, metavar="N", help="the last N (default: %(default)s)")
-    add["logs"]("--follow", "-f", action="store_true", help="print more as the log grows, until Ctrl-C")
-    url = f"{HOST}:{DEFAULT_PORT}"
+    url = f"{life.HOST}:{DEFAULT_PORT}"
     add["health"]("--url", default=url, metavar="HOST:PORT", help="HTTP (default: %(default)s)")
     add["health"]("--name", default=ServeParams().model_name, metavar="MODEL", help="default: %(default)s")
     return serve

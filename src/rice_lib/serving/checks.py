@@ -27,7 +27,6 @@ from rice_lib.contract.prediction import predict
 from rice_lib.contract.record import Record
 from rice_lib.serving import server as life
 from rice_lib.serving.control import Control
-from rice_lib.serving.endpoint import parse_address
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
 from rice_lib.serving.load import body, send_file, send_requests
 from rice_lib.serving.release import random_images
@@ -157,7 +156,7 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
         answered[model, version[1].decode() if version else "?"] += 1
 
     bodies = body(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)), body([drawn_grain()])
-    requests = list(zip(repository.names.public, bodies, strict=True))
+    requests = list(zip(repository.public, bodies, strict=True))
     with Control(server) as control, send_requests(server.http, requests, SWITCH_CLIENTS, count) as counts:
         for version in (made.version, first.version):
             repository.switch(version, control)
@@ -170,7 +169,7 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
 
 def endpoints(url: str) -> dict[Protocol, str]:
     """Make addresses of HTTP and gRPC, the next port up, of `host:port`; raises `RiceError` for another form."""
-    host, port = parse_address(url, "serve.url")
+    host, port = life.parse_address(url, "serve.url")
     return {"http": url, "grpc": f"{host}:{port + 1}"}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rice_lib.backends.triton import channel_options, import_tritonclient, make_input, parameter
 from rice_lib.common.errors import RiceError
-from rice_lib.serving.endpoint import KEY_NAME, Endpoint
+from rice_lib.serving.server import KEY_NAME, RunningServer
 
 LOAD_SECONDS = 600.0  # limit of loading one model: a GPU compiles its first kernels meanwhile
 
@@ -19,11 +19,11 @@ class Control:
     Over gRPC: while a model is loaded over HTTP, the server's thread that took the request answers nobody else.
     """
 
-    def __init__(self, server: Endpoint) -> None:
+    def __init__(self, server: RunningServer) -> None:
         """Connect to the server's gRPC endpoint, with its key."""
         self._library, self._address = import_tritonclient("grpc"), server.grpc
         self._client = self._library.InferenceServerClient(server.grpc, channel_args=channel_options(server.grpc))
-        self._key = {f"triton-grpc-protocol-{KEY_NAME}": server.key or ""}
+        self._key = {f"triton-grpc-protocol-{KEY_NAME}": server.key}
 
     def load(self, name: str) -> None:
         """Load a model, or load it again, until it is ready and warm; raises `RiceError` where the server cannot."""

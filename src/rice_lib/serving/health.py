@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from urllib.request import ProxyHandler, build_opener
 
-from rice_lib.serving.endpoint import CALL_SECONDS, Names, is_ready
 from rice_lib.serving.load import send_file
 from rice_lib.serving.repository import drawn_grain
+from rice_lib.serving.server import CALL_SECONDS, is_ready, public_models
 
 
 def fault(host: str, port: int, model: str) -> str | None:
@@ -17,9 +17,9 @@ def fault(host: str, port: int, model: str) -> str | None:
 
     Twice as many at once as the model with the most instances has: a free one takes the next.
     """
-    if not is_ready(host, port, *Names(model).public):
+    if not is_ready(host, port, *public_models(model)):
         return "not ready"
-    grain, ensemble, direct = drawn_grain(), Names(model).ensemble, build_opener(ProxyHandler({}))
+    grain, ensemble, direct = drawn_grain(), public_models(model)[1], build_opener(ProxyHandler({}))
 
     def config(name: str) -> dict:
         with direct.open(f"http://{host}:{port}/v2/models/{name}/config", timeout=CALL_SECONDS) as response:

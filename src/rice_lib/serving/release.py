@@ -14,8 +14,8 @@ from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import IMAGE_SIZE, decode
 from rice_lib.serving.control import Control
-from rice_lib.serving.endpoint import Endpoint
 from rice_lib.serving.repository import FILE, INPUT, OUTPUT, Repository, Version, drawn_grain
+from rice_lib.serving.server import RunningServer
 
 TOLERANCE, GPU_TOLERANCE = 1e-3, 5e-2
 """Largest allowed difference of a logit from ONNX Runtime in this process: a GPU rounds its products."""
@@ -23,7 +23,7 @@ TOLERANCE, GPU_TOLERANCE = 1e-3, 5e-2
 SEED = 83
 
 
-def release(repository: Repository, made: Version, server: Endpoint | None) -> None:
+def release(repository: Repository, made: Version, server: RunningServer | None) -> None:
     """Check a version, then have it answer, on the `server` too, where one runs.
 
     Raises `RiceError` where it does not load or gives other logits: it is removed, and the one before answers.
@@ -48,7 +48,7 @@ def release(repository: Repository, made: Version, server: Endpoint | None) -> N
         repository.switch(made.version, control)
 
 
-def roll_back(repository: Repository, server: Endpoint | None) -> Version:
+def roll_back(repository: Repository, server: RunningServer | None) -> Version:
     """Have the version before answer again; raises `RiceError` where there is none, or the server cannot load it."""
     with repository.held(), _connect(server) as control:
         version = repository.previous()
@@ -61,7 +61,7 @@ def random_images(random: np.random.Generator, count: int) -> np.ndarray:
     return random.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
 
 
-def _connect(server: Endpoint | None) -> Control | nullcontext[None]:
+def _connect(server: RunningServer | None) -> Control | nullcontext[None]:
     return nullcontext() if server is None else Control(server)
 
 

@@ -47,7 +47,7 @@ from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.contract.features import FEATURES
 from rice_lib.serving.control import Control
-from rice_lib.serving.endpoint import Names
+from rice_lib.serving.server import public_models
 
 CONFIG, LABELS_FILE = "config.pbtxt", "labels.txt"
 VARIANTS = {"gpu": "configs/gpu.pbtxt", "tensorrt": "configs/tensorrt.pbtxt"}
@@ -76,8 +76,6 @@ class Version:
 
     version: int = field(compare=False)
     onnx_sha256: str
-    plan_sha256: str | None
-    """Of its TensorRT plan, which a container on a GPU then serves."""
     source: str = field(compare=False)
     """The ONNX file that it was made of, as it was named."""
     created: str = field(compare=False)
@@ -98,7 +96,7 @@ class Repository:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise RiceError(f"serve.model_name {name!r}: use letters, digits, '_', '-' and '.', as in a file's name")
         self.folder = folder
-        self.names = Names(name)
+        self.name, self.public = name, public_models(name)
         self._held = False
 
     @contextmanager
@@ -117,7 +115,7 @@ class Repository:
 
     def steps(self, version: int) -> tuple[str, str, str]:
         """Name a version's own models: files to pixels, pixels to logits, logits to varieties."""
-        own = f"{self.names.classifier}_v{version}"
+        own = f"{self.name}_v{version}"
         return f"{own}_decode", own, f"{own}_postprocess"
 
     def classifier(self, version: int) -> Path:
@@ -127,7 +125,7 @@ class Repository:
     def versions(self) -> dict[int, Version]:
         """Find every complete version by its number, oldest first."""
         found = {}
-        for file in self.folder.glob(f"{self.names.classifier}_v*/{VERSION_FILE}"):
+        for file in self.folder.glob(f"{self.name}_v*/{VERSION_FILE}"):
             try:
                 version = Version(**read_json(file))
             except (OSError, ValueError, TypeError):
@@ -137,7 +135,7 @@ class Repository:
 
     def active(self) -> Version | None:
         """Find the version that answers; None where there is none; raises `RiceError` where it is damaged."""
-        file = self.folder / self.names.ensemble / CONFIG
+        file = self.folder / self.public[1] / CONFIG
         if not file.is_file():
             return None
         number = re.search(r"versions: ?\[(\d+)\]", file.read_text(encoding="utf-8", errors="replace"))
@@ -147,13 +145,12 @@ class Repository:
             raise RiceError(f"{file}: {why}; delete {self.folder} and build it again (rice serve build)")
         return version
 
-    def add(self, model: Path, max_batch: int, instances: int | None = None, plan: Path | None = None) -> Version:
+    def add(self, model: Path, max_batch: int, instances: int | None = None) -> Version:
         """Write an ONNX file as a new version, completely or not at all; it does not answer yet.
 
         Args:
             max_batch: most images of one request.
             instances: of each model on a CPU; None is one a core.
-            plan: the model's TensorRT plan, put beside it.
 
         Returns:
             The version; the one that answers, where that has the same model and settings.
@@ -163,8 +160,6 @@ class Repository:
         """
         if model.suffix != ".onnx":
             raise RiceError(f"{model}: the server takes an .onnx file (serving/build_plan.sh builds a plan of it)")
-        if plan is not None and not plan.is_file():
-            raise RiceError(f"{plan}: no such plan; serving/build_plan.sh builds one of a version that is there")
         with open_predictor(model, threads=1) as predictor:
             labels, decision = predictor.labels, predictor.decision
         with self.held():
@@ -173,7 +168,6 @@ class Repository:
             made = Version(
                 version=self._next(),
                 onnx_sha256=sha256_file(model),
-                plan_sha256=sha256_file(plan) if plan else None,
                 source=str(model),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 replaces=active.version if active else None,
@@ -189,8 +183,6 @@ class Repository:
                 self._write_version(staged, made, labels, decision)
                 decoder, classifier, postprocess = self.steps(made.version)
                 shutil.copyfile(model, staged / classifier / "1" / "model.onnx")
-                if plan is not None:
-                    shutil.copyfile(plan, staged / classifier / "1" / "model.plan")
                 for name in (decoder, postprocess, classifier):  # whose version.json marks the version complete
                     (staged / name).rename(self.folder / name)
         return made
@@ -205,7 +197,7 @@ class Repository:
             known = self.versions()
             if version not in known:
                 there = ", ".join(map(str, known)) or "none"
-                raise RiceError(f"{self.folder}: has no version {version} of {self.names.classifier} (there: {there})")
+                raise RiceError(f"{self.folder}: has no version {version} of {self.name} (there: {there})")
             before = self.active()
             if control is None:
                 self._point(known[version])
@@ -216,7 +208,7 @@ class Repository:
             self._point(known[version])
             switched = []
             try:
-                for name in self.names.public:
+                for name in self.public:
                     control.load(name)
                     switched.append(name)
             except RiceError:
@@ -225,9 +217,9 @@ class Repository:
                     for name in switched:
                         control.load(name)
                 raise
-            own = {*self.names.public, *self.steps(version)}
+            own = {*self.public, *self.steps(version)}
             for name in sorted(control.loaded() - own):  # the version before, and what a killed build left
-                if name.startswith(f"{self.names.classifier}_v"):
+                if name.startswith(f"{self.name}_v"):
                     control.unload(name)
             self._prune(known[version])
 
@@ -245,10 +237,10 @@ class Repository:
         known = list(self.versions())
         keep = {active.version, active.replaces, *known[-KEPT:]}
         for folder in self.folder.iterdir():
-            number = re.match(rf"{re.escape(self.names.classifier)}_v(\d+)(?=$|_)", folder.name)
+            number = re.match(rf"{re.escape(self.name)}_v(\d+)(?=$|_)", folder.name)
             if number and int(number[1]) not in keep:
                 self.discard(int(number[1]))
-        for folder in (f for name in self.names.public for f in (self.folder / name).glob("[0-9]*")):
+        for folder in (f for name in self.public for f in (self.folder / name).glob("[0-9]*")):
             if int(folder.name) not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -266,7 +258,7 @@ class Repository:
 
     def _next(self) -> int:
         """Choose the next number; none is used again, not even that of a version whose writing was cut off."""
-        found = (re.match(rf"{re.escape(self.names.classifier)}_v(\d+)", f.name) for f in self.folder.iterdir())
+        found = (re.match(rf"{re.escape(self.name)}_v(\d+)", f.name) for f in self.folder.iterdir())
         return max((int(match[1]) for match in found if match), default=0) + 1
 
     def _write_version(self, staged: Path, made: Version, labels: Sequence[str], decision: Decision | None) -> None:
@@ -294,14 +286,14 @@ class Repository:
         decoder, classifier, postprocess = self.steps(made.version)
         values = asdict(made) | {
             "decoder": decoder, "classifier": classifier, "postprocess": postprocess,
-            "pixels": self.names.classifier, "files": self.names.ensemble,
+            "pixels": self.name, "files": self.public[1],
             "size": IMAGE_SIZE, "features": len(FEATURES), "classes": len(labels),
             # as strings of a configuration: JSON's escapes are among protobuf's
             "labels": json.dumps(json.dumps(labels)), "decision": json.dumps(decision, ensure_ascii=False),
             "max_queue": MAX_QUEUE,
         }  # fmt: skip
         configs = {staged / decoder / CONFIG: "decode", staged / postprocess / CONFIG: "postprocess"}
-        for name, template in zip(self.names.public, ("pixels", "files"), strict=True):
+        for name, template in zip(self.public, ("pixels", "files"), strict=True):
             configs[staged / classifier / ENSEMBLES / f"{name}.pbtxt"] = template
         for path, template in configs.items():
             write_text(path, _fill_in(template, values))
@@ -311,7 +303,7 @@ class Repository:
     def _point(self, made: Version) -> None:
         """Give the ensembles the configurations of a version."""
         brought = self.classifier(made.version)
-        for name in self.names.public:
+        for name in self.public:
             ensemble = self.folder / name
             # an ensemble's version has no files of its own, and Triton wants a folder
             write_json(ensemble / str(made.version) / VERSION_FILE, asdict(made))

@@ -8,14 +8,17 @@ nothing else. The folder holds `state.json` while a server runs, and the log of 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import re
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,18 +27,16 @@ import psutil
 import rice_lib
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import locked, read_json, write_json
-from rice_lib.serving.endpoint import (
-    CALL_SECONDS,
-    HOST,
-    KEY_FILE,
-    RESTRICTED,
-    Endpoint,
-    Names,
-    free_ports,
-    make_key,
-    require_free,
-)
 from rice_lib.serving.environment import ServingEnvironment
+
+HOST = "127.0.0.1"  # the default address: this machine alone can reach it
+LAST_PORT = 65533  # two more follow it
+CALL_SECONDS = 5.0  # limit of one question about readiness
+KEY_FILE = "control.key"  # in a server's folder while it runs, for its owner alone
+
+KEY_NAME = "rice-control"
+RESTRICTED = f"model-repository,shared-memory,trace,logging:{KEY_NAME}="
+"""What takes the key, as Triton's options say it: whoever may load a model may run code as the server's user."""
 
 STATE_FILE, LOG_FILE, BACKENDS = "state.json", "tritonserver.log", "backends"
 
@@ -49,18 +50,49 @@ SUPERVISOR = "rice_lib.serving.supervise"
 SHARED_MEMORY = Path("/dev/shm")
 
 
-@dataclass(frozen=True)
-class RunningServer(Endpoint):
-    """A server that was started as a process of this machine; `folder` is its state folder."""
+def public_models(name: str) -> tuple[str, str]:
+    """Name both models that clients call, by the one that takes pixels: the other takes the bytes of files."""
+    return name, f"{name}_bytes"
 
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that was started as a process of this machine: where it listens and what it serves."""
+
+    folder: Path
+    """Its state folder."""
+    host: str
+    port: int
+    """HTTP; gRPC is the next port up, Prometheus metrics the one after."""
+    model: str
+    """The classifier; its ensemble is served too."""
     pid: int
     ready_s: float | None = None
     """Seconds from start to ready; None until then."""
 
     @property
+    def http(self) -> str:
+        """`host:port` of the HTTP endpoint."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        """`host:port` of the gRPC endpoint."""
+        return f"{self.host}:{self.port + 1}"
+
+    @property
+    def key(self) -> str:
+        """What model control takes."""
+        return (self.folder / KEY_FILE).read_text(encoding="ascii")
+
+    @property
     def log(self) -> Path:
         """The file that the server's output goes to."""
         return self.folder / LOG_FILE
+
+    def is_ready(self) -> bool:
+        """Whether its models answer that they are ready."""
+        return is_ready(self.host, self.port, *public_models(self.model))
 
     def stop(self) -> float | None:
         """Stop it; see the function `stop`."""
@@ -115,14 +147,16 @@ def start(
         server = RunningServer(state_dir, host, first, model, pid=0)
         process = _supervise(environment, server, repository, ready_timeout_s, os.getpid() if tied else 0)
 
-        def check() -> None:
-            if process.poll() is not None:
-                raise RiceError(f"tritonserver did not start: {_reason(server.log)} (log: {server.log})", 1)
-
-        server = replace(server, pid=process.pid)
+        began, server = time.monotonic(), replace(server, pid=process.pid)
         try:
             server.write()
-            server = replace(server, ready_s=server.wait(ready_timeout_s, str(server.log), check))
+            while not server.is_ready():
+                if process.poll() is not None:
+                    raise RiceError(f"tritonserver did not start: {_reason(server.log)} (log: {server.log})", 1)
+                if time.monotonic() - began > ready_timeout_s:
+                    raise RiceError(f"the server was not ready within {ready_timeout_s:g} s (log: {server.log})", 1)
+                time.sleep(0.1)
+            server = replace(server, ready_s=time.monotonic() - began)
             server.write()
         except BaseException:
             stop(state_dir, CALL_SECONDS)
@@ -196,6 +230,66 @@ def clear(state_dir: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def make_key(folder: Path) -> str:
+    """Make a server's key, and keep it in its folder, where its owner alone can read it."""
+    key, file = secrets.token_hex(16), folder / KEY_FILE
+    file.unlink(missing_ok=True)
+    with open(file, "x", encoding="ascii", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+        stream.write(key)
+    return key
+
+
+def parse_address(address: str, named: str) -> tuple[str, int]:
+    """Split `host:port` of an HTTP endpoint; raises `RiceError` for another form of what is `named` so."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in address:
+        raise RiceError(f"{named} {address}: write it as host:port of the server's HTTP endpoint, without a scheme")
+    return host, int(port)
+
+
+def is_ready(host: str, port: int, *models: str) -> bool:
+    """Whether models on a server answer that they are ready.
+
+    `/v2/health/ready` says no while any model, also one of a version that is let go, is on its way.
+    """
+    host = HOST if host == "0.0.0.0" else host
+    try:
+        for name in models:
+            with closing(http.client.HTTPConnection(host, port, timeout=CALL_SECONDS)) as connection:
+                connection.request("GET", f"/v2/models/{name}/ready")
+                if connection.getresponse().status != 200:
+                    return False
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+def free_ports() -> int:
+    """Find the first of three free ports in a row."""
+    for _ in range(100):
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            first = probe.getsockname()[1]
+        with suppress(RiceError):
+            return require_free(first)
+    raise RiceError(f"no three free ports in a row on {HOST}", 1)
+
+
+def require_free(port: int, host: str = HOST) -> int:
+    """Check that a port and the next two can be had; returns it, or raises `RiceError` with the reason."""
+    if not 1 <= port <= LAST_PORT:
+        raise RiceError(f"port {port}: choose one between 1 and {LAST_PORT} (three in a row are used)")
+    for number, name in enumerate(("HTTP", "gRPC", "metrics"), port):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose connections linger is free
+            try:
+                probe.bind((host, number))
+            except OSError as error:
+                why = f"{host} port {number} ({name}): {error.strerror}; choose another --port or --host"
+                raise RiceError(why, 1) from None
+    return port
+
+
 def _supervise(
     environment: ServingEnvironment, server: RunningServer, repository: Path, ready_timeout_s: float, parent: int
 ) -> subprocess.Popen[str]:
@@ -236,7 +330,7 @@ def _command(
         f"--model-repository={os.path.relpath(repository.resolve(), server.folder.resolve())}",
         f"--backend-directory={BACKENDS}",
         "--model-control-mode=explicit",  # a version is switched to when we say so, not when a file appears
-        *(f"--load-model={name}" for name in Names(server.model).public),
+        *(f"--load-model={name}" for name in public_models(server.model)),
         *(f"--{protocol}-address={server.host}" for protocol in ports),
         *(f"--{protocol}-port={port}" for protocol, port in ports.items()),
         *HIDDEN,
