@@ -209,15 +209,11 @@ def test_the_default_model_is_the_wheels_then_the_checkouts(tmp_path, monkeypatc
     [
         (["--mm-per-pixel", "0.1"], "it needs --grains"),
         (["--reference-mm", "20"], "it needs --grains"),
-        (["--grains", "--mm-per-pixel", "0.1", "--reference-mm", "20"], "does not go with --reference-mm"),
-        (["--explain", "maps", "--grains"], "--explain does not go with --grains"),
-        (["--resume", "--output", "o.csv", "--explain", "maps"], "--resume does not go with --explain"),
-        (["--engine", "ray", "--grains"], "--engine ray does not go with --grains"),
-        (["--engine", "ray", "--explain", "maps"], "--engine ray does not go with --explain"),
+        (["--resume", "--output", "o.csv", "--explain", "maps"], "leave --explain out"),
         (["--resume"], "name the file"),
     ],
 )
-def test_options_that_do_not_go_together_are_one_line(arguments, why):
+def test_options_that_lack_another_are_one_line(arguments, why):
     with pytest.raises(RiceError, match=why) as caught:
         infer.main(["x.jpg", *arguments])
     assert caught.value.status == 2
@@ -225,13 +221,19 @@ def test_options_that_do_not_go_together_are_one_line(arguments, why):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "module"), [(["--grains"], "rice_lib.cli.tray"), (["--explain", "maps"], "rice_lib.cli.explain")]
+    "arguments",
+    [
+        ["--grains", "--mm-per-pixel", "0.1", "--reference-mm", "20"],
+        ["--explain", "maps", "--grains"],
+        ["--engine", "ray", "--grains"],
+        ["--engine", "ray", "--explain", "maps"],
+    ],
 )
-def test_trays_and_explanations_are_commands_of_their_own(arguments, module, monkeypatch):
-    asked = []
-    monkeypatch.setattr(f"{module}.run", lambda given: asked.append(given) or 7)
-    assert infer.main(["tray.jpg", *arguments, "--no-reject"]) == 7
-    assert (asked[0].inputs, asked[0].reject) == (["tray.jpg"], False)
+def test_options_that_do_not_go_together_are_an_error(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        infer.main(["x.jpg", *arguments])
+    assert caught.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("prog", ["rice infer", infer.PROG])

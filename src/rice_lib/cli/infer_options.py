@@ -12,33 +12,20 @@ from rice_lib.predict.pipeline import BATCH_SIZE
 from rice_lib.predict.writers import FORMATS, format_of
 
 ENGINES = ("local", "ray")
-_APART = (
-    *(("--explain", "--grains"), ("--resume", "--explain"), ("--engine ray", "--grains")),
-    *(("--engine ray", "--explain"), ("--mm-per-pixel", "--reference-mm")),
-)
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Check for options that do not go together; raises `RiceError`."""
-    given = {
-        "--grains": arguments.grains,
-        "--explain": arguments.explain is not None,
-        "--resume": arguments.resume,
-        "--engine ray": arguments.engine == "ray",
-        "--mm-per-pixel": arguments.mm_per_pixel is not None,
-        "--reference-mm": arguments.reference_mm is not None,
-    }
-    for one, other in _APART:
-        if given[one] and given[other]:
-            raise RiceError(f"{one} does not go with {other}; leave one of them out")
-    for scale in ("--mm-per-pixel", "--reference-mm"):
-        if given[scale] and not arguments.grains:
-            raise RiceError(f"{scale} gives the scale of a tray: it needs --grains")
+    if (arguments.mm_per_pixel or arguments.reference_mm) and not arguments.grains:
+        raise RiceError("--mm-per-pixel and --reference-mm give the scale of a tray: it needs --grains")
     check_output(arguments.output, [*arguments.inputs, arguments.model])
-    if arguments.resume and arguments.output is None:
-        raise RiceError("--resume continues an interrupted --output FILE: name the file")
-    if format_of(arguments.format, arguments.output) == "parquet" and arguments.output is None:
-        raise RiceError("parquet is written to a file: name it with --output")
+    if arguments.resume and (arguments.output is None or arguments.explain):
+        raise RiceError("--resume continues an interrupted --output FILE: name the file, and leave --explain out")
+    if format_of(arguments.format, arguments.output) == "parquet":
+        if arguments.output is None:
+            raise RiceError("parquet is written to a file: name it with --output")
+        if arguments.grains:
+            raise RiceError("--grains writes no parquet: take csv or jsonl")
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -58,18 +45,19 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="continue an interrupted --output")
     add("--format", choices=FORMATS, metavar="F", help=f"{', '.join(FORMATS)} (default: as FILE ends)")
     add("--top-k", type=positive, metavar="K", help="give the K likeliest (default: all; table: 1)")
-    add = command.add_argument_group("what to predict, and by what").add_argument
+    group = command.add_argument_group("what to predict, and by what")
+    add, one_of, scale = group.add_argument, *(group.add_mutually_exclusive_group().add_argument for _ in range(2))
     add("--no-reject", dest="reject", action="store_false", help="name a variety whatever the image shows")
     add("--model", metavar="M", help="checkpoint, .onnx, .plan, triton://host:port/name")
     add("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="images a model call (%(default)s)")
     add("--threads", type=positive, metavar="N", help="CPU threads of a model (default: all cores; ray: 1)")
     what = "local, or ray: a cluster's machines (RAY_ADDRESS)"
-    add("--engine", choices=ENGINES, default="local", metavar="E", help=what)
-    add("--grains", action="store_true", help="inputs are trays: find, classify and count their grains")
-    add("--mm-per-pixel", type=length, metavar="X", help="a tray's scale,")
-    add("--reference-mm", type=length, metavar="D", help="or the diameter of a round object lying in it")
+    one_of("--engine", choices=ENGINES, default="local", metavar="E", help=what)
+    one_of("--grains", action="store_true", help="inputs are trays: find, classify and count their grains")
+    scale("--mm-per-pixel", type=length, metavar="X", help="a tray's scale,")
+    scale("--reference-mm", type=length, metavar="D", help="or the diameter of a round object lying in it")
     add("--broken-below", type=_share, default=0.75, metavar="S", help="a tray's grains shorter than this are broken")
-    add("--explain", type=Path, metavar="DIR", help="save there what in each image decides")
+    one_of("--explain", type=Path, metavar="DIR", help="save there what in each image decides")
     add("-h", "--help", action="help", help="this page")
     return command
 

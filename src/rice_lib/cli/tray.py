@@ -1,8 +1,5 @@
 """`rice infer --grains`: photographs of trays in, counts and shares of the varieties out, with a picture of each.
 
-    rice infer --grains tray.jpg
-    rice infer --grains trays/ --mm-per-pixel 0.05 --output grains.csv
-
 The picture of `tray.jpg`, `tray.jpg.annotated.png`, lies beside the photograph.
 """
 
@@ -11,54 +8,33 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.backends.predictor import Predictor, first_line
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path
 from rice_lib.contract.decode import ANNOTATED, BadImageError, open_image
-from rice_lib.predict.inputs import Source, Unreadable, expand, path_of, read_names
-from rice_lib.predict.resume import Configuration, model_identity, open_output
-from rice_lib.predict.writers import format_of
-from rice_lib.tray.record import TrayRecord, TrayWriter
+from rice_lib.predict.inputs import Source, Unreadable
+from rice_lib.tray.record import TrayRecord
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Analyse the trays that `rice infer --grains` was given; returns the exit status, 1 where some failed.
-
-    Raises `RiceError` where OpenCV is missing, there is no such model, or the output cannot be written.
-    """
+def analyse_files(
+    predictor: Predictor, sources: Iterable[Source], arguments: argparse.Namespace
+) -> Iterator[TrayRecord]:
+    """Analyse trays as `rice infer --grains` was asked to; one record a source. Raises `RiceError` without OpenCV."""
     try:
         import cv2
     except ImportError:
         raise RiceError("--grains needs OpenCV, not installed here: pip install 'rice-lib[grains]'") from None
-    form = format_of(arguments.format, arguments.output)
-    if form == "parquet":
-        raise RiceError("--grains writes no parquet: take csv or jsonl")
     if arguments.threads is not None:
         cv2.setNumThreads(arguments.threads)
-    # annotated pictures of earlier runs are left out, unless the command line names them
-    named = arguments.inputs
-    sources = (s for s in expand(read_names(named, arguments.null)) if not path_of(s).endswith(ANNOTATED) or s in named)
-    spec = arguments.model or default_model()
-    with open_predictor(spec, arguments.threads) as predictor:
-        if predictor.decision is None and arguments.reject:
-            print(f"note: {spec} carries no rejection rule; every object is given a variety", file=sys.stderr)
-        top_k = arguments.top_k or len(predictor.labels)
-        scale = {name: getattr(arguments, name) for name in ("mm_per_pixel", "reference_mm", "broken_below")}
-        how = {**scale, "reject": arguments.reject, "batch_size": arguments.batch_size}
-        identity = model_identity(spec) if arguments.output else ""
-        configuration = Configuration(identity, form, top_k, arguments.reject, scale)
-        writer = TrayWriter(form, predictor.labels, top_k)
-        with open_output(arguments.output, configuration, writer, arguments.resume) as output:
-            for source in output.remaining(sources):
-                output.write(_record(predictor, source, how))
-    return 1 if output.failed else 0
+    names = ("mm_per_pixel", "reference_mm", "broken_below", "reject", "batch_size")
+    for source in sources:
+        yield _record(predictor, source, {name: getattr(arguments, name) for name in names})
 
 
 def _record(predictor: Predictor, source: Source, how: Mapping[str, Any]) -> TrayRecord:

@@ -9,6 +9,7 @@ traceback.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -26,8 +27,10 @@ def run_command(main: Callable[[], int], prog: str = "this command", extra: str 
 
     So is a library that `prog` needs and that is not installed: the line names the `extra` of this package that
     installs it. Where the reader of the output has gone (`| head`), the command ends without a word, as others do.
+    SIGTERM ends it as Ctrl-C does, with status 143: what it began is cleared, or can be resumed.
     """
     _open_closed_streams()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         try:
             status = main()

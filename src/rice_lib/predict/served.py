@@ -53,10 +53,6 @@ _Sent = tuple[list[_File], Future[Any] | None]
 """Files sent together, and the response to come; None where none of them could be read."""
 
 
-class TakesPixelsError(RiceError):
-    """The served model is no ensemble for files."""
-
-
 class FileClient(ServedModel, AbstractContextManager["FileClient"]):
     """A client of a server's ensemble, for one thread at a time. Use it as a context manager, or call `close`."""
 
@@ -132,16 +128,8 @@ class FileClient(ServedModel, AbstractContextManager["FileClient"]):
         types = [each["data_type"] for each in config.get("input", [])]
         if types != ["TYPE_STRING"] or not {each["name"] for each in config.get("output", [])} >= set(OUTPUTS):
             where, model = self._connection.where, self._connection.model
-            raise TakesPixelsError(f"{where}: does not take files; name the ensemble that does, as {model}_bytes")
+            raise RiceError(f"{where}: does not take files; name the ensemble that does, as {model}_bytes")
         super()._adopt(config)
-
-
-def open_file_client(url: str) -> FileClient | None:
-    """Open a client; None where the model takes pixels. Raises `RiceError` as `FileClient` does."""
-    try:
-        return FileClient(url)
-    except TakesPixelsError:
-        return None
 
 
 def _read(source: Source) -> _File:
