@@ -92,7 +92,7 @@ def test_the_copied_folder_decodes_and_predicts(tmp_path):
     assert found["records"] == [
         {"path": "grain.jpg", **predicted},
         {"path": "grey.png", **predicted},
-        {"path": "page.jpg", "error": "an HTML page, not an image"},
+        {"path": "page.jpg", "error": "not an image in a format that can be read: it begins with '<html></html>'"},
     ]
     assert found["sums"] == [int(decode(files[name]).sum()) for name in ("grain.jpg", "grey.png")]
     assert found["file"].startswith(str(tmp_path))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from rice_lib.contract.image_file import BadImageError
+
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
 
@@ -21,9 +23,6 @@ Conversion = Callable[[Image.Image], Image.Image]
 
 SRGB_TOLERANCE = 2
 """A profile that moves no colour by more levels (of 255) than this is sRGB; writers round its curve differently."""
-
-MAX_PROFILE_BYTES = 8 * 1024 * 1024
-"""The profiles of printing presses have 0.5 to 3 MB."""
 
 BAND_PIXELS = 4 * 1024 * 1024
 """Large images are converted a band of rows at a time, so that intermediate forms stay small."""
@@ -39,10 +38,9 @@ _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Convert any mode to 8-bit RGB in sRGB; what was passed over is added to `notes`.
 
-    16-bit grey is scaled (not clipped). 32-bit pixels do not say what white is: 1 for fractions, else 255 or 65,535,
-    whichever holds the brightest pixel; the note says which was taken.
+    16-bit grey is scaled (not clipped). Raises `BadImageError` for pixels of 32 bits, which do not say what white is.
     """
-    to_eight_bits = _to_eight_bits(image, notes) if image.mode in _DEEP_GREY else None
+    to_eight_bits = _to_eight_bits(image) if image.mode in _DEEP_GREY else None
     to_srgb = _to_srgb(image, notes)
 
     def convert(band: Image.Image) -> Image.Image:
@@ -61,44 +59,27 @@ def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.height <= rows:
         return convert(image)
     result = Image.new("RGB", image.size)
-    for box in _bands(image, rows):
+    for start in range(0, image.height, rows):
+        box = (0, start, image.width, min(start + rows, image.height))
         result.paste(convert(image.crop(box)), box)
     return result
 
 
-def _bands(image: Image.Image, rows: int) -> list[tuple[int, int, int, int]]:
-    width, height = image.size
-    return [(0, start, width, min(start + rows, height)) for start in range(0, height, rows)]
-
-
-def _to_eight_bits(image: Image.Image, notes: list[str]) -> Conversion:
-    """Give the conversion of grey of 16 or 32 bits to `L`."""
-    tags = getattr(image, "tag_v2", {})
-    white = 65535.0
+def _to_eight_bits(image: Image.Image) -> Conversion:
+    """Give the conversion of grey of 16 bits to `L`."""
     if image.mode in ("I", "F") and image.format != "PPM":  # Pillow scales PPM's own maximum to 65,535
-        white = _guess_white(image)
-        notes.append(f"pixels read as 0 to {white:,.0f}")
-    elif tags.get(_TIFF_BITS_PER_SAMPLE) == (12,):
-        white = 4095.0
+        raise BadImageError("pixels of 32 bits do not say what white is; convert it to 8 or 16 bits")
+    tags = getattr(image, "tag_v2", {})
+    white = 4095.0 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535.0
     # Pillow turns grey with white as zero the right way round in 8 bits alone
     inverted = image.mode.startswith("I;16") and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
 
     def convert(band: Image.Image) -> Image.Image:
-        grey = np.nan_to_num(np.asarray(band).astype(np.float32)) / (white / 255.0)
+        grey = np.asarray(band).astype(np.float32) / (white / 255.0)
         grey = 255.0 - grey if inverted else grey
         return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
 
     return convert
-
-
-def _guess_white(image: Image.Image) -> float:
-    brightest = 0.0
-    for box in _bands(image, max(1, BAND_PIXELS // image.width)):
-        pixels = np.asarray(image.crop(box))
-        brightest = max(brightest, float(pixels.max(where=np.isfinite(pixels), initial=0)))
-    likely = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    # interpolation overshoots: a fraction of 1.1 is still one
-    return next((white for white in likely if brightest <= 1.25 * white), brightest)
 
 
 def _to_srgb(image: Image.Image, notes: list[str]) -> Conversion:
@@ -113,7 +94,7 @@ def _to_srgb(image: Image.Image, notes: list[str]) -> Conversion:
             if _fits(mode, image.mode):
                 return _through(transform, mode) if transform is not None else _plain
             notes.append("colour profile ignored (made for another kind of image)")
-    return _through(_lab_transform(), "LAB") if image.mode == "LAB" else _plain
+    return _plain
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -138,8 +119,6 @@ def _profile_transform(profile: bytes) -> tuple[str, ImageCmsTransform | None]:
     several kinds of `Exception` for a damaged one."""
     from PIL import ImageCms
 
-    if len(profile) > MAX_PROFILE_BYTES:
-        raise ValueError("too large")
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     mode = _SPACES[opened.profile.xcolor_space.strip()]
     # a transform's one-pixel cache must not be shared by threads
@@ -155,11 +134,3 @@ def _changes_nothing(transform: ImageCmsTransform) -> bool:
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(18, -1, 3)
     changed = np.asarray(transform.apply(Image.fromarray(colours)))
     return int(np.abs(changed.astype(int) - colours).max()) <= SRGB_TOLERANCE
-
-
-@lru_cache(maxsize=1)
-def _lab_transform() -> ImageCmsTransform:
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB", flags=ImageCms.Flags.NOCACHE)

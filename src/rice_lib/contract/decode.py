@@ -61,9 +61,6 @@ _PLUGINS: dict[Format, str] = {
 }
 """How the names of Pillow's module and class begin. `Image.open` would import five before it looks at the file."""
 
-_OPTIONAL: dict[Format, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-"""Formats that a build of Pillow may lack, by their names in `PIL.features`."""
-
 _DECODED_BY_PYTHON = {"ppm", "ppm_plain", "bmp_rle"}
 """Names of Pillow's decoders."""
 
@@ -187,11 +184,6 @@ def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tup
 
 
 def _opened(form: Format, data: bytes) -> ImageFile:
-    if form in _OPTIONAL:
-        from PIL import features
-
-        if not features.check(_OPTIONAL[form]):
-            raise BadImageError(f"{form} is not supported by the installed Pillow; convert it to JPEG")
     if form == "TIFF":
         _silence_libtiff()
     if form == "HEIC":

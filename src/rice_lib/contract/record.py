@@ -33,22 +33,18 @@ class Record:
         """Why the image is rejected."""
         return None if self.prediction is None else self.prediction.reason
 
-    def best(self, top_k: int) -> dict[str, float]:
-        """The `top_k` highest scores by class name, highest first; empty where the file could not be read."""
-        scores = {} if self.prediction is None else self.prediction.scores
-        ranked = sorted(scores.items(), key=lambda pair: -pair[1])
-        return {name: round(score, DECIMALS) for name, score in ranked[:top_k]}
-
     def as_dict(self, top_k: int) -> dict[str, Any]:
         """The record as it is written: `{"path", "label", "confidence", "scores"}`, or `{"path", "error"}`.
 
+        `scores` are the `top_k` highest, highest first, by class name.
         A rejected image has the label `unknown`, no confidence (null), and a `reason`; `notes` are there where there
         are any.
         """
         notes = {"notes": list(self.notes)} if self.notes else {}
         if self.prediction is None:
             return {"path": self.path, "error": self.error, **notes}
-        scores = self.best(top_k)
+        ranked = sorted(self.prediction.scores.items(), key=lambda pair: -pair[1])[:top_k]
+        scores = {name: round(score, DECIMALS) for name, score in ranked}
         record: dict[str, Any] = {"path": self.path, "label": self.label, "confidence": scores.get(self.label or "")}
         if self.reason is not None:
             record["reason"] = self.reason
