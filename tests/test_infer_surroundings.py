@@ -159,7 +159,7 @@ def test_a_suffix_that_names_no_format_is_an_error_without_one(suffix, form, ima
         (">&-", 2, "Bad file descriptor"),
         ("> /dev/null <&-", 0, ""),
         ("--output out.csv >&- <&- 2>&-", 0, ""),
-        ("--output /dev/full", 2, "error: /dev/full: cannot be written (No space left on device)"),
+        ("--output /dev/full", 2, "error: /dev/full: cannot be written (not an ordinary file)"),
         ("- <&-", 2, "error: the list on stdin cannot be read (Bad file descriptor)"),
         ("--output $(printf %0251d 0).csv", 2, "File name too long"),
         ("--output $(printf %0247d 0)", 0, ""),

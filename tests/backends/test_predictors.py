@@ -124,16 +124,6 @@ def test_an_onnx_file_whose_labels_do_not_fit_is_an_error(tmp_path):
         open_predictor(path)
 
 
-def test_an_onnx_file_with_another_input_is_an_error(tmp_path):
-    image = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])
-    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [image], [out])
-    opsets = [onnx.helper.make_opsetid("", 18)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "x.onnx")
-    with pytest.raises(RiceError, match=r"not a model of this project: it takes x tensor\(float\)"):
-        open_predictor(tmp_path / "x.onnx")
-
-
 @pytest.mark.parametrize(("scheme", "protocol"), [("triton", "http"), ("triton+grpc", "grpc")])
 def test_a_triton_url_opens_the_client(monkeypatch, scheme, protocol):
     monkeypatch.setattr("rice_lib.backends.triton.TritonPredictor", lambda *arguments: arguments)
@@ -178,13 +168,3 @@ def test_weights_that_are_cut_off_are_named(kept, tmp_path):
     weights.write_bytes(weights.read_bytes()[: int(kept * weights.stat().st_size)])
     with pytest.raises(RiceError, match=r"model.safetensors: cut off or damaged \(.*\); copy it again"):
         open_predictor(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.onnx"])
-def test_a_git_lfs_pointer_is_named(name, tmp_path):
-    for part in ("config.json", "model.safetensors"):
-        (tmp_path / part).write_bytes((tiny_checkpoint() / part).read_bytes())
-    pointer = tmp_path / name
-    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(RiceError, match=rf"{name}: a Git LFS pointer, .*git lfs pull"):
-        open_predictor(pointer if pointer.suffix == ".onnx" else tmp_path)

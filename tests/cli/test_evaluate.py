@@ -58,14 +58,6 @@ def test_command_prints_a_table_and_writes_json(command, capsys, tmp_path) -> No
     assert "the model carries no rejection rule" in printed
     found = json.loads(output.read_text())
     assert found["metrics"]["errors"]["value"] == 1
-    assert found["wrong"] == [
-        {
-            "path": "0.jpg",
-            "label": "Arborio",
-            "predicted": "Jasmine",
-            "confidence": pytest.approx(1, abs=1e-3),
-        }
-    ]
     assert np.array(found["confusion"]["counts"])[0, 3] == 1
     assert pd.read_csv(predictions)["predicted"][0] == "Jasmine"
 
@@ -98,7 +90,6 @@ def test_command_applies_the_models_decision(command, capsys, tmp_path, monkeypa
     found = json.loads(output.read_text())
     assert found["metrics"]["rejected"]["value"] == 1
     calibrated = float(np.exp(5) / (np.exp(5) + 4))  # 10 / 2
-    assert found["wrong"][0]["confidence"] == pytest.approx(calibrated, abs=1e-6)
     # 20 of 21 correct, all predicted with that confidence
     assert found["metrics"]["ece"]["value"] == pytest.approx(abs(20 / 21 - calibrated), abs=1e-6)
     assert "rejected" in capsys.readouterr().out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -69,13 +68,12 @@ def test_a_link_stays_and_its_target_is_replaced(there, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["link.txt", "place", "target.txt"]
 
 
-def test_what_is_no_regular_file_is_written_through(tmp_path):
+def test_what_is_no_ordinary_file_stays(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
-        write_text(pipe, "records")
-        assert reader.communicate(timeout=60)[0] == "records"
-    write_text(Path(os.devnull), "gone")
+    for path in (pipe, Path(os.devnull)):
+        with pytest.raises(RiceError, match=r"cannot be written \(not an ordinary file\)"):
+            write_text(path, "records")
     assert pipe.is_fifo()
     assert Path(os.devnull).is_char_device()
 
@@ -96,8 +94,3 @@ def test_what_cannot_be_written_is_one_line(name, why, tmp_path):
     with pytest.raises(RiceError, match=rf"{name}: cannot be written \(({why})\)"):
         write_text(tmp_path / name, "text")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_a_full_disk_is_one_line():
-    with pytest.raises(RiceError, match=r"/dev/full: cannot be written \(No space left on device\)"):
-        write_text(Path("/dev/full"), "text")

@@ -14,7 +14,6 @@ from rice_lib.backends.predictor import (
     MAX_BATCH,
     MIN_SHARE,
     Predictor,
-    check_fetched,
     first_line,
     parse_decision,
     parse_labels,
@@ -22,7 +21,6 @@ from rice_lib.backends.predictor import (
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import KEY
-from rice_lib.contract.decode import IMAGE_SIZE
 
 _CPU = "CPUExecutionProvider"
 
@@ -42,7 +40,6 @@ class OnnxPredictor(Predictor):
         if "CUDAExecutionProvider" in ort.get_available_providers():
             ort.preload_dlls()  # finds the CUDA libraries that pip installed beside onnxruntime-gpu or torch
             wanted = ["CUDAExecutionProvider", _CPU]
-        check_fetched(path)
         try:
             self._session = ort.InferenceSession(path, session_options(ort, threads), providers=wanted)
         except Exception as error:  # onnxruntime raises a class of its own for each of its status codes
@@ -50,7 +47,7 @@ class OnnxPredictor(Predictor):
         # a listed provider may have failed to start: the session's own list is the one that is true
         provider = self._session.get_providers()[0]
         self.name, self.max_batch = f"onnxruntime/{provider.removesuffix('ExecutionProvider')}", MAX_BATCH
-        self._input = _check_onnx_inputs(path, self._session)
+        self._input = self._session.get_inputs()[0].name
         metadata, where = self._session.get_modelmeta().custom_metadata_map, f"{path}: the ONNX metadata"
         self.labels = parse_labels(metadata.get("labels"), where)
         self.precision = metadata.get("precision", "float32")
@@ -109,17 +106,3 @@ def import_onnxruntime() -> Any:
     except ImportError:
         raise RiceError("ONNX Runtime is not installed: pip install 'rice-lib[cpu]' (or 'rice-lib[gpu]')") from None
     return onnxruntime
-
-
-def _check_onnx_inputs(path: Path, session: Any) -> str:
-    """Check the one input, uint8 `[batch, 224, 224, 3]` with a free batch; returns its name."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    takes = [(each.type, each.shape[1:]) for each in inputs] == [("tensor(uint8)", [IMAGE_SIZE, IMAGE_SIZE, 3])]
-    gives = [each.type for each in outputs] == ["tensor(float)"]
-    if not (takes and gives) or isinstance(inputs[0].shape[0], int):
-        has = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-        wanted = f"one uint8 [batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 3]"
-        raise RiceError(
-            f"{path}: not a model of this project: it takes {has}, not {wanted}, or gives no float32 logits"
-        )
-    return inputs[0].name

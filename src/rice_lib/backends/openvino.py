@@ -9,7 +9,6 @@ import numpy as np
 from rice_lib.backends.predictor import (
     MAX_BATCH,
     Predictor,
-    check_fetched,
     first_line,
     parse_decision,
     parse_labels,
@@ -30,7 +29,6 @@ class OpenVinoPredictor(Predictor):
             import openvino
         except ImportError:
             raise RiceError(MISSING) from None
-        check_fetched(path)
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or cores()}
         try:
             core = openvino.Core()

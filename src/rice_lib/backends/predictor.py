@@ -9,7 +9,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -105,14 +104,3 @@ def parse_decision(text: str | None, where: str, labels: Sequence[str]) -> Decis
 def first_line(error: BaseException) -> str:
     """Give the first line of an error's message, or the name of its class."""
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def check_fetched(file: Path) -> None:
-    """Check that a model's file can be read, and is no Git LFS pointer to it; raises `RiceError`."""
-    try:
-        with file.open("rb") as stream:
-            pointer = stream.read(32).startswith(b"version https://git-lfs")
-    except OSError as error:
-        raise RiceError(f"{file}: cannot be read ({error.strerror})") from None
-    if pointer:
-        raise RiceError(f"{file}: a Git LFS pointer, not the file itself; fetch that with: git lfs pull")

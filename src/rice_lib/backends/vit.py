@@ -29,7 +29,6 @@ from transformers.utils import logging
 
 from rice_lib.backends.align import GrainAlignment
 from rice_lib.backends.grain_features import FEATURES, FeatureHead, GrainFeatures
-from rice_lib.backends.predictor import check_fetched
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
 from rice_lib.contract.decode import IMAGE_SIZE, NORMALISE_MEAN, NORMALISE_STD
@@ -261,11 +260,9 @@ def load_checkpoint(directory: Path) -> RiceViTForImageClassification:
     Raises:
         RiceError: the directory holds no checkpoint of ours, or a damaged one.
     """
-    configuration, weights = directory / "config.json", directory / "model.safetensors"
-    if not configuration.is_file() or not weights.is_file():
+    weights = directory / "model.safetensors"
+    if not (directory / "config.json").is_file() or not weights.is_file():
         raise RiceError(f"{directory}: no checkpoint here (config.json and model.safetensors); run notebook 04 first")
-    check_fetched(configuration)
-    check_fetched(weights)
     try:
         return RiceViTForImageClassification.from_pretrained(directory, local_files_only=True).eval()
     except SafetensorError as error:

@@ -7,10 +7,11 @@ it: `rice infer` starts as fast as `python -m rice_lib.infer`.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rice_lib.common.errors import RiceError, run_command
+from rice_lib.common.errors import run_command
 
 if TYPE_CHECKING:
     import argparse
@@ -29,10 +30,6 @@ VERBS = {
     "report": "render the report of a profile",
 }
 SHELLS = ("bash", "zsh", "fish")
-COMPLETION = "print completion for a shell: " + ", ".join(SHELLS)
-
-_PATHS = ("inputs", "model", "checkpoint", "onnx")
-"""Arguments that name a file or a folder, besides those whose type says so."""
 
 
 def main() -> None:
@@ -42,23 +39,10 @@ def main() -> None:
 
 
 def _run(argv: list[str]) -> int:
-    verb, *rest = argv or ["--help"]
-    if verb in VERBS:
-        return int(_module(verb).main(rest, f"rice {verb}"))
-    if verb in ("--help", "-h"):
-        print(_help())
-    elif verb == "--version":
-        from importlib.metadata import version
-
-        print(f"rice {version('rice-lib')}")
-    elif verb == "completion":
-        print(_completion(rest))
-    else:
-        from difflib import get_close_matches
-
-        near = get_close_matches(verb, [*VERBS, "completion", "--help", "--version"], n=1)
-        hint = f"did you mean rice {near[0]}?" if near else "rice --help lists them"
-        raise RiceError(f"rice {verb}: no such verb; {hint}")
+    if argv and argv[0] in VERBS:
+        return int(_module(argv[0]).main(argv[1:], f"rice {argv[0]}"))
+    options = _parser()[0].parse_args(argv or ["--help"])
+    print(_completion(options.shell))
     return 0
 
 
@@ -68,60 +52,38 @@ def _module(verb: str) -> ModuleType:
     return import_module("rice_lib.infer" if verb == "infer" else f"rice_lib.cli.{verb.replace('-', '_')}")
 
 
-def _help() -> str:
-    rows = {**VERBS, "completion SHELL": COMPLETION}
-    lines = "\n".join(f"  {name:<18}{what}" for name, what in rows.items())
-    return f"""usage: rice VERB ...
-
-Rice varieties classified from photographs of single grains.
-
-{lines}
-
-  rice VERB --help  what a verb takes
-  rice --version
-
-examples:
-  rice infer photos/ --output out.csv
-  rice evaluate --model models/rice-vit-tiny.onnx --profile local"""
-
-
-def _completion(argv: list[str]) -> str:
-    if len(argv) != 1 or argv[0] not in SHELLS:
-        raise RiceError(f'name one shell: {", ".join(SHELLS)}; for bash: eval "$(rice completion bash)"')
-    import shtab
-
-    return str(shtab.complete(_parser_of_all(), argv[0]))
-
-
-def _parser_of_all() -> argparse.ArgumentParser:
-    """Join the parsers of all verbs into one, as shtab reads it, with paths marked as such."""
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
+    """Make a parser that knows the verbs by name, and its action that holds theirs."""
     import argparse
+    from importlib.metadata import version
 
-    command = argparse.ArgumentParser(prog="rice", description="Rice varieties classified from photographs.")
-    command.add_argument("--version", action="store_true", help="the version")
-    verbs = command.add_subparsers(metavar="VERB")
+    what = "Classify rice varieties in photographs of single grains."
+    command = argparse.ArgumentParser(prog="rice", description=what, epilog="rice VERB --help says what a verb takes.")
+    command.add_argument("--version", action="version", version=f"rice {version('rice-lib')}")
+    verbs = command.add_subparsers(metavar="VERB", required=True)
     for verb, what in VERBS.items():
         verbs.add_parser(verb, help=what)
-        try:
-            verbs.choices[verb] = own = _module(verb).parser(f"rice {verb}")
-        except ModuleNotFoundError:
-            continue  # its libraries are not installed: the verb is completed, and says so when it is run
-        _mark_paths(own)
-    verbs.add_parser("completion", help=COMPLETION).add_argument("shell", choices=SHELLS)
-    return command
+    verbs.add_parser("completion", help="print tab completion for a shell").add_argument("shell", choices=SHELLS)
+    return command, verbs
 
 
-def _mark_paths(parser: argparse.ArgumentParser) -> None:
-    import argparse
-    from pathlib import Path
-
+def _completion(shell: str) -> str:
+    """Join the parsers of all verbs, and make of them a shell's script."""
     import shtab
 
+    command, verbs = _parser()
+    for verb in VERBS:
+        with suppress(ModuleNotFoundError):  # its libraries are not installed: the verb says so when it is run
+            verbs.choices[verb] = _module(verb).parser(f"rice {verb}")
+    _complete_files(command, shtab.FILE)
+    return str(shtab.complete(command, shell))
+
+
+def _complete_files(parser: Any, how: Any) -> None:
+    """Have every argument that is no choice completed as a file's name."""
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action.choices, dict):
             for below in action.choices.values():
-                _mark_paths(below)
-        elif action.dest == "explain":
-            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-        elif action.type is Path or action.dest in _PATHS:
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+                _complete_files(below, how)
+        elif action.choices is None and action.nargs != 0:
+            action.complete = how

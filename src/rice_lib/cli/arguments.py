@@ -35,7 +35,7 @@ def length(text: str) -> float:
 
 
 def check_output(output: Path | None, inputs: Iterable[str | Path | None], suffixes: tuple[str, ...] = ()) -> None:
-    """Check that a file to be written is no folder, no image, and none of those that are read (`-`: stdin).
+    """Check that a file to be written is no folder, no device, no image, and none of those that are read (`-`: stdin).
 
     Raises `RiceError` where it is one, or ends in none of `suffixes`, where there are any.
     """
@@ -43,6 +43,8 @@ def check_output(output: Path | None, inputs: Iterable[str | Path | None], suffi
         return
     if output.is_dir():
         raise RiceError(f"{output}: cannot be written, it is a folder; name a file in it")
+    if output.exists() and not output.is_file():
+        raise RiceError(f"{output}: cannot be written (not an ordinary file); redirect stdout instead")
     if output.suffix.lower() in SUFFIXES:
         raise RiceError(f"{output}: will not be written over: it is named as an image; give --output another name")
     for name in inputs if output.is_file() else ():

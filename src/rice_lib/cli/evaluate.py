@@ -64,7 +64,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "rice evaluate") ->
             **what,
             "metrics": {name: asdict(metric) for name, metric in metrics.items()},
             "confusion": {"labels": examples.classes, "counts": counts.tolist()},
-            "wrong": _misclassified(examples, scores),
             **({"against": against} if against else {}),
             "provenance": provenance(run),
         }
@@ -106,10 +105,3 @@ def _row(metric: Metric) -> list[str]:
         return ["-", metric.how, ""]
     interval = "" if metric.low is None else f"{metric.low:.5f} - {metric.high:.5f}"
     return [f"{metric.value:.0f}" if metric.unit else f"{metric.value:.5f}", interval, f"{metric.n:,}"]
-
-
-def _misclassified(examples: Examples, scores: np.ndarray) -> list[dict[str, Any]]:
-    labels, predicted = (np.array(examples.classes)[numbers] for numbers in (examples.labels, scores.argmax(axis=1)))
-    columns = {"path": examples.paths, "label": labels, "predicted": predicted}
-    table = pd.DataFrame({**columns, "confidence": scores.max(axis=1).round(6)})
-    return table[labels != predicted].to_dict("records")

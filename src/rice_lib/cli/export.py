@@ -19,7 +19,7 @@ from rice_lib.cli.arguments import check_output
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import configure_pillow
 from rice_lib.export.tensorrt import build_engine
-from rice_lib.predict.inputs import DecodedInput, decode_all, expand
+from rice_lib.predict.inputs import decode_all, expand
 
 PARITY_TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
 """Largest accepted difference of a logit from torch, by precision: the defaults of the parameters' `export` section."""
@@ -42,15 +42,13 @@ def _onnx(arguments: argparse.Namespace) -> None:
     from rice_lib.export.onnx import check_parity, export, quantise
 
     classifier = load_pixel_classifier(arguments.checkpoint)
-    items = _decoded(arguments.images)
-    folders = [Path(item.path).parent.name for item in items]
-    known = set(folders) <= set(classifier.labels)
+    pixels, folders = _decoded(arguments.images)
+    known = folders and set(folders) <= set(classifier.labels)
     truth = np.array([classifier.labels.index(name) for name in folders]) if known else None
     output, precision = arguments.output, arguments.precision
-    if precision == "int8" and (truth is None or len(items) < LEAST_LABELLED):
+    if precision == "int8" and (truth is None or len(truth) < LEAST_LABELLED):
         wanted = f"{LEAST_LABELLED} images at least, in a folder a variety"
         raise RiceError(f"--precision int8: wants --images, {wanted}: one half to calibrate on, the other to check it")
-    pixels = _stack(items)
     export(
         classifier,
         output,
@@ -92,8 +90,7 @@ def _check_form(checkpoint: Path, file: Path, pixels: np.ndarray, truth: np.ndar
 
 
 def _tensorrt(arguments: argparse.Namespace) -> None:
-    profile, items = BatchProfile(*arguments.batches), _decoded(arguments.images)
-    pixels = _stack(items)
+    profile, (pixels, _) = BatchProfile(*arguments.batches), _decoded(arguments.images)
     print(f"{arguments.output}: building takes up to some minutes", file=sys.stderr)
     manifest = build_engine(arguments.onnx, arguments.output, profile, flavour=arguments.flavour, pixels=pixels)
     where = manifest.gpu.name if manifest.gpu else "any GPU that this TensorRT knows"
@@ -102,20 +99,15 @@ def _tensorrt(arguments: argparse.Namespace) -> None:
     print(manifest.agreement or "not checked on images (--images FOLDER does)")
 
 
-def _decoded(images: list[Path] | None) -> list[DecodedInput]:
-    """Decode all images; raises `RiceError` where one cannot be read."""
-    if not images:
-        return []
+def _decoded(images: list[Path] | None) -> tuple[np.ndarray | None, list[str]]:
+    """Decode all images, and name the folder of each; raises `RiceError` where one cannot be read."""
     configure_pillow()
-    items = [item for item in decode_all(expand(map(str, images)), batch_size=32) if item is not None]
+    items = [item for item in decode_all(expand(map(str, images or ())), batch_size=32) if item is not None]
     for item in items:
         if item.error:
             raise RiceError(f"{item.path}: {item.error}")
-    return items
-
-
-def _stack(items: list[DecodedInput]) -> np.ndarray | None:
-    return np.stack([item.pixels for item in items]) if items else None  # type: ignore[misc]  # none is None
+    pixels = np.stack([item.pixels for item in items]) if items else None  # type: ignore[misc]  # none is None
+    return pixels, [Path(item.path).parent.name for item in items]
 
 
 def parser(prog: str = "rice export") -> argparse.ArgumentParser:

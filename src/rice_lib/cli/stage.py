@@ -9,7 +9,6 @@ interpreter; the executed notebook is kept even where a cell failed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import sys
@@ -20,7 +19,6 @@ from typing import Any
 
 from rice_lib.cli.arguments import profile_parser
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import read_json
 from rice_lib.common.parameters import Params, load_params, parse_overrides
 from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths, find_root
 from rice_lib.common.run import Run
@@ -119,7 +117,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "rice stage") -> in
     """Run the command; returns its exit status."""
     options = parser(prog).parse_args(arguments)
     began = time.monotonic()
-    print(purpose(find_root() / "notebooks" / f"{options.notebook}.ipynb"), flush=True)
     output = run_stage(options.notebook, options.profile, parse_overrides(options.set))
     if not output.is_file():
         print(f"{options.notebook}: not run; the profile has study.enabled: false")
@@ -127,14 +124,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "rice stage") -> in
     page = Path("reports", output.relative_to(find_root()).parts[1], "site", "pages", f"{options.notebook}.html")
     print(f"{options.notebook}: {time.monotonic() - began:.0f} s. Its page, once the report is rendered: {page}")
     return 0
-
-
-def purpose(notebook: Path) -> str:
-    """Read a notebook's title and the first sentence below it; its name, where it has none."""
-    with contextlib.suppress(OSError, ValueError, LookupError):
-        title, _, text = "".join(read_json(notebook)["cells"][0]["source"]).partition("\n\n")
-        return f"{title.lstrip('# ')}: {' '.join(text.partition('.')[0].split())}."
-    return notebook.stem
 
 
 def parser(prog: str) -> argparse.ArgumentParser:

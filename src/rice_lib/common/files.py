@@ -18,28 +18,21 @@ from rice_lib.common.errors import RiceError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path for `path`, which takes its place on success and is removed on failure. Makes the folder.
 
-    A link stays, and what it leads to is replaced. A device or a named pipe stays, and is given the bytes.
+    A link stays, and what it leads to is replaced.
 
     Raises:
         RiceError: the file cannot be written.
     """
-    import shutil
-    import tempfile
-
     try:
         target = Path(os.path.realpath(path))
-        special = target.exists() and not target.is_file()
-        folder = Path(tempfile.gettempdir()) if special else target.parent
-        folder.mkdir(parents=True, exist_ok=True)
+        if target.is_fifo() or target.is_char_device() or target.is_block_device():
+            raise RiceError(f"{path}: cannot be written (not an ordinary file)")
+        target.parent.mkdir(parents=True, exist_ok=True)
         # short, for the final name may be the longest that there can be; savers choose a format by the suffix
-        temporary = folder / f".{os.urandom(6).hex()}.tmp{target.suffix}"
+        temporary = target.parent / f".{os.urandom(6).hex()}.tmp{target.suffix}"
         try:
             yield temporary
-            if special:
-                with temporary.open("rb") as source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
-            else:
-                os.replace(temporary, target)
+            os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
     except BrokenPipeError:
@@ -65,20 +58,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, busy: str = "") -> Iterator[None]:
-    """Lock a folder for one process; the kernel unlocks it when the process ends, however that is.
+def locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Lock a file or a folder for one process; the kernel unlocks it when the process ends, however that is.
+
+    Where the system or the file system has no such locks, nothing is locked.
 
     Raises:
         RiceError: `busy`, where another process holds it; without `busy` the lock is waited for.
     """
-    import fcntl  # not on Windows, where nothing that locks runs
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
             raise RiceError(busy, 1) from None
+        except OSError:
+            pass
         yield
     finally:
         os.close(descriptor)

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +13,7 @@ from rice_lib.contract.prediction import Classifier, Prediction, predict
 from rice_lib.contract.record import Record
 from rice_lib.predict.inputs import DecodedInput, Source, decode_all
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 BATCH_SIZE = 32
-WAITING_BATCHES = 8
-"""A batch is predicted before it is full when so many times its size of unreadable inputs wait for it."""
 
 PROGRESS_AFTER_S = 2.0
 """A run shorter than this shows no progress."""
@@ -74,7 +68,7 @@ def _batches(inputs: Iterable[DecodedInput | None], batch_size: int) -> Iterator
         if item is not None:
             batch.append(item)
             readable += item.pixels is not None
-        if item is None or not readable or readable == batch_size or len(batch) == WAITING_BATCHES * batch_size:
+        if item is None or not readable or readable == batch_size:
             yield batch
             batch, readable = [], 0
     yield batch
@@ -89,31 +83,22 @@ def with_progress(records: Iterable[Record], names: Iterable[Source] | None, don
             can know them beforehand.
         done: records of an interrupted run.
     """
-    terminal = sys.stderr.isatty()
-    begun, bar, failed = time.monotonic(), None, 0
-    try:
-        for number, record in enumerate(records, done + 1):
-            yield record
-            failed += record.error is not None
-            if bar is not None:
-                bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
-                bar.update()
-            elif time.monotonic() - begun > (PROGRESS_AFTER_S if terminal else 5 * PROGRESS_AFTER_S):
-                bar = _open_bar(number, terminal, names)
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _open_bar(number: int, terminal: bool, names: Iterable[Source] | None) -> tqdm:
+    terminal, begun, records = sys.stderr.isatty(), time.monotonic(), iter(records)
+    for record in records:
+        yield record
+        done += 1
+        if time.monotonic() - begun > (PROGRESS_AFTER_S if terminal else 5 * PROGRESS_AFTER_S):
+            break
+    else:
+        return
     from tqdm import tqdm
 
-    every = 0.2 if terminal else 30.0
-    bar = tqdm(desc="predicted", unit=" images", initial=number, file=sys.stderr, mininterval=every, dynamic_ncols=True)
+    every, to = 0.2 if terminal else 30.0, sys.stderr
+    bar = tqdm(records, "predicted", unit=" images", initial=done, file=to, mininterval=every, dynamic_ncols=True)
 
     def count() -> None:
         bar.total = sum(1 for _ in names or ())
 
     if names is not None:
         threading.Thread(target=count, name="count", daemon=True).start()
-    return bar
+    yield from bar

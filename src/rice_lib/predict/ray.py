@@ -13,9 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import threading
+import socket
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -28,8 +27,8 @@ from rice_lib.contract.record import Record
 from rice_lib.predict import pipeline
 from rice_lib.predict.inputs import Source, path_of
 
-JOIN_S = 30
-"""How long a cluster that RAY_ADDRESS names may take to answer."""
+JOIN_S = 10
+"""How long the machine that RAY_ADDRESS names may take to answer."""
 
 BLOCK = 1024
 """Inputs that a worker takes at a time: some tens of seconds of work, so that workers share the end of a run evenly,
@@ -68,7 +67,8 @@ def predict_files(
                 fn_constructor_args=(absolute(model), batch_size, reject, threads),
                 **_resources(ray, model, threads, len(blocks)),
             )
-            yield from _in_order(predicted.iter_rows())
+            for row in predicted.iter_rows():
+                yield from pickle.loads(row["records"])
         except ray.exceptions.RayError as error:
             raise RiceError(f"Ray failed: {_why(error)}", 1) from error
 
@@ -93,25 +93,18 @@ class Worker:
         self._reject = reject
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Classify a block of `_blocks`: its `number`, and the pickled `records`."""
+        """Classify a block of `_blocks`: its pickled `records`."""
         given, sources = zip(*pickle.loads(block["sources"]), strict=True)
         records = pipeline.predict_files(self._predictor, sources, self._batch_size, self._reject)
         named = [replace(record, path=path) for path, record in zip(given, records, strict=True)]
-        return {"number": block["number"], "records": pickle.dumps(named)}
+        return {"records": pickle.dumps(named)}
 
 
 def _blocks(sources: Iterator[Source]) -> list[dict[str, Any]]:
-    """Cut inputs into numbered blocks of pairs: a path as given, and the source as another directory finds it."""
+    """Cut inputs into blocks of pairs: a path as given, and the source as another directory finds it."""
     pairs = ((path_of(source), os.path.abspath(source) if isinstance(source, str) else source) for source in sources)
     cut = iter(lambda: list(islice(pairs, BLOCK)), [])
-    return [{"number": number, "sources": pickle.dumps(block)} for number, block in enumerate(cut)]
-
-
-def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[Record]:
-    for number, row in enumerate(rows):
-        if row["number"] != number:  # Ray states the order (preserve_order): better no file than a wrong one
-            raise RiceError(f"Ray gave block {row['number']} in the place of {number}", 1)
-        yield from pickle.loads(row["records"])
+    return [{"sources": pickle.dumps(block)} for block in cut]
 
 
 def _resources(ray: Any, model: str | Path, threads: int, blocks: int) -> dict[str, Any]:
@@ -131,32 +124,21 @@ def _cluster(ray: Any) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    joined: Future[None] = Future()
-    left = threading.Event()
-
-    def join() -> None:
-        try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-            joined.set_result(None)
-            left.wait()  # what Ray has started ends with the thread that started it
-        except BaseException as error:
-            joined.set_exception(error)
-
-    # not in this thread: there Ray waits for minutes, deaf to signals, for a cluster that does not answer; and it would
-    # put a handler of SIGTERM in the place of the command's
-    threading.Thread(target=join, name="join", daemon=True).start()
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        joined.result(JOIN_S if address else None)
-    except TimeoutError:
-        raise RiceError(f"RAY_ADDRESS={address}: no Ray cluster answers there within {JOIN_S} s") from None
+        if port.isdecimal():  # where nobody answers, Ray itself waits for minutes, deaf to signals
+            socket.create_connection((host, int(port)), JOIN_S).close()
+    except OSError as error:
+        raise RiceError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error.strerror or error})") from None
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except Exception as error:  # Ray raises plain ones here, too
         raise RiceError(f"Ray cannot be reached or started: {_why(error)}") from error
     try:
         yield
     finally:
         ray.shutdown()
-        left.set()
 
 
 def _import_ray() -> Any:

@@ -14,17 +14,17 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rice_lib.backends.open import split_engine
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, json_line, sha256_file
+from rice_lib.common.files import atomic_path, json_line, locked, sha256_file
 from rice_lib.predict.inputs import Source, path_of
-from rice_lib.predict.writers import csv_columns, flatten
+from rice_lib.predict.writers import Writer, csv_columns, flatten
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -44,19 +44,6 @@ class Configuration:
     reject: bool
     grains: Mapping[str, Any] | None = None
     """Of trays: what gives their scale, and which grains are broken."""
-
-
-class Writer(Protocol):
-    """How records of images or of trays are written, see `rice_lib.predict.writers.Writer`."""
-
-    labels: Sequence[str]
-    header: str
-
-    def as_dict(self, record: Any) -> dict[str, Any]:
-        """Give a record as JSON can hold it, with its `path` and perhaps an `error`."""
-
-    def text(self, values: Mapping[str, Any]) -> str:
-        """Format what `as_dict` gave."""
 
 
 def model_identity(spec: str | Path) -> str:
@@ -128,7 +115,8 @@ class ResumableOutput(Output):
             raise RiceError(f"{output}: cannot be written (no folder {self.partial.parent})")
         with _writing(self.partial):
             stream = _open(self.partial, "a")
-        _lock(stream, self.partial)
+        self._lock = locked(self.partial, f"{self.partial}: another run is writing it")
+        self._lock.__enter__()
         with self.partial.open("rb") as lines:
             complete = sum(len(line) for line in lines if line.endswith(b"\n"))  # only the last can lack its end
         stream.truncate(complete)
@@ -197,6 +185,7 @@ class ResumableOutput(Output):
         """Close the partial file; what a full disk did not take is lost."""
         with suppress(OSError):
             self._stream.close()
+        self._lock.__exit__(None, None, None)
 
     def _records(self) -> Iterator[dict[str, Any]]:
         return itertools.islice(self._lines(), 1, None)
@@ -250,12 +239,6 @@ def open_output(
         # names are bytes: what is no UTF-8 leaves as it came
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
         yield Output(sys.stdout, "stdout", writer)
-        return
-    if output.exists() and not output.is_file():  # /dev/null, a named pipe: nothing to rename onto
-        if configuration.format == "parquet" or resume:
-            raise RiceError(f"{output}: {'--resume' if resume else 'parquet'} needs an ordinary file")
-        with _writing(output), _open(output, "w") as stream:
-            yield Output(stream, output, writer)
         return
     resumable = ResumableOutput(output, configuration, writer, resume)
     try:
@@ -313,18 +296,3 @@ def _writing(path: Path | str) -> Iterator[None]:
         raise
     except OSError as error:
         raise RiceError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _lock(stream: TextIO, path: Path) -> None:
-    """Hold the file against a second run; the lock goes with the process, however that ends."""
-    if os.name != "posix":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        raise RiceError(f"{path}: another run is writing it") from None
-    except OSError:
-        pass  # a file system without locks: then two runs at once are the user's own affair
