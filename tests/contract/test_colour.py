@@ -102,6 +102,11 @@ def test_pixels_without_a_white_are_an_error(kind):
         decode(encoded(Image.fromarray(np.zeros((4, 4), kind)), "TIFF"))
 
 
+def test_lab_is_an_error():
+    with pytest.raises(BadImageError, match="Lab colours are not supported; convert it to RGB"):
+        decode(encoded(Image.new("LAB", (4, 4)), "TIFF"))
+
+
 def test_cmyk_of_adobe_is_not_inverted():
     inks = Image.new("CMYK", (16, 16), (0, 0, 0, 0))
     inks.paste((255, 0, 0, 0), (0, 0, 8, 16))  # cyan

@@ -29,7 +29,7 @@ BAND_PIXELS = 4 * 1024 * 1024
 
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _GREY = ("1", "L", "LA", *_DEEP_GREY)
-_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """A profile's colour space (ICC.1:2022, table 19) to Pillow's mode."""
 
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
@@ -38,8 +38,11 @@ _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Convert any mode to 8-bit RGB in sRGB; what was passed over is added to `notes`.
 
-    16-bit grey is scaled (not clipped). Raises `BadImageError` for pixels of 32 bits, which do not say what white is.
+    16-bit grey is scaled (not clipped). Raises `BadImageError` for Lab, and for pixels of 32 bits: what is white there
+    is not said.
     """
+    if image.mode == "LAB":
+        raise BadImageError("Lab colours are not supported; convert it to RGB")
     to_eight_bits = _to_eight_bits(image) if image.mode in _DEEP_GREY else None
     to_srgb = _to_srgb(image, notes)
 
@@ -109,7 +112,7 @@ def _fits(profile_mode: str, image_mode: str) -> bool:
     if profile_mode == "L":
         return image_mode in _GREY
     if profile_mode == "RGB":  # scanners embed sRGB in grey images, too
-        return image_mode not in ("CMYK", "LAB")
+        return image_mode != "CMYK"
     return profile_mode == image_mode
 
 

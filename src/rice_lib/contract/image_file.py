@@ -85,7 +85,7 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
 SHOWN_BYTES = 32
-"""Of a file that is no image: they tell HTML, a PDF, an archive or a video from each other."""
+"""Of a file that is no image, in its error: enough to recognise HTML, a PDF, an archive or a video."""
 
 
 def recognise(data: bytes) -> Format:
