@@ -26,6 +26,7 @@ from rice_lib.predict.pipeline import predict_files, with_progress
 from rice_lib.predict.processes import predict_files as predict_files_by_processes
 from rice_lib.predict.resume import (
     Configuration,
+    Formatter,
     has_errors,
     import_parquet,
     is_complete,
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     with _open(spec, arguments) as model:
         # a table is read by people, who want one name; a program can pick from all the scores
         top_k = arguments.top_k or (1 if form == "table" and not arguments.grains else len(model.labels))
-        writer, scale = Writer(form, model.labels, top_k), None
+        writer: Formatter = Writer(form, model.labels, top_k)
+        scale = None
         if arguments.grains:
             from rice_lib.tray.record import TrayWriter
 

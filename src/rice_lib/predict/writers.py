@@ -13,6 +13,7 @@ from typing import Any
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.contract.prediction import UNKNOWN
+from rice_lib.contract.record import Record
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
 
@@ -37,7 +38,7 @@ def csv_columns(labels: Sequence[str]) -> list[str]:
 
 
 class Writer:
-    """Formats records as text: those of images; `rice_lib.tray.record.TrayWriter` formats those of trays."""
+    """Formats records as text."""
 
     def __init__(self, form: str, labels: Sequence[str], top_k: int) -> None:
         """Format as `form` (of `FORMATS`; Parquet has no text), with `top_k` scores."""
@@ -50,8 +51,8 @@ class Writer:
         self.header = csv_line(csv_columns(labels)) if form == "csv" else ""
         """What stands before the first record."""
 
-    def as_dict(self, record: Any) -> dict[str, Any]:
-        """Give a `Record` as JSON can hold it, with its `path` and perhaps an `error`."""
+    def as_dict(self, record: Record) -> dict[str, Any]:
+        """Give a record as JSON can hold it."""
         return record.as_dict(self._top_k)
 
     def text(self, values: Mapping[str, Any]) -> str:

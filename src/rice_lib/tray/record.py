@@ -19,7 +19,6 @@ from rice_lib.common.interval import wilson
 from rice_lib.contract.decision import UNLIKE
 from rice_lib.contract.prediction import UNKNOWN, Prediction
 from rice_lib.contract.record import Record
-from rice_lib.predict.writers import Writer
 from rice_lib.tray.find import Grain
 from rice_lib.tray.sheet import LIMITS, Sheet
 
@@ -135,15 +134,15 @@ class TrayRecord:
         }
 
 
-class TrayWriter(Writer):
-    """Formats tray records as `table`, `jsonl` or `csv`."""
+class TrayWriter:
+    """Formats tray records as `table`, `jsonl` or `csv`: a `rice_lib.predict.resume.Formatter`."""
 
     def __init__(self, form: str, labels: Sequence[str], top_k: int) -> None:
         """Format with scores of the `top_k` likeliest varieties; a table has none."""
         self.labels = labels
         self._top_k = top_k
         self._columns = ["path", "grain", *_SIZES, "label", "confidence", *labels, "reason", "error"]
-        self._text = {"table": _table, "jsonl": self._jsonl, "csv": self._csv_rows}[form]
+        self._text = {"table": _table, "jsonl": self._jsonl, "csv": self._csv}[form]
         self.header = csv_line(self._columns) if form == "csv" else ""
         """What stands before the first record."""
 
@@ -162,7 +161,7 @@ class TrayWriter(Writer):
         rows = [*record.grain_dicts(self._top_k), {"path": record.path, "summary": record.summary()}]
         return "".join(map(json_line, rows))
 
-    def _csv_rows(self, record: TrayRecord) -> str:
+    def _csv(self, record: TrayRecord) -> str:
         rows = [row | row["scores"] for row in record.grain_dicts(self._top_k)]
         if record.counts is None:
             rows = [{"path": record.path, "error": record.error}]
