@@ -136,7 +136,7 @@ def test_says_what_is_wrong_with_a_file_that_is_no_archive(tmp_path):
     cases["no images"] = tmp_path / "texts.zip"
     with zipfile.ZipFile(tmp_path / "cats.zip", "w") as target:
         target.writestr("cats/cat.jpg", "cat")
-    cases[r"images of one class \(cats\); 2 are needed"] = tmp_path / "cats.zip"
+    cases[r"found: cats\) in it; at least 2 are needed"] = tmp_path / "cats.zip"
     os.mkfifo(tmp_path / "pipe.zip")
     cases["not a regular file"] = tmp_path / "pipe.zip"
     for says, file in cases.items():

@@ -128,10 +128,10 @@ def test_finds_the_folder_of_class_folders(tmp_path):
     with pytest.raises(RiceError, match="no such folder"):
         find_class_root(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RiceError, match="no images in folders"):
+    with pytest.raises(RiceError, match=r"no folders of images a class \(found: none\)"):
         find_class_root(tmp_path / "empty")
     shutil.rmtree(tmp_path / "a")
-    with pytest.raises(RiceError, match=r"images of one class \(notes\); 2 are needed"):
+    with pytest.raises(RiceError, match=r"a class \(found: notes\) in it; at least 2 are needed"):
         find_class_root(tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_named_classes_are_found_with_their_sessions(tmp_path):
     assert [i.status for i in found if not i.label] == ["mislabelled: not in a variety's folder"] * 2
     with pytest.raises(RiceError, match=r"data\.classes: no image of Arborio, Riso in it"):
         find_class_root(tmp_path, ["Arborio", "Riso", "Riz"])
-    with pytest.raises(RiceError, match=r"no folder named after a variety \(Arborio, Riso\)"):
+    with pytest.raises(RiceError, match=r"no folders named after a variety \(Arborio, Riso\)"):
         find_class_root(tmp_path, ["Arborio", "Riso"])
 
 

@@ -159,7 +159,7 @@ def test_only_regular_files_are_read(tmp_path):
 
 def test_no_image_no_manifest_and_a_foreign_file_are_errors(tmp_path):
     run = folder_run(tmp_path, {"Arborio/readme.txt": b""})
-    with pytest.raises(RiceError, match="no images in folders in it"):
+    with pytest.raises(RiceError, match="no folders of images a class"):
         manifest.build(run)
     with pytest.raises(RiceError, match="no manifest; run notebook 01_eda"):
         manifest.read(run.paths)

@@ -74,7 +74,7 @@ def test_it_gives_scikit_learns_scores_in_double_precision(blobs, classes) -> No
     features, labels = blobs[0], blobs[1] % classes
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=baseline.ITERATIONS))
     expected = pipeline.fit(features.astype(np.float64), labels).predict_proba(features.astype(np.float64))
-    classifier = baseline.fit(features, labels, 0.5)
+    classifier = baseline.linear_classifier(0.5).fit(features, labels)
     np.testing.assert_allclose(classifier.predict_proba(features), expected, atol=1e-9)
     weights, bias = baseline.weights(classifier[-1])
     assert weights.shape == (classes, 6)
@@ -100,7 +100,7 @@ def test_task_is_thinned_and_classified(tmp_path: Path, monkeypatch) -> None:
         return np.eye(5, dtype=np.float32)[pixels[:, 0, 0, 0] % 5]
 
     features = baseline.extract([task], compute, 32, "test")
-    classifier = baseline.fit(features.loc[task.train.rows], task.train.labels, 1.0)
+    classifier = baseline.linear_classifier(1.0).fit(features.loc[task.train.rows], task.train.labels)
     assert (classifier.predict(features.loc[task.test.rows]) == task.test.labels).all()
 
 

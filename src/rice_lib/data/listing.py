@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -92,14 +92,11 @@ def list_places(paths: Iterable[str], classes: Sequence[str] | None) -> list[Lis
 def thin(images: Iterable[ListedImage], per_class: int | None, seed: int) -> list[ListedImage]:
     """Draw at most `per_class` images of each variety by a hash (so fewer are a subset); those of none are all kept."""
     images = list(images)
-    if per_class is None:
-        return images
-    taken: Counter[str] = Counter()
-    kept = set()
-    for image in sorted(images, key=lambda i: hashlib.sha256(f"{seed}/{i.path}".encode(errors="replace")).digest()):
-        taken[image.label] += 1
-        if not image.label or taken[image.label] <= per_class:
-            kept.add(image.path)
+    shuffled = sorted(images, key=lambda i: hashlib.sha256(f"{seed}/{i.path}".encode(errors="replace")).digest())
+    of_label: defaultdict[str, list[str]] = defaultdict(list)
+    for image in shuffled:
+        of_label[image.label].append(image.path)
+    kept = {path for label, paths in of_label.items() for path in (paths[:per_class] if label else paths)}
     return [image for image in images if image.path in kept]
 
 
@@ -134,13 +131,10 @@ def class_root(paths: Iterable[str], where: str, classes: Sequence[str] | None) 
     if len(found) > 1:
         names = ", ".join(sorted(map(str, found)))
         raise RiceError(f"{where}: several folders of varieties ({names}); name one in data.path, or data.classes")
-    if not roots and not classes:
-        raise RiceError(f"{where}: no images in folders in it")
     if not found:
-        held = sorted(name for names in roots.values() for name in names)
-        held_by = f"images of one class ({held[0]})" if len(held) == 1 else "no folder with a folder of images a class"
-        said = f"no folder named after a variety ({', '.join(classes)})" if classes else f"{held_by}; 2 are needed"
-        raise RiceError(f"{where}: {said} in it")
+        held = ", ".join(sorted(name for names in roots.values() for name in names)) or "none"
+        named = f"named after a variety ({', '.join(classes)})" if classes else f"of images a class (found: {held})"
+        raise RiceError(f"{where}: no folders {named} in it; at least 2 are needed")
     missing = [name for name in classes or () if name.casefold() not in {n.casefold() for n in roots[found[0]]}]
     if missing:
         raise RiceError(f"{where}: data.classes: no image of {', '.join(missing)} in it")

@@ -70,11 +70,6 @@ def linear_classifier(regularisation_c: float = 1.0) -> Pipeline:
     return make_pipeline(double, StandardScaler(), LogisticRegression(C=regularisation_c, max_iter=ITERATIONS))
 
 
-def fit(features: np.ndarray | pd.DataFrame, labels: np.ndarray, regularisation_c: float) -> Pipeline:
-    """Fit `linear_classifier` to features `[n, d]` and class numbers, int `[n]`; every variety occurs."""
-    return linear_classifier(regularisation_c).fit(features, labels)
-
-
 def weights(linear: Any) -> tuple[np.ndarray, np.ndarray]:
     """Read the weights `[classes, d]` and bias `[classes]` of scikit-learn's linear classifier.
 
