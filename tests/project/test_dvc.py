@@ -17,6 +17,7 @@ from support.imports import closure, imported, room_of
 
 from rice_lib.common.parameters import Params
 from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths
+from rice_lib.report.check import outdated
 from rice_lib.report.results import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -241,6 +242,33 @@ def test_what_runs_again(checkout):
     # 06 and 07 depend on 05 alone, so either may come first
     left = {"06_trt_benchmark", "07_triton_smoke", "report"} - (before - {"06_trt_benchmark"})
     assert set(checkout.repro()) == left, "it resumes where it stopped"
+
+
+@pytest.mark.slow
+def test_a_check_names_the_code_data_and_parameters_that_changed(checkout):
+    checkout.repro()
+    paths = Paths(checkout.root, "tiny")
+    assert outdated(paths) == []
+
+    params = checkout.root / "params/tiny.yaml"
+    text = params.read_text()
+    params.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 3.0e-3", text))
+    (found,) = outdated(paths)
+    assert found == "04_vit_finetune: parameters changed: finetune"
+
+    params.write_text(text)
+    code, data = checkout.root / "src/rice_lib/explain/deletion.py", checkout.root / "data/tiny/manifest.csv"
+    before = [file.read_text() for file in (code, data)]
+    code.write_text(before[0] + "\n")
+    data.write_text(before[1] + "\n")
+    found = {line.partition(":")[0]: line for line in outdated(paths)}
+    assert found["01_eda"] == "01_eda: outputs changed: data/tiny/manifest.csv"
+    assert found["03_baseline"] == "03_baseline: data changed: data/tiny/manifest.csv"
+    changed = "code changed: src/rice_lib/explain; data changed: data/tiny/manifest.csv"
+    assert found["04_vit_finetune"] == f"04_vit_finetune: {changed}"
+    for file, content in zip((code, data), before, strict=True):
+        file.write_text(content)
+    assert outdated(paths) == []
 
 
 @pytest.mark.slow

@@ -60,6 +60,14 @@ def _render_with_nbconvert(pages: Sequence[Page], paths: Paths) -> None:
         shutil.copytree(paths.report / folder, site / folder, ignore=sources, dirs_exist_ok=True)
 
 
+def render_page(page: Path, title: str, style_sheet: Path) -> Path:
+    """Render one Markdown page beside itself, with nbconvert, as `index.html`; returns that."""
+    target = page.with_name("index.html")
+    write_text(target, _framed(page, title, root="", profile=None, links=(), current=None))
+    shutil.copyfile(style_sheet, page.with_name("styles.css"))
+    return target
+
+
 def _framed(page: Path, title: str, **place: Any) -> str:
     """The HTML of a page in the frame of the site; `place` fills the frame's other blanks."""
     from jinja2 import Environment, FileSystemLoader

@@ -38,6 +38,8 @@ class Recorded:
     figures: dict[str, str]
     """Name to caption of the figures for the summary page."""
     provenance: dict[str, Any]
+    parameters: dict[str, Any]
+    """The run's, by section."""
 
     @property
     def origin(self) -> str:
@@ -88,7 +90,8 @@ def read_metrics(folder: Path, profile: str) -> Results:
         try:
             content = read_json(file)
             metrics = {key: Metric(**values) for key, values in content["metrics"].items()}
-            recorded.append(Recorded(notebook, metrics, dict(content.get("figures", {})), content["provenance"]))
+            more = (content["provenance"], content.get("parameters", {}))
+            recorded.append(Recorded(notebook, metrics, dict(content.get("figures", {})), *more))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             again = f"run: rice stage {notebook} --profile {profile}"
             raise RiceError(f"{file}: not a metrics file ({error!r}); {again}") from None
