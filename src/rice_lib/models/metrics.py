@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
@@ -132,6 +133,18 @@ def _mean_f1(counts: np.ndarray) -> np.ndarray:
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(axis=-1) + counts.sum(axis=-2)
     return (2 * hits / np.maximum(total, 1)).sum(axis=-1) / (total > 0).sum(axis=-1)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a predictions file that `write_predictions` wrote; raises `RiceError` where it is another file."""
+    try:
+        table = pd.read_csv(path, keep_default_na=False)
+        classes = tuple(table.drop(columns=list(COLUMNS)))
+        number = {name: place for place, name in enumerate(classes)}
+        labels, predicted = (np.array([number[name] for name in table[column]], np.int64) for column in COLUMNS[1:])
+    except (ValueError, KeyError) as error:
+        raise RiceError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from None
+    return Predictions(table["path"].tolist(), labels, predicted, table[list(classes)].to_numpy(np.float64), classes)
 
 
 def write_predictions(path: Path, examples: Examples, scores: np.ndarray) -> Predictions:

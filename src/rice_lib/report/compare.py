@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from rice_lib.common.files import write_text
 from rice_lib.common.paths import Paths
 from rice_lib.common.tracking import Metric
 from rice_lib.data.loading import open_examples
-from rice_lib.models.metrics import Predictions, align, compare, read_predictions
+from rice_lib.models.metrics import Predictions, mcnemar, read_predictions
 from rice_lib.report import images, style
 from rice_lib.report.render import render_page
-from rice_lib.report.results import KINDS, MODELS, Results, belongs, read_metrics, table
-from rice_lib.report.tables import code, escape, p_value
+from rice_lib.report.results import KINDS, MODELS, Results, belongs, read_metrics
+from rice_lib.report.tables import code, escape, markdown, p_value
 
 MOST = 10  # pictures
 
@@ -59,8 +59,8 @@ def write_comparison(names: tuple[str, str], root: Path) -> Path:
     parts = {
         "Parameters that differ": _differences(_parameters(a), _parameters(b), names),
         "Data, code and machine": _differences(_origin(a), _origin(b), names),
-        "Accuracy": table(list(_accuracies(a, b)), "They have no accuracy in common."),
-        "Speed and cost": table(list(_costs(a, b)), "They have no measured time, rate or size in common."),
+        "Accuracy": _table(_accuracies(a, b), "They have no accuracy in common."),
+        "Speed and cost": _table(_costs(a, b), "They have no measured time, rate or size in common."),
         "What one gets right and the other wrong": "\n\n".join(_pictures(a, b, root, folder)),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in parts.items())
@@ -80,8 +80,13 @@ def _origin(side: Side) -> dict[str, Any]:
 
 def _differences(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> str:
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-    rows = [{"": key, names[0]: _shown(a.get(key)), names[1]: _shown(b.get(key))} for key in keys]
-    return table(rows, "None." if a and b else "One of the two did not record them.")
+    rows = ({"": key, names[0]: _shown(a.get(key)), names[1]: _shown(b.get(key))} for key in keys)
+    return _table(rows, "None." if a and b else "One of the two did not record them.")
+
+
+def _table(rows: Iterable[dict[str, Any]], otherwise: str) -> str:
+    table = pd.DataFrame(rows, dtype=object)
+    return otherwise if table.empty else markdown(table)
 
 
 def _shown(value: Any) -> Any:
@@ -107,8 +112,8 @@ def _verdict(a: Metric, b: Metric, mine: Predictions | None, theirs: Predictions
     ends = [100 * share for m in (a, b) for share in (m.value, m.low, m.high) if share is not None]
     difference = ends[len(ends) // 2] - ends[0]
     points = f"{difference:+.2f} points"
-    if mine is not None and theirs is not None and align(theirs, mine.paths) is not None:
-        test = compare(mine, theirs)
+    if mine is not None and theirs is not None and theirs.paths == mine.paths:
+        test = mcnemar(mine.labels, mine.predicted, theirs.predicted)
         counts = f"{test.only_a_wrong:,} wrong in the first only, {test.only_b_wrong:,} in the second only"
         return f"{points}; {counts}; McNemar's p: {p_value(test.p_value)}"
     if len(ends) < 6:
@@ -129,7 +134,7 @@ def _costs(a: Side, b: Side) -> Iterator[dict[str, Any]]:
 
 def _pictures(a: Side, b: Side, root: Path, folder: Path) -> Iterator[str]:
     kept = [(split, a.predictions("vit", split), b.predictions("vit", split)) for split in KINDS]
-    same = [(split, x, theirs) for split, x, y in kept if x and y and (theirs := align(y, x.paths))]
+    same = [(split, x, y) for split, x, y in kept if x and y and x.paths == y.paths]
     for split, mine, theirs in same:
         for (right, correct), (wrong, missed) in itertools.permutations([(a.name, mine), (b.name, theirs)]):
             rows = np.flatnonzero((correct.predicted == mine.labels) & (missed.predicted != mine.labels))
