@@ -27,7 +27,6 @@ from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import import_tritonclient
 from rice_lib.common.errors import run_command
-from rice_lib.contract.decision import Decision
 from rice_lib.serving.load import BYTES_OUTPUTS, TIMEOUT_S
 from rice_lib.serving.repository import OUTPUT
 from rice_lib.serving.server import RunningServer, public_models
@@ -136,7 +135,7 @@ def fault(request: Request, status: str, response: Any, predictor: Predictor) ->
     if not succeeded:
         return f"status {status}: {response}"
     if request.model == MODEL:
-        scores = (predictor.decision or Decision()).probabilities(response.as_numpy(OUTPUT))
+        scores = predictor.decision.probabilities(response.as_numpy(OUTPUT))
         varieties = tuple(predictor.labels[number] for number in scores.argmax(axis=1))
     else:
         scores = response.as_numpy("scores")

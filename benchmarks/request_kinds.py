@@ -21,7 +21,6 @@ from PIL import Image, ImageDraw
 
 from rice_lib.backends.predictor import Predictor
 from rice_lib.backends.triton import import_tritonclient, make_input
-from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE, decode
 from rice_lib.contract.record import Record
 from rice_lib.predict.pipeline import predict_files
@@ -80,7 +79,7 @@ def good_requests(
         random: how many images each has.
     """
     pixels = np.stack([decode(image) for image in images])
-    scores = (predictor.decision or Decision()).probabilities(predictor.logits(pixels))
+    scores = predictor.decision.probabilities(predictor.logits(pixels))
     likeliest = [predictor.labels[number] for number in scores.argmax(axis=1)]
     records, files = classify(predictor, images), [image.read_bytes() for image in images]
     made: dict[str, list[Request]] = {}

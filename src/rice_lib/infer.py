@@ -89,7 +89,7 @@ def _open(spec: str | Path, arguments: argparse.Namespace) -> Predictor | FileCl
 
         return FileClient(str(spec))
     predictor = open_predictor(spec, arguments.threads)
-    if predictor.decision is None and arguments.reject:
+    if arguments.reject and not predictor.decision.rejects:
         print(f"note: {spec} carries no rejection rule; every image is given a variety", file=sys.stderr)
     return predictor
 

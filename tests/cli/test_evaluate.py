@@ -22,7 +22,7 @@ class _Predictor:
 
     labels = tuple(reversed(VARIETIES))
     name = "fake"
-    decision: Decision | None = None
+    decision: Decision = Decision()
 
     def __enter__(self) -> "_Predictor":
         return self

@@ -275,7 +275,8 @@ def test_checkpoint_and_exports_carry_it_and_reject_alike(carried):
 def test_models_of_before_stay_usable():
     for model in (tiny_checkpoint(), tiny_onnx()):
         with open_predictor(model) as predictor:
-            assert predictor.decision is None
+            assert predictor.decision == Decision()
+            assert not predictor.decision.rejects
 
 
 def test_a_damaged_decision_in_a_model_is_one_line(carried, tmp_path):

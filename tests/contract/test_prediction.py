@@ -22,7 +22,7 @@ class OneObject:
         return [None if row[FEATURES.index("objects")] == 1 else f"{NOT_A_GRAIN} (several objects)" for row in features]
 
 
-def model(decision: Decision | None) -> SimpleNamespace:
+def model(decision: Decision) -> SimpleNamespace:
     return SimpleNamespace(labels=("a", "b", "c"), decision=decision, logits=lambda pixels: LOGITS[: len(pixels)])
 
 
@@ -33,7 +33,7 @@ def test_scores_are_calibrated_and_in_the_order_of_the_labels():
     assert (first.label, second.label) == ("b", "a")
     assert first.confidence == first.scores["b"]
     assert sum(first.scores.values()) == pytest.approx(1)
-    plain, _ = predict(model(None), grains(2))
+    plain, _ = predict(model(Decision()), grains(2))
     assert plain.scores["b"] == pytest.approx(np.e**2 / (np.e**2 + 2))
 
 

@@ -12,6 +12,7 @@ from support.data import real_images
 from support.models import grains
 
 from rice_lib.backends.open import default_model, open_predictor
+from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import decode
 from rice_lib.explain.deletion import deletion_test, first_patches
 from rice_lib.explain.occlusion import grain_area, relevance_maps
@@ -37,7 +38,7 @@ def test_the_deletion_test_knows_a_good_map_from_a_bad_one():
         there = np.take_along_axis(grain_area(images), key[:, None], 1)[:, 0] > 0
         return np.where(there[:, None], [0, 9, 0, 0, 0], [9, 0, 0, 0, 0]).astype(np.float32)
 
-    model = SimpleNamespace(decision=None, logits=logits)
+    model = SimpleNamespace(decision=Decision(), logits=logits)
     good = np.zeros((4, 196), np.float32)
     np.put_along_axis(good, key[:, None], 1.0, 1)
     found = [deletion_test(model, pixels, m.reshape(4, 14, 14), [0.1], draws=20)[0] for m in (good, -good)]

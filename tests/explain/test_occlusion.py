@@ -19,7 +19,7 @@ class OnePatch:
     labels = ("a", "b", "c")
 
     def __init__(self, key: int, decision: Decision | None = None) -> None:
-        self.key, self.decision, self.calls = key, decision, []
+        self.key, self.decision, self.calls = key, decision or Decision(), []
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         self.calls.append(len(pixels))
@@ -53,7 +53,7 @@ def test_a_map_is_of_calibrated_odds():
 def test_a_model_that_is_sure_beyond_float64_still_has_a_map():
     (image,) = grains(1)
     key = int(grain_area(image[None]).argmax())
-    model = SimpleNamespace(decision=None, logits=lambda p: OnePatch(key).logits(p) * 100)
+    model = SimpleNamespace(decision=Decision(), logits=lambda p: OnePatch(key).logits(p) * 100)
     found = relevance_maps(model, image[None])
     assert np.isfinite(found).all()
     assert found.max() > 1000

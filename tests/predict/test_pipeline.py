@@ -30,7 +30,7 @@ class Model(Predictor):
     def __init__(self, decision=None):
         self.name, self.labels, self.max_batch = "fake", ("dark", "light"), 256
         self.batches = []
-        self.decision = decision
+        self.decision = decision or Decision()
 
     def _forward(self, pixels):
         self.batches.append(len(pixels))
@@ -152,8 +152,9 @@ def test_features_are_computed_by_the_threads_that_decode_and_only_for_a_rule(da
     assert len(threads) == 2
 
 
-def test_a_model_without_a_rule_is_said_once_unless_none_is_wanted(dark_and_light, opens, capsys):
-    opens(Model())
+@pytest.mark.parametrize("decision", [None, Decision(temperature=2.0)])
+def test_a_model_without_a_rule_is_said_once_unless_none_is_wanted(decision, dark_and_light, opens, capsys):
+    opens(Model(decision))
     assert infer.main([*dark_and_light, "--model", "x"]) == 0
     assert capsys.readouterr().err == "note: x carries no rejection rule; every image is given a variety\n"
     assert infer.main([*dark_and_light, "--model", "x", "--no-reject"]) == 0

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from rice_lib.backends.predictor import Predictor
+from rice_lib.contract.decision import Decision
 from rice_lib.contract.features import COLUMN
 from rice_lib.data.synthetic import VARIETIES, draw
 from rice_lib.tray.find import Grain, contours
@@ -373,7 +374,7 @@ class BySize(Predictor):
     LIMITS = (("Jasmine", 5000), ("Karacadag", 5600), ("Arborio", 6700), ("Basmati", 8500), ("Ipsala", 1e9))
 
     def __init__(self, decision=None) -> None:
-        self.decision = decision
+        self.decision = decision or Decision()
         self.seen: list[np.ndarray] = []
         self.predicted: list[str] = []
 

@@ -38,10 +38,10 @@ class CheckpointPredictor(Predictor):
             return self.model(self._torch.from_numpy(pixels).to(self._device)).cpu().numpy()
 
 
-def read_decision(checkpoint: Path, labels: Sequence[str]) -> Decision | None:
+def read_decision(checkpoint: Path, labels: Sequence[str]) -> Decision:
     """Read the decision beside a checkpoint's weights, as `parse_decision`."""
     file = checkpoint / FILE
     try:
-        return parse_decision(file.read_text(encoding="utf-8"), str(file), labels) if file.is_file() else None
+        return parse_decision(file.read_text(encoding="utf-8") if file.is_file() else None, str(file), labels)
     except (OSError, UnicodeDecodeError) as error:
         raise RiceError(f"{file}: cannot be read ({first_line(error)})") from None

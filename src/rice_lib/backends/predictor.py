@@ -40,8 +40,8 @@ class Predictor(ABC):
     """Most images of one call to the engine."""
     processes: int = 1
     """Processes that share the files of a large run, each with a model of one thread; 1: this one alone."""
-    decision: Decision | None = None
-    """How the logits are read, from the model's own metadata; None where it carries nothing of the kind."""
+    decision: Decision = Decision()
+    """How the logits are read, from the model's own metadata; where it carries nothing of the kind, as they are."""
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Compute the logits of images under the image contract (`rice_lib.contract.decode`).
@@ -93,10 +93,10 @@ def parse_labels(text: str | None, where: str) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def parse_decision(text: str | None, where: str, labels: Sequence[str]) -> Decision | None:
-    """Read the decision that a model's metadata holds, if any; raises `RiceError` naming `where` if it is damaged."""
+def parse_decision(text: str | None, where: str, labels: Sequence[str]) -> Decision:
+    """Read the decision in a model's metadata, where there is one; raises `RiceError` naming `where` if damaged."""
     try:
-        return Decision.from_json(text, len(labels)) if text else None
+        return Decision.from_json(text, len(labels)) if text else Decision()
     except ValueError as error:
         raise RiceError(f"{where}: {error}") from None
 

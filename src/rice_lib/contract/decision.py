@@ -146,6 +146,11 @@ class Decision:
     scale: ImageScale | None = None
     """Of the training images; None where nothing says so."""
 
+    @property
+    def rejects(self) -> bool:
+        """Whether there is a rejection rule; without one every image is given a class."""
+        return self.rejection is not None
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Compute calibrated probabilities, float64 `[N, classes]`; rows sum to 1."""
         scaled = logits.astype(np.float64) / self.temperature
@@ -159,7 +164,7 @@ class Decision:
             logits: float32 `[N, classes]`.
             features: `extract_features` of each image, float32 `[N, features]`.
         """
-        return [None] * len(logits) if self.rejection is None else self.rejection.reasons(logits, features)
+        return self.rejection.reasons(logits, features) if self.rejection else [None] * len(logits)
 
     def to_json(self) -> str:
         """Write the whole as one line of JSON, about eight kilobytes: means keep five digits, roots four."""

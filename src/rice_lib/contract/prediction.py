@@ -48,8 +48,8 @@ class Classifier(Protocol):
 
     labels: tuple[str, ...]
     """Class names in the order of the logits."""
-    decision: Decision | None
-    """How the logits are read; None where the model carries nothing of the kind."""
+    decision: Decision
+    """How the logits are read."""
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """float32 `[N, classes]` of uint8 `[N, 224, 224, 3]`."""
@@ -76,8 +76,8 @@ def predict(
     """
     logits = predictor.logits(pixels)
     # read after the call: a served model may have switched versions in between
-    decision = predictor.decision or Decision()
-    if not reject or decision.rejection is None:
+    decision = predictor.decision
+    if not (reject and decision.rejects):
         return read_logits(predictor.labels, Decision(decision.temperature), logits, np.empty((len(logits), 0)))
     if features is None:
         features = feature_table(pixels)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.contract.features import BACKGROUND_MAX
 from rice_lib.contract.prediction import Classifier
@@ -57,7 +56,7 @@ def _log_odds_of_likeliest(predictor: Classifier, variants: np.ndarray) -> np.nd
 def probabilities(predictor: Classifier, pixels: np.ndarray) -> np.ndarray:
     """Compute calibrated probabilities, float64 `[N, classes]`, of uint8 `[N, 224, 224, 3]`."""
     logits = predictor.logits(pixels)
-    return (predictor.decision or Decision()).probabilities(logits)
+    return predictor.decision.probabilities(logits)
 
 
 def grain_area(pixels: np.ndarray) -> np.ndarray:

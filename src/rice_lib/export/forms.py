@@ -38,9 +38,7 @@ class Kept:
         return f"{self.changed} of {self.images} labels changed; float32 makes {self.reference_errors} errors on them"
 
 
-def compare(
-    form: np.ndarray, reference: np.ndarray, truth: np.ndarray, pixels: np.ndarray, decision: Decision | None
-) -> Kept:
+def compare(form: np.ndarray, reference: np.ndarray, truth: np.ndarray, pixels: np.ndarray, decision: Decision) -> Kept:
     """Compare a form's logits with the float32 model's, both `[N, classes]`, on labelled images.
 
     Args:
@@ -51,7 +49,7 @@ def compare(
         decision: the model's.
     """
     ours, theirs, agreed = form.argmax(1), reference.argmax(1), None
-    if decision is not None and decision.rejection is not None:
+    if decision.rejects:
         features, names = feature_table(pixels), [str(number) for number in range(form.shape[1])]
         read = [read_logits(names, decision, logits, features) for logits in (form, reference)]
         agreed = float(np.mean([(a.reason is None) == (b.reason is None) for a, b in zip(*read, strict=True)]))

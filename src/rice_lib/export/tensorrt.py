@@ -84,7 +84,7 @@ def build_engine(
                 precision=model.precision,
                 profile=profile,
                 labels=model.labels,
-                decision=None if model.decision is None else model.decision.to_json(),
+                decision=model.decision.to_json(),
             )
             if pixels is not None:
                 manifest = replace(manifest, agreement=_accept(temporary, manifest, model, pixels))

@@ -199,8 +199,8 @@ def evaluate(predictor: Predictor, examples: Examples, batch_size: int) -> Evalu
     batches = examples.batches(batch_size, predictor.name)
     predictions = [prediction for pixels in batches for prediction in predict(predictor, pixels)]
     scores = np.array([[prediction.scores[name] for name in examples.classes] for prediction in predictions])
-    has_rule = predictor.decision is not None and predictor.decision.rejection is not None
-    return Evaluation(scores, [prediction.reason for prediction in predictions] if has_rule else None)
+    reasons = [prediction.reason for prediction in predictions]
+    return Evaluation(scores, reasons if predictor.decision.rejects else None)
 
 
 def calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -42,7 +42,7 @@ def predict_files(
 
 def needs_features(predictor: Classifier, reject: bool) -> bool:
     """Say whether the model's rejection rule will read the features of images."""
-    return reject and predictor.decision is not None and predictor.decision.rejection is not None
+    return reject and predictor.decision.rejects
 
 
 def predict_batch(predictor: Classifier, batch: list[DecodedInput], reject: bool = True) -> Iterator[Record]:

@@ -261,7 +261,7 @@ class Repository:
         found = (re.match(rf"{re.escape(self.name)}_v(\d+)", f.name) for f in self.folder.iterdir())
         return max((int(match[1]) for match in found if match), default=0) + 1
 
-    def _write_version(self, staged: Path, made: Version, labels: Sequence[str], decision: Decision | None) -> None:
+    def _write_version(self, staged: Path, made: Version, labels: Sequence[str], decision: Decision) -> None:
         """Write the folders of a version's models, but for the model itself."""
         decoder, classifier, postprocess = self.steps(made.version)
         for name, file in ((decoder, "decode.py"), (postprocess, "postprocess.py")):
@@ -272,9 +272,8 @@ class Repository:
         grain = drawn_grain()  # Triton's form of a string in a file: four bytes of length, and the string
         (staged / decoder / "warmup").mkdir()
         (staged / decoder / "warmup" / "grain").write_bytes(len(grain).to_bytes(4, "little") + grain)
-        text = decision.to_json() if decision else ""
-        read_by = json.loads(text) if decision else None
-        write_json(staged / postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": read_by})
+        text = decision.to_json()
+        write_json(staged / postprocess / "1" / DECISION_FILE, {"labels": list(labels), "decision": json.loads(text)})
         (staged / classifier / "1").mkdir(parents=True)
         for name in (classifier, postprocess):
             write_text(staged / name / LABELS_FILE, "".join(f"{label}\n" for label in labels))

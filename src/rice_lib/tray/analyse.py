@@ -52,7 +52,7 @@ def analyse(
     grains = found.grains
     if reference_mm is not None:
         grains, _, mm_per_pixel = set_reference_aside(grains, reference_mm)
-    views = for_model(predictor.decision.scale if predictor.decision else None, predictor.labels, mm_per_pixel)
+    views = for_model(predictor.decision.scale, predictor.labels, mm_per_pixel)
     if (times := misfit(grains, views)) is not None:
         notes.append(
             f"the grains fit no variety at this scale (they are about {times:.1f} times the size); give the tray's "

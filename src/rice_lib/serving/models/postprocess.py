@@ -27,7 +27,7 @@ class TritonPythonModel:
         with open(file, encoding="utf-8") as stream:
             values = json.load(stream)
         self.labels = values["labels"]
-        self.decision = Decision.from_json(json.dumps(values["decision"])) if values["decision"] else Decision()
+        self.decision = Decision.from_json(json.dumps(values["decision"]))
 
     def execute(self, requests: list) -> list:
         """Read the logits of each request; one response each, in order."""
