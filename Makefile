@@ -33,13 +33,17 @@ PREFIX := .uv/dry-run
 override ACTIVE :=
 else ifneq ($(ACTIVE),)
 PREFIX := $(shell python -c 'import sys; print(sys.prefix)')
+$(if $(word 2,$(PREFIX)),$(error ACTIVE: make cannot name a file in $(PREFIX), for the space; leave ACTIVE out))
 else
 PREFIX := .venv
 endif
 MADE := $(shell test -x $(PREFIX)/bin/python && cat $(PREFIX)/.installed 2>/dev/null)
 DEVICE ?= $(or $(word 1,$(MADE)),cpu)
 TORCH_INDEX ?= $(filter-out pypi,$(word 2,$(MADE)))
-PYTHON ?= $(or $(word 3,$(MADE)),python3)
+# the third word, or all up to the folder: an interpreter's path may hold spaces
+MADE_PYTHON := $(if $(MADE),$(shell made="$$(cut -d' ' -f3- $(PREFIX)/.installed)"; python="$${made%" $$(pwd -P)"}"; \
+	[ "$$python" != "$$made" ] || python="$${made%% *}"; printf %s "$$python"))
+PYTHON ?= $(or $(MADE_PYTHON),python3)
 WANTED := $(DEVICE) $(or $(TORCH_INDEX),pypi) $(PYTHON) $(CURDIR)
 MADE_SERVE := $(shell test -x .venv-serve/bin/python && cat .venv-serve/.installed 2>/dev/null)
 ENV := $(PREFIX)/.installed
@@ -102,7 +106,7 @@ test-all: $(ENV) $(SERVE_ENV) $(GET_UV)  ## run all tests (RICE_DATA=/images.zip
 	@python -m pytest $(ARGS)
 
 lint: $(ENV) $(GET_UV)  ## check uv.lock, style (ruff) and types (mypy)
-	@$(UV) lock --check --quiet || { echo "error: uv.lock is not what pyproject.toml asks for: make lock" >&2; exit 1; }
+	@"$(UV)" lock --check --quiet || { echo "error: uv.lock is not what pyproject.toml asks for: make lock" >&2; exit 1; }
 	@ruff check .
 	@ruff format --check .
 	@mypy
@@ -120,10 +124,10 @@ push: $(ENV) .dvc/scm-checked  ## store data, models and reports in the DVC remo
 # Both locks are for every supported Python and platform at once. The serving environment has a lock of its own because
 # Triton's wheel wants numpy 1; what both environments decode and compute with is of one version.
 lock: $(GET_UV)  ## write uv.lock and requirements-serve.lock again, after an edit of pyproject.toml or requirements-serve.in
-	@$(UV) lock $(if $(UPGRADE),--upgrade)
+	@"$(UV)" lock $(if $(UPGRADE),--upgrade)
 	@same=$$(mktemp); trap 'rm -f "$$same"' EXIT; \
-	$(UV) export $(LIST) --frozen | grep -E '^(onnxruntime|pillow|tritonclient)==' > "$$same"; \
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.11 \
+	"$(UV)" export $(LIST) --frozen | grep -E '^(onnxruntime|pillow|tritonclient)==' > "$$same"; \
+	UV_CUSTOM_COMPILE_COMMAND="make lock" "$(UV)" pip compile --quiet --universal --python-version 3.11 \
 		$(if $(UPGRADE),--upgrade) --no-annotate --constraint "$$same" --override requirements-serve-override.txt \
 		requirements-serve.in --output-file requirements-serve.lock > /dev/null
 
@@ -137,23 +141,23 @@ check-profile:
 		exit 2; }
 
 check-python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
-		echo "error: Python 3.11 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1);" \
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+		echo "error: Python 3.11 to 3.13 is needed, and $(PYTHON) is $$("$(PYTHON)" --version 2>&1 | head -n 1);" \
 			"name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "error: $(PYTHON) has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
 
 $(UV_OWN): | check-python
 	@echo "Getting uv $(UV_VERSION) from PyPI into .uv"
 	@mkdir -p $(@D); new=$$(mktemp -d .uv/new.XXXX); trap 'rm -rf "$$new"' EXIT; \
-	$(PYTHON) -m venv "$$new" && "$$new/bin/python" -m pip install --quiet --no-deps uv==$(UV_VERSION) && \
+	"$(PYTHON)" -m venv "$$new" && "$$new/bin/python" -m pip install --quiet --no-deps uv==$(UV_VERSION) && \
 	mv "$$new/bin/uvx" "$$new/bin/uv" $(@D)/
 
 # $(call remade,FOLDER,STAMP,PYTHON): a folder whose stamp is not the wanted one goes; the stamp comes back when all is installed.
 remade = if [ ! -x $(1)/bin/python ] || [ "$$(cat $(1)/.installed 2>/dev/null)" != "$(2)" ]; then \
 		if [ -e $(1) ] || [ -L $(1) ]; then \
 			echo "$(1) is left of an interrupted command, another folder or other choices: making it again"; fi; \
-		rm -rf $(1); $(UV) venv --quiet --python "$(3)" $(1); \
+		rm -rf $(1); "$(UV)" venv --quiet --python "$(3)" $(1); \
 	fi; rm -f $(1)/.installed
 
 EXTRAS := $(if $(filter gpu,$(DEVICE)),--no-dev $(addprefix --extra ,gpu bulk demo grains serve train dev))
@@ -165,19 +169,19 @@ $(PREFIX)/.installed: uv.lock pyproject.toml | $(GET_UV) check-python
 	@$(if $(TORCH_INDEX)$(DRY_RUN),,echo "Installing what uv.lock pins into $(PREFIX): 7 GB with PyPI's torch, which brings CUDA;" \
 		"TORCH_INDEX=URL of CPU wheels: 2.7 GB")
 	@export UV_PROJECT_ENVIRONMENT="$(abspath $(PREFIX))"; \
-	names() { $(UV) export --locked $(LIST) $(EXTRAS) "$$@" | sed 's/[ =;].*//' | sort -u; }; \
-	sync() { $(UV) sync --locked $(EXTRAS) $(if $(ACTIVE),--inexact) $(if $(DRY_RUN),--dry-run) "$$@"; }; \
+	names() { "$(UV)" export --locked $(LIST) $(EXTRAS) "$$@" | sed 's/[ =;].*//' | sort -u; }; \
+	sync() { "$(UV)" sync --locked $(EXTRAS) $(if $(ACTIVE),--inexact) $(if $(DRY_RUN),--dry-run) "$$@"; }; \
 	if [ -z "$(TORCH_INDEX)" ]; then sync; else \
 		sync $$(comm -23 <(names) <(names --prune torch --prune torchvision) | sed 's/^/--no-install-package=/'); \
-		$(UV) pip install --python $(PREFIX)/bin/python $(if $(DRY_RUN),--dry-run) --no-deps --default-index "$(TORCH_INDEX)" \
-			$$($(UV) export --locked $(LIST) $(EXTRAS) | sed -nE 's/^(torch(vision)?==[^ ;]*).*/\1/p'); \
+		"$(UV)" pip install --python $(PREFIX)/bin/python $(if $(DRY_RUN),--dry-run) --no-deps --default-index "$(TORCH_INDEX)" \
+			$$("$(UV)" export --locked $(LIST) $(EXTRAS) | sed -nE 's/^(torch(vision)?==[^ ;]*).*/\1/p'); \
 	fi
 	@$(if $(DRY_RUN),rm -r $(PREFIX),echo "$(strip $(WANTED))" > $@)
 
 .venv-serve/.installed: requirements-serve.lock | $(GET_UV) check-python
 	@$(call remade,.venv-serve,$(CURDIR),$(SERVE_PYTHON))
 	@echo "Installing what requirements-serve.lock pins into .venv-serve (Triton)"
-	@$(UV) pip install --python .venv-serve/bin/python --no-deps --requirement requirements-serve.lock
+	@"$(UV)" pip install --python .venv-serve/bin/python --no-deps --requirement requirements-serve.lock
 	@echo "$(CURDIR)" > $@
 
 # DVC expects git to know its files; where the project came as an archive, its configuration says that there is none.

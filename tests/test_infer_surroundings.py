@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -53,8 +54,8 @@ def test_interrupted_while_waiting_for_stdin_it_ends_quietly(images):
 
 
 def test_a_reader_that_goes_away_is_no_error(images):
-    done = f"{sys.executable} -m rice_lib.infer --no-reject --model {tiny_onnx()} --batch-size 1 {images[0].parent}"
-    line = f"{done} | head -n 1"
+    command = [sys.executable, "-m", "rice_lib.infer", "--no-reject", "--model", tiny_onnx(), images[0].parent]
+    line = f"{shlex.join(map(str, command))} --batch-size 1 | head -n 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=120, check=True)
     assert len(done.stdout.splitlines()) == 1
     assert not done.stderr
@@ -79,8 +80,9 @@ SOURCE = str(Path(infer.__file__).parents[1])
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A line of shell in a folder, `$infer` for the command."""
-    command = f"infer='{sys.executable} -m rice_lib.infer --model {tiny_onnx()}'; {line}"
+    """A line of shell in a folder, `infer` for the command."""
+    command = shlex.join([sys.executable, "-m", "rice_lib.infer", "--model", str(tiny_onnx())])
+    command = f'infer() {{ {command} "$@"; }}; {line}'
     environment = {**os.environ, "PYTHONPATH": SOURCE}
     options = {"capture_output": True, "text": True, "timeout": 120}
     return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=False, **options)
@@ -131,7 +133,7 @@ def test_an_output_never_replaces_what_is_read(images, tmp_path):
     ):
         with pytest.raises(RiceError, match=why):
             infer.main(list(map(str, line)))
-    done = shell("$infer - --output list < list", tmp_path)
+    done = shell("infer - --output list < list", tmp_path)
     assert (done.returncode, "is read as -" in done.stderr) == (2, True)
     assert tree_of(tmp_path) == before
 
@@ -166,7 +168,7 @@ def test_a_suffix_that_names_no_format_is_an_error_without_one(suffix, form, ima
     ],
 )
 def test_where_the_streams_lead_it_is_one_line_at_most(redirection, status, said, images, tmp_path):
-    done = shell(f"$infer --no-reject '{images[0]}' {redirection}", tmp_path)
+    done = shell(f"infer --no-reject '{images[0]}' {redirection}", tmp_path)
     assert done.returncode == status
     assert said in done.stderr
     assert not said or done.stderr.startswith(f"error: {'stdout' if redirection[0] == '>' else ''}")
@@ -175,13 +177,13 @@ def test_where_the_streams_lead_it_is_one_line_at_most(redirection, status, said
 
 
 def test_with_stderr_closed_messages_do_not_go_to_stdout(images, tmp_path):
-    done = shell(f"$infer --format csv '{images[0]}' none.png 2>&-", tmp_path)
+    done = shell(f"infer --format csv '{images[0]}' none.png 2>&-", tmp_path)
     assert done.returncode == 1
     assert [row["path"] for row in csv.DictReader(io.StringIO(done.stdout))] == [str(images[0]), "none.png"]
 
 
 def test_without_docstrings_and_with_few_descriptors(images, tmp_path):
-    done = shell("export PYTHONOPTIMIZE=2 PYTHONDONTWRITEBYTECODE=1; ulimit -n 64; $infer --no-reject images", tmp_path)
+    done = shell("export PYTHONOPTIMIZE=2 PYTHONDONTWRITEBYTECODE=1; ulimit -n 64; infer --no-reject images", tmp_path)
     assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, len(images), "")
 
 

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import yaml
 from support.imports import closure, imported, room_of
+from support.programs import write_program
 
 from rice_lib.common.parameters import Params
 from rice_lib.common.paths import NOTEBOOKS, STUDIES, Paths
@@ -143,7 +144,7 @@ def test_profiles_hold_the_sections_that_stages_track(profile):
 
 
 # A stand-in for `python`: writes what the stage declares, from the stage's inputs, and notes that it ran.
-STAND_IN = """#!{python}
+STAND_IN = """
 import hashlib, json, pathlib, sys
 name = sys.argv[4] if sys.argv[3] == "stage" else "report"
 with open("ran.txt", "a") as log:
@@ -197,8 +198,7 @@ class Checkout:
         (root / "stages.json").write_text(json.dumps(stages))
         python = root / "bin/python"
         python.parent.mkdir()
-        python.write_text(STAND_IN.format(python=sys.executable))
-        python.chmod(0o755)
+        write_program(python, STAND_IN)
 
     def dvc(self, *arguments: str, status: int = 0) -> str:
         environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from support.programs import write_program
 
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
@@ -103,8 +104,7 @@ def stand_in(folder: Path, behaviour: str) -> ServingEnvironment:
         (triton / file).parent.mkdir(parents=True, exist_ok=True)
         (triton / file).touch()
     environment.binary.parent.mkdir()
-    environment.binary.write_text(f"#!{sys.executable}\n{STAND_IN[behaviour]}")
-    environment.binary.chmod(0o755)
+    write_program(environment.binary, STAND_IN[behaviour])
     environment.interpreter.parent.mkdir()
     os.symlink(sys.executable, environment.interpreter)
     return environment
