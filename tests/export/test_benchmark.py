@@ -34,13 +34,6 @@ def result() -> Benchmark:
     return measure(engines, grains(5), SETTINGS)
 
 
-def test_a_limit_of_zero_leaves_the_compiler_out(tmp_path):
-    engine = Engine("torch_compiled", "nowhere", compiled=True)
-    settings = SETTINGS.model_copy(update={"compile_limit_s": 0})
-    found = benchmark._run(engine, tmp_path / "pixels.npy", settings, threads=1, reference=False)
-    assert found["note"] == "not measured here: benchmark.compile_limit_s is 0"
-
-
 @pytest.mark.slow
 def test_a_row_for_every_engine_and_batch(result):
     assert list(result.table["batch"]) == [1, 4] * 4
@@ -161,7 +154,8 @@ def test_flops_are_those_of_the_matrix_products():
 
 def test_every_engine_is_listed_and_plans_say_why_they_are_not_built(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "tensorrt_obstacle", lambda: "no GPU here")
-    engines = list_engines(tmp_path / "vit", tmp_path / "onnx", tmp_path / "engines")
+    folders = tmp_path / "vit", tmp_path / "onnx", tmp_path / "engines"
+    engines = list_engines(*folders, SETTINGS)
     assert [engine.name for engine in engines] == [
         "torch_eager",
         "torch_compiled",
@@ -175,3 +169,8 @@ def test_every_engine_is_listed_and_plans_say_why_they_are_not_built(tmp_path, m
     plans = build_plans(engines, tmp_path / "onnx", [8, 1, 32])
     assert list(plans["plan"]) == ["model.plan", "model_fp16.plan"]
     assert set(plans["note"]) == {"not built here: no GPU here"}
+    assert engines[1].obstacle is None
+    without = list_engines(*folders, SETTINGS.model_copy(update={"compile_limit_s": 0}))
+    assert [engine.name for engine in without if engine.obstacle == "benchmark.compile_limit_s is 0"] == [
+        "torch_compiled"
+    ]

@@ -50,9 +50,17 @@ def _grains(names: Sequence[str] = VARIETIES) -> pd.DataFrame:
     return pd.DataFrame({"label": np.repeat(names, 9), "area": numbers.astype(float), "number": numbers})
 
 
+def _logarithmic() -> Figure:
+    fig, ax = style.subplots(height=3)
+    ax.plot([3, 300], [0.5, 40])
+    ax.set(xscale="log", yscale="log")
+    return fig
+
+
 @pytest.mark.parametrize(
     "draw",
     [
+        _logarithmic,
         lambda: images.image_grid(np.zeros((7, 8, 8, 3), np.uint8), [str(i) for i in range(7)], title="seven"),
         lambda: images.image_grid([]),
         lambda: charts.distributions(_grains(), ["area"]),

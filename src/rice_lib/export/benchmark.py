@@ -114,15 +114,18 @@ class Benchmark:
         return found
 
 
-def list_engines(checkpoint: Path, onnx: Path, engines: Path) -> list[Engine]:
+def list_engines(checkpoint: Path, onnx: Path, engines: Path, settings: BenchmarkParams) -> list[Engine]:
     """List every engine, in the order of the table.
 
     Args:
         checkpoint: the checkpoint directory.
         onnx: folder of the exports of notebook 05.
         engines: folder of the TensorRT plans, which need not exist.
+        settings: a limit of 0 leaves the compiler out.
     """
-    found = [Engine("torch_eager", str(checkpoint)), Engine("torch_compiled", str(checkpoint), compiled=True)]
+    left_out = None if settings.compile_limit_s else "benchmark.compile_limit_s is 0"
+    found = [Engine("torch_eager", str(checkpoint))]
+    found.append(Engine("torch_compiled", str(checkpoint), compiled=True, obstacle=left_out))
     found += [Engine(f"onnx_{precision}", str(onnx / name), precision) for precision, name in FILE_NAMES.items()]
     found.append(Engine("onnx_int8", str(onnx / INT8_FILE), "int8"))
     file = onnx / FILE_NAMES["float32"]
@@ -201,9 +204,8 @@ def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkPa
 
 def _run(engine: Engine, images: Path, settings: BenchmarkParams, threads: int, reference: bool) -> dict[str, Any]:
     """Read what an engine's worker measured, and why not more (`note`, empty where nothing failed)."""
-    obstacle = "benchmark.compile_limit_s is 0" if engine.compiled and not settings.compile_limit_s else engine.obstacle
-    if obstacle:
-        return {"note": f"not measured here: {obstacle}", "points": {}}
+    if engine.obstacle:
+        return {"note": f"not measured here: {engine.obstacle}", "points": {}}
     output = images.parent / engine.name
     output.mkdir()
     job = {"engine": asdict(engine), "pixels": str(images), "output": str(output), "threads": threads}

@@ -11,7 +11,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
@@ -143,20 +142,7 @@ def lines(table: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
     sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, markersize=8, ax=ax)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    _label_plainly(ax)
     ax.set_xticks(sorted(table[x].unique()), sorted(table[x].unique()))
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
     ax.get_legend().remove()
     return fig
-
-
-class _PlainLog(mpl.ticker.LogFormatter):
-    """Labels of a logarithmic axis as 600 and 0.6, not as 6 x 10^2 and 6e-01."""
-
-    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
-        return f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"
-
-
-def _label_plainly(ax: Axes) -> None:
-    ax.yaxis.set_major_formatter(_PlainLog())
-    ax.yaxis.set_minor_formatter(_PlainLog(minor_thresholds=(2, 0.5)))

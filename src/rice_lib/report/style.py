@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
 from rice_lib.common.colours import COLOURS
 from rice_lib.common.files import atomic_path
@@ -69,8 +70,20 @@ def subplots(
     return fig, axes
 
 
+class _PlainLog(LogFormatter):
+    """Labels of a logarithmic axis as 600 and 0.6: matplotlib's own are mathematics, which the style switches off."""
+
+    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+        return f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"
+
+
 def encoded(fig: Figure) -> bytes:
     """Encode a figure, on white paper in any surroundings: the same figure always gives the same bytes."""
+    for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+            axis.set_major_formatter(_PlainLog(axis.get_transform().base))
+        if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+            axis.set_minor_formatter(_PlainLog(axis.get_transform().base, minor_thresholds=(2, 0.5)))
     data = io.BytesIO()
     settings: dict[str, Any] = {"bbox_inches": "tight", "facecolor": "white"}
     if getattr(fig, "photographs", False):
