@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from support.programs import write_program
 
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from support.programs import write_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
