@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
@@ -144,10 +145,8 @@ def test_figures_have_an_alternative_text(notebook):
             assert cell.metadata.get("fig-alt"), cell.id
 
 
-def test_a_figure_has_prose_before_it_and_a_computed_sentence_after_it(notebook, request):
-    """Of the studies' figures those that are saved: their grids of pictures say enough."""
-    study = "/" in request.node.callspec.params["notebook"]
-    draws = re.compile(r"style\.save\(" if study else r"\b(charts|images)\.\w+\(|style\.save\(")
+def test_a_figure_has_prose_before_it_and_a_computed_sentence_after_it(notebook):
+    draws = re.compile(r"\b(charts|images)\.\w+\(|style\.save\(")
     names = re.compile(r"(images\.(caption|most_confident_mistakes)|charts\.most_confused)\(")
     kinds = ""
     for cell in notebook.cells:
@@ -183,3 +182,25 @@ def test_same_code_at_every_size(notebook):
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, ast.If | ast.IfExp):
                 assert "profile" not in ast.unparse(node.test), cell.id
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_names_its_rows_of_code_and_computes_its_captions(study):
+    """Rows of folded code that stand together are not all called "Code"; a caption says what was found."""
+    notebook = nbformat.read(FOLDER / f"{study}.ipynb", as_version=4)
+    rows = [
+        cell.metadata.get("code-summary", "Code")
+        if cell.cell_type == "code" and not {"remove-input", "remove-cell"} & set(cell.metadata.get("tags", []))
+        else ""
+        for cell in notebook.cells
+    ]
+    assert [pair for pair in itertools.pairwise(rows) if pair == ("Code", "Code")] == []
+    (recorded,) = calls_in(notebook.cells[-1].source, "record")
+    (figures,) = [keyword.value for keyword in recorded.keywords if keyword.arg == "figures"]
+    if isinstance(figures, ast.Name):
+        figures = next(
+            node.value
+            for node in ast.walk(ast.parse(notebook.cells[-1].source))
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == figures.id
+        )
+    assert [value for value in figures.values if isinstance(value, ast.Constant)] == []

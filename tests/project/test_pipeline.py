@@ -110,6 +110,7 @@ def test_a_study_runs_where_it_is_enabled(pipeline, study):
     command += ["--set", "study.enabled=true"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "mathdefault" not in pipeline.paths.notebook(study).read_text(), "a logarithmic axis in TeX"
     for name, metric in pipeline.metrics(study).items():
         assert 0 <= metric.value <= (math.inf if metric.unit else 1), name
         assert metric.low is None or metric.low <= metric.value <= metric.high, name
