@@ -81,10 +81,11 @@ def encoded(fig: Figure) -> bytes:
     """Encode a figure, on white paper in any surroundings: the same figure always gives the same bytes."""
     for ax in fig.axes:
         for axis, most in ((ax.xaxis, 1), (ax.yaxis, 2)):  # decades up to which numbers between them have room
+            base = getattr(axis.get_transform(), "base", 10)  # only a logarithmic axis has one
             if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
-                axis.set_major_formatter(_PlainLog(axis.get_transform().base))
+                axis.set_major_formatter(_PlainLog(base))
             if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
-                axis.set_minor_formatter(_PlainLog(axis.get_transform().base, minor_thresholds=(most, 0.5)))
+                axis.set_minor_formatter(_PlainLog(base, minor_thresholds=(most, 0.5)))
     data = io.BytesIO()
     settings: dict[str, Any] = {"bbox_inches": "tight", "facecolor": "white"}
     if getattr(fig, "photographs", False):
