@@ -13,10 +13,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from rice_lib.common import tracking
-from rice_lib.common.parameters import Params
+from rice_lib.common.parameters import DataParams, Params
 from rice_lib.common.paths import Paths
 from rice_lib.common.run import Run
-from rice_lib.common.tracking import Metric, import_mlflow, mlflow_session, qualify, record
+from rice_lib.common.tracking import Metric, import_mlflow, mlflow_session, provenance, qualify, record
 
 mlflow = import_mlflow()
 
@@ -40,6 +40,18 @@ def test_metrics_are_qualified_by_what_they_belong_to():
     found = qualify({"recall/Jasmine": recall, "errors": 3}, model="vit", split="random")
     assert found["vit/random/recall/Jasmine"].of == {"model": "vit", "split": "random", "variety": "Jasmine"}
     assert found["vit/random/errors"] == Metric(3.0, of={"model": "vit", "split": "random"})
+
+
+def test_the_source_is_the_one_that_made_the_manifest(tmp_path):
+    later = run_in(tmp_path)
+    params = later.params.model_copy(update={"data": DataParams(source="folder", path="/rice")})
+    later.paths.manifest.parent.mkdir(parents=True)
+    later.paths.manifest.write_text("path\n")
+    record(Run(params, later.paths), "01_eda", {})
+    assert provenance(later)["source"] == "folder"
+    assert provenance(later, "01_eda")["source"] == "synthetic", "the first notebook makes the manifest again"
+    later.paths.manifest.write_text("path\nother.jpg\n")
+    assert provenance(later)["source"] == "synthetic"
 
 
 def test_an_interrupted_run_is_continued(first):

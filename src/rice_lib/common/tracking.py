@@ -24,9 +24,10 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
-from rice_lib.common.files import locked, sha256_file, write_json
+from rice_lib.common.files import locked, read_json, sha256_file, write_json
 from rice_lib.common.interval import wilson
 from rice_lib.common.machine import cores
+from rice_lib.common.paths import NOTEBOOKS
 from rice_lib.common.run import Run
 
 VERSIONED_PACKAGES = ("torch", "transformers", "timm", "scikit-learn", "numpy", "pillow", "onnxruntime", "tensorrt")
@@ -145,7 +146,7 @@ def record(
         "metrics": {key: asdict(metric) for key, metric in full.items()},
         "figures": figures,
         "parameters": run.params.model_dump(mode="json"),
-        "provenance": {**provenance(run), "mlflow_run": run_id},
+        "provenance": {**provenance(run, notebook), "mlflow_run": run_id},
     }
     write_json(run.paths.metrics(notebook), content)
     return run.paths.metrics(notebook)
@@ -176,7 +177,7 @@ def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[s
     with mlflow.start_run(run_id=continued, run_name=f"{run.params.profile}: {title}") as active:
         if continued is None:
             mlflow.log_params(_flatten(run.params.model_dump(mode="json")))
-            origin = {key: str(value) for key, value in _flatten(provenance(run)).items()}
+            origin = {key: str(value) for key, value in _flatten(provenance(run, name)).items()}
             mlflow.set_tags({"profile": run.params.profile, "notebook": name, **origin})
         yield active.info.run_id
 
@@ -207,15 +208,20 @@ def _move_artifacts(database: Path, before: str, now: str) -> None:
             )
 
 
-def provenance(run: Run) -> dict[str, Any]:
-    """Describe what makes a number: time (UTC), commit, hash of parameters and manifest, hardware, versions."""
-    manifest = run.paths.manifest
+def provenance(run: Run, notebook: str = "") -> dict[str, Any]:
+    """Describe what makes a number: time (UTC), commit, hash of parameters and manifest, hardware, versions.
+
+    The source is the one that made the manifest: a later `notebook` does not read the parameters that chose it.
+    """
+    manifest, first = run.paths.manifest, run.paths.metrics(NOTEBOOKS[0])
+    data = sha256_file(manifest)[:16] if manifest.is_file() else None
+    made = read_json(first)["provenance"] if first.is_file() and notebook != NOTEBOOKS[0] else {}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(run.paths.root),
         "params": run.params.fingerprint(),
-        "data": sha256_file(manifest)[:16] if manifest.is_file() else None,
-        "source": run.params.data.source,
+        "data": data,
+        "source": made["source"] if data and made.get("data") == data else run.params.data.source,
         "hardware": hardware(),
         "versions": versions(),
     }
