@@ -152,6 +152,7 @@ def test_numbers_and_figures_are_recorded_with_their_provenance(first):
     made_by = content["provenance"]
     assert {"created", "commit", "params", "data", "source", "hardware", "versions"} < set(made_by)
     logged = mlflow.get_run(made_by["mlflow_run"])
+    assert logged.info.run_name == "tiny: 03 baseline"
     assert logged.data.metrics == {"Frozen CNN/accuracy": 0.9}
     assert logged.data.tags["mlflow.note.content"] == "**accuracy**: Accuracy"
     assert content["parameters"]["split"]["test_fraction"] == 0.2
@@ -161,8 +162,9 @@ def test_numbers_and_figures_are_recorded_with_their_provenance(first):
 
 def test_the_folder_of_figures_is_there_without_figures(first):
     run, _ = first
-    record(run, "07_triton_smoke", {"serve/ready_s": 1})
-    assert run.paths.figure("07_triton_smoke", "any").parent.is_dir()
+    content = json.loads(record(run, "studies/05_leakage", {"serve/ready_s": 1}).read_text())
+    assert mlflow.get_run(content["provenance"]["mlflow_run"]).info.run_name == "tiny: study 05 leakage"
+    assert run.paths.figure("studies/05_leakage", "any").parent.is_dir()
 
 
 def test_a_database_elsewhere_makes_no_folder_here(tmp_path, monkeypatch):

@@ -133,13 +133,16 @@ def record(
     with mlflow_session(run, notebook, mlflow_run) as run_id:
         mlflow = import_mlflow()
         mlflow.log_metrics(_named(full))
-        mlflow.set_tag("mlflow.note.content", "\n\n".join(f"**{name}**: {text}" for name, text in figures.items()))
+        mlflow.set_tag(
+            "mlflow.note.content",
+            "\n\n".join(f"**{name.replace('_', ' ')}**: {text}" for name, text in figures.items()),
+        )
         for name in figures:
             mlflow.log_artifact(str(run.paths.figure(notebook, name)), "figures")
         for file in artifacts:
             mlflow.log_artifact(str(file))
         if model is not None:
-            _log_model(model)
+            _log_model(model, f"rice-vit-{run.params.profile}")
     content = {
         "notebook": notebook,
         "profile": run.params.profile,
@@ -173,7 +176,7 @@ def mlflow_session(run: Run, name: str, run_id: str | None = None) -> Iterator[s
     # only where it still exists: mlruns/ may have been deleted since, or the experiment renamed
     known = mlflow.search_runs([experiment_id], f"attributes.run_id = '{run_id}'", output_format="list")
     continued = run_id if run_id and known else None
-    title = name.replace("_", " ").replace("/", ", ")
+    title = name.replace("studies/", "study ").replace("_", " ").replace("/", ", ")
     with mlflow.start_run(run_id=continued, run_name=f"{run.params.profile}: {title}") as active:
         if continued is None:
             mlflow.log_params(_flatten(run.params.model_dump(mode="json")))
@@ -274,7 +277,7 @@ def _named(metrics: Mapping[str, Metric]) -> dict[str, float]:
     return named
 
 
-def _log_model(file: Path) -> None:
+def _log_model(file: Path, name: str) -> None:
     import numpy as np
     import onnx
     from mlflow.models import infer_signature
@@ -289,7 +292,7 @@ def _log_model(file: Path) -> None:
             examples[tensor.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     import_mlflow().onnx.log_model(
         model,
-        name="model",
+        name=name,
         signature=infer_signature(given, made),
         input_example=given,
         pip_requirements=["numpy", "onnxruntime"],  # named, because MLflow would run the model to find them
