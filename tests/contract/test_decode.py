@@ -230,7 +230,6 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch):
 
 def test_the_lock_is_given_back_when_a_large_image_is_bad(monkeypatch):
     monkeypatch.setattr(preprocess, "LARGE_PIXELS", 10)
-    monkeypatch.setattr(preprocess, "LARGE_BYTES", 10)
     with pytest.raises(BadImageError):
         decode(foreign_files()["truncated.jpg"][0])
     taken = []

@@ -140,7 +140,6 @@ def test_a_plan_that_belongs_here_is_let_pass(manifest, tmp_path):
         ("11.0.0.1", H100, r"built by tensorrt 10\.9\.0\.34, here is 11\.0\.0\.1"),
         ("10.9.0.34", replace(H100, name="NVIDIA H200"), r"built for NVIDIA H100 .*, here is NVIDIA H200"),
         ("10.9.0.34", replace(H100, compute_capability="8.0"), "compute capability 8.0"),
-        ("10.9.0.34", replace(H100, cuda_driver="12.8"), r"built under CUDA 13\.0, the driver here has 12\.8"),
     ],
 )
 def test_a_mismatch_is_one_line_that_says_how_to_rebuild(manifest, tmp_path, version, gpu, message):
@@ -151,7 +150,7 @@ def test_a_mismatch_is_one_line_that_says_how_to_rebuild(manifest, tmp_path, ver
     assert "\n" not in str(caught.value)
 
 
-def test_a_newer_driver_is_no_mismatch(manifest, tmp_path):
+def test_another_driver_is_no_mismatch(manifest, tmp_path):
     check_manifest(manifest, tmp_path / "x.plan", "10.9.0.34", replace(H100, cuda_driver="14.1"))
 
 

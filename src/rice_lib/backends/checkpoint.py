@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rice_lib.backends.predictor import MAX_BATCH, Predictor, first_line, parse_decision
+from rice_lib.backends.predictor import MAX_BATCH, Predictor, parse_decision
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decision import FILE, Decision
 
@@ -41,7 +41,5 @@ class CheckpointPredictor(Predictor):
 def read_decision(checkpoint: Path, labels: Sequence[str]) -> Decision:
     """Read the decision beside a checkpoint's weights, as `parse_decision`."""
     file = checkpoint / FILE
-    try:
-        return parse_decision(file.read_text(encoding="utf-8") if file.is_file() else None, str(file), labels)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RiceError(f"{file}: cannot be read ({first_line(error)})") from None
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+    return parse_decision(text, str(file), labels)

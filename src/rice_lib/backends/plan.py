@@ -172,8 +172,6 @@ def check_manifest(manifest: EngineManifest, plan: Path, version: str, gpu: Gpu)
         there, here = (f"{each.name} (compute capability {each.compute_capability})" for each in (manifest.gpu, gpu))
         if there != here:
             differences.append(f"built for {there}, here is {here}")
-        if int(gpu.cuda_driver.split(".")[0]) < int(manifest.gpu.cuda_driver.split(".")[0]):
-            differences.append(f"built under CUDA {manifest.gpu.cuda_driver}, the driver here has {gpu.cuda_driver}")
     if manifest.plan_sha256 != sha256_file(plan):
         differences.append("the manifest belongs to another plan")
     onnx_path = Path(manifest.onnx)

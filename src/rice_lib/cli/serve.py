@@ -31,7 +31,6 @@ from rice_lib.serving.health import fault
 from rice_lib.serving.release import release, roll_back
 from rice_lib.serving.repository import Repository, Version
 
-PROG = "rice serve"
 DEFAULT_PORT = 8000
 
 
@@ -39,7 +38,6 @@ DEFAULT_PORT = 8000
 class Service:
     """What a command works on: one repository, and the server of it."""
 
-    root: Path
     folder: Path
     model: Path
     params: ServeParams
@@ -47,12 +45,11 @@ class Service:
     @classmethod
     def of(cls, options: argparse.Namespace) -> Service:
         """Find the service of a profile, or of the model that ships."""
-        root = find_root()
         if options.profile is None:
-            return cls(root, root / "models" / "service", default_model(), ServeParams())
+            return cls(find_root() / "models" / "service", default_model(), ServeParams())
         params = load_params(options.profile)
         paths = Paths.of(params.profile)
-        return cls(root, paths.service, paths.onnx / "model.onnx", params.serve)
+        return cls(paths.service, paths.onnx / "model.onnx", params.serve)
 
     @property
     def repository(self) -> Repository:
@@ -60,7 +57,7 @@ class Service:
         return Repository(self.folder / "repository", self.params.model_name)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "rice serve") -> int:
     """Run one of the commands; returns its exit status."""
     options = parser(prog).parse_args(arguments)
     return int(options.act(options) if options.act is _health else options.act(Service.of(options), options))
@@ -98,7 +95,7 @@ def _add(service: Service, options: argparse.Namespace) -> Version:
 def _up(service: Service, options: argparse.Namespace) -> int:
     if (running := life.running(service.folder)) is not None:
         raise RiceError(f"a server is already running at {running.http}; stop it first (rice serve down)", 1)
-    environment = ServingEnvironment.find(service.root)
+    environment = ServingEnvironment.find(find_root())
     if options.model or service.repository.active() is None:
         _add(service, options)
     else:
@@ -151,7 +148,7 @@ def _describe(service: Service, server: life.RunningServer) -> None:
         print(f"  {name:9}{value}")
 
 
-def parser(prog: str = PROG) -> argparse.ArgumentParser:
+def parser(prog: str = "rice serve") -> argparse.ArgumentParser:
     """Make the command's arguments."""
     serve = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition(": `")[0] + ".")
     commands = serve.add_subparsers(dest="command", required=True, metavar="build|up|down|status|health")

@@ -45,8 +45,7 @@ MAX_PIXELS_IN_PYTHON = 2 * 1024 * 1024
 """Limit for the rare forms that Pillow decodes pixel by pixel in Python, at one or two seconds a megapixel."""
 
 LARGE_PIXELS = 16 * 1024 * 1024
-LARGE_BYTES = 32 * 1024 * 1024
-"""An image (a file) larger than this is decoded by one thread at a time, so that four threads cannot hold four."""
+"""An image larger than this is decoded by one thread at a time, so that four threads cannot hold four."""
 
 MAX_SCANS = 500
 """Scans of a progressive JPEG: each goes over all pixels once more, and files are made with thousands of empty ones.
@@ -153,19 +152,15 @@ def to_square(image: Image.Image) -> Image.Image:
 
 def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tuple[str, ...]]:
     """Give an upright RGB image and the notes; `turn` then holds the lock of large images where this is one."""
-
-    def wait_for_turn(length: int, large: int = LARGE_BYTES) -> None:
-        if length > large:
-            turn.enter_context(_large)
-
-    data = source if isinstance(source, bytes) else read_file(source, wait_for_turn)
+    data = source if isinstance(source, bytes) else read_file(source)
     if not data:
         raise BadImageError("the file is empty")
     form = recognise(data)
     try:
         image = _opened(form, data)
         _check_size(image.size, image.tile[0][0] if image.tile else "")
-        wait_for_turn(image.width * image.height, LARGE_PIXELS)
+        if image.width * image.height > LARGE_PIXELS:
+            turn.enter_context(_large)
         if form == "JPEG":
             _check_scans(data, image)
         elif form == "TIFF":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -35,10 +34,8 @@ for _flag in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK"):  # each is mis
     _OPEN_FLAGS |= getattr(os, _flag, 0)
 
 
-def read_file(path: str | Path, before: Callable[[int], object] = lambda _: None) -> bytes:
+def read_file(path: str | Path) -> bytes:
     """Read an ordinary file; never waits (for a pipe's writer), never touches a device.
-
-    `before` is called with the length in bytes (at most `MAX_FILE_BYTES`) before they are read.
 
     Raises:
         BadImageError: there is no such file, it is not an ordinary one, too large, or cannot be read.
@@ -52,7 +49,6 @@ def read_file(path: str | Path, before: Callable[[int], object] = lambda _: None
             if about.st_size > MAX_FILE_BYTES:
                 size = f"{about.st_size / 2**20:,.0f} MiB; the most is {MAX_FILE_BYTES // 2**20} MiB"
                 raise BadImageError(f"the file is too large to be one image ({size})")
-            before(about.st_size)
             return file.read(about.st_size)
     except FileNotFoundError:
         gone = os.path.islink(path)

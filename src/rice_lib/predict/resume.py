@@ -68,11 +68,9 @@ def model_identity(spec: str | Path) -> str:
 
     engine, name = split_engine(text)
     path = Path(name)
-    if path.is_file():
-        return engine + sha256_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in (path, *path.rglob("*")) if file.is_file())
     lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files)
-    return sha256(lines.encode()).hexdigest()
+    return engine + sha256(lines.encode()).hexdigest()
 
 
 class Output:
@@ -189,10 +187,8 @@ class ResumableOutput(Output):
             self.partial.unlink()
         elif written or not isinstance(error, RiceError):
             total = f"the {self.count:,} records so far" if written else "the records so far"
-            print(
-                f"stopped: {total} are in {self.partial}; to continue, give the same command with --resume",
-                file=sys.stderr,
-            )
+            how = "to continue, give the same command with --resume"
+            print(f"stopped: {total} are in {self.partial}; {how}", file=sys.stderr)
 
     def close(self) -> None:
         """Close the partial file; what a full disk did not take is lost."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from rice_lib.serving.server import KEY_NAME, RunningServer
 LOAD_SECONDS = 600.0  # limit of loading one model: a GPU compiles its first kernels meanwhile
 
 
-class Control:
+class Control(AbstractContextManager["Control"]):
     """Loads and unloads models on a running server; a context manager.
 
     Over gRPC: while a model is loaded over HTTP, the server's thread that took the request answers nobody else.
@@ -50,9 +51,6 @@ class Control:
         """Send one request of arrays by tensor name; returns the client library's result."""
         tensors = [make_input(self._library, *named) for named in inputs.items()]
         return self._call("infer", name, inputs=tensors, client_timeout=LOAD_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._client.close()

@@ -25,13 +25,11 @@ def fault(host: str, port: int, model: str) -> str | None:
         with direct.open(f"http://{host}:{port}/v2/models/{name}/config", timeout=CALL_SECONDS) as response:
             return json.load(response)
 
-    def send(_: int) -> str | None:
-        return send_file(f"{host}:{port}", ensemble, grain)[1].get("error")
-
     try:
         steps = [step["model_name"] for step in config(ensemble)["ensemble_scheduling"]["step"]]
         number = 2 * max(int(group["count"]) for step in steps for group in config(step)["instance_group"])
         with ThreadPoolExecutor(number) as threads:
-            return next(filter(None, threads.map(send, range(number))), None)
+            sent = [threads.submit(send_file, f"{host}:{port}", ensemble, grain) for _ in range(number)]
+            return next(filter(None, (each.result()[1].get("error") for each in sent)), None)
     except (OSError, HTTPException, ValueError, KeyError) as error:
         return str(error)
