@@ -19,7 +19,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 from support import corpus
-from support.triton import HAS_SERVER, NO_SERVER, ROOT, write_onnx
+from support.triton import HAS_SERVER, NO_SERVER, ROOT, wait_until_ready, write_onnx
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.backends.triton import TritonPredictor
@@ -78,7 +78,7 @@ def mortal(shared):
         shared.start()
     yield shared
     shared.revive()
-    shared.server.wait(180, shared.server.log)
+    wait_until_ready(shared.server, 180)
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_a_request_that_ends_the_server_is_survived(mortal):
     with pytest.raises((HTTPException, OSError)):
         send_parts(mortal.server, {"Inference-Header-Content-Length": str(len(header))}, parts)
     psutil.wait_procs([before], timeout=60)
-    mortal.server.wait(180, mortal.server.log)
+    wait_until_ready(mortal.server, 180)
     assert send_parts(mortal.server, {"Inference-Header-Content-Length": "0"}, [data]) == 200
 
 

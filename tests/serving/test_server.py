@@ -7,14 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
-from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, stand_in, write_onnx
+from support.triton import HAS_SERVER, NO_SERVER, ROOT, make_checkout, stand_in, wait_until_ready, write_onnx
 
 from rice_lib.backends.open import open_predictor
 from rice_lib.backends.triton import TritonPredictor
@@ -215,10 +214,7 @@ def test_a_server_that_dies_is_started_again_with_the_same_key(tmp_path, reposit
     region.touch()
     before.kill()
     psutil.wait_procs([before], timeout=10)
-    until = time.monotonic() + 30
-    while not server.is_ready():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_until_ready(server, 30)
     assert the_server(state).pid != before.pid
     assert key in ask(server)
     assert not region.exists()

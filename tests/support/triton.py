@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rice_lib.data.synthetic import VARIETIES
 from rice_lib.serving.environment import MissingEnvironmentError, ServingEnvironment
+from rice_lib.serving.server import RunningServer
 from support.programs import write_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,3 +110,11 @@ def stand_in(folder: Path, behaviour: str) -> ServingEnvironment:
     environment.interpreter.parent.mkdir()
     os.symlink(sys.executable, environment.interpreter)
     return environment
+
+
+def wait_until_ready(server: RunningServer, seconds: float) -> None:
+    """Wait for a server that is started again."""
+    until = time.monotonic() + seconds
+    while not server.is_ready():
+        assert time.monotonic() < until
+        time.sleep(0.1)
