@@ -56,16 +56,13 @@ def most_confident_mistakes(predictions: Predictions) -> np.ndarray:
     return wrong[np.argsort(-predictions.scores[wrong].max(axis=1), kind="stable")]
 
 
-def misclassified(
-    examples: Examples, predictions: Predictions, *, limit: int = 15, columns: int = 5, subject: str = ""
-) -> Figure:
+def misclassified(examples: Examples, predictions: Predictions, *, limit: int = 15, subject: str = "") -> Figure:
     """Show the misclassified images, most confident first; where there are none, the least confident correct ones.
 
     Args:
         examples: the images.
         predictions: a model's predictions of them.
         limit: show at most this many.
-        columns: images in a row.
         subject: first line of the title (the model, the split).
 
     Raises:
@@ -78,7 +75,7 @@ def misclassified(
     if len(wrong) > limit:
         title += f"; the {limit} most confident"
     if not len(wrong):
-        shown = np.argsort(predictions.scores.max(axis=1), kind="stable")[:columns]
+        shown = np.argsort(predictions.scores.max(axis=1), kind="stable")[:5]
         title = f"All {total:,} images correct; the least confident"
     captions = [caption(predictions, image) for image in shown]
-    return image_grid(examples.batch(shown), captions, columns, "\n".join(filter(None, (subject, title))))
+    return image_grid(examples.batch(shown), captions, title="\n".join(filter(None, (subject, title))))
