@@ -19,7 +19,7 @@ from PIL import Image
 
 from rice_lib.common.colours import COLOURS
 from rice_lib.common.errors import RiceError
-from rice_lib.common.files import atomic_path, read_json, write_csv, write_json
+from rice_lib.common.files import read_json, write_csv, write_json
 from rice_lib.contract.decision import ImageScale
 from rice_lib.contract.decode import ANNOTATED, BadImageError, open_image
 from rice_lib.data.decoding import over_images
@@ -150,17 +150,18 @@ def _write(work: tuple[Path, Cutting, str], output: Path, scale: ImageScale) -> 
         return []
     image, mm, rows = np.asarray(open_image(file)), cutting.mm_per_pixel, []
     factor = (mm or 1.0) / scale.per_pixel
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
     lit = zip(cutting.grains, gains(image, cutting.grains), strict=True)
     for number, (grain, gain) in enumerate(lit, start=1):
         path = f"{name}-{number:03}.png"
-        _save(Image.fromarray(cut_out(image, grain, factor, gain)), output / path)
+        Image.fromarray(cut_out(image, grain, factor, gain)).save(output / path)
         sizes = [round(grain.length, 2), round(grain.width, 2), round(grain.area)]
         in_mm = [round(size * mm**power, 4) for size, power in zip(sizes, (1, 1, 2), strict=True)] if mm else [""] * 3
         colour = [round(level, 1) for level in core(image, grain).mean(axis=0).tolist()]
         centre = [round(place, 1) for place in grain.centre]
         rows.append((path, cutting.photograph, number, *centre, *sizes, *in_mm, *colour))
     picture = outlined(image, cutting.grains, [COLOURS[0]] * len(cutting.grains), cutting.left_out, max_side=1600)
-    _save(picture, output / (cutting.photograph + ANNOTATED))
+    picture.save(output / (cutting.photograph + ANNOTATED))
     return rows
 
 
@@ -168,8 +169,3 @@ def _names(places: Sequence[str]) -> list[str]:
     """Name frames after their photograph, with its suffix where two photographs differ in nothing else."""
     stems = [str(PurePosixPath(place).with_suffix("")) for place in places]
     return [stem if stems.count(stem) == 1 else place for stem, place in zip(stems, places, strict=True)]
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        picture.save(temporary)

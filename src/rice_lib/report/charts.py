@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -82,7 +82,9 @@ def slope(accuracies: Mapping[str, Mapping[str, Metric]], kinds: Sequence[str]) 
         measured = {
             place: found[kind] for place, kind in enumerate(kinds) if kind in found and found[kind].value is not None
         }
-        values, reach = _percent(measured.values())
+        ends = np.array([[m.value, m.low, m.high] for m in measured.values()], float).reshape(-1, 3).T * 100
+        values, low, high = np.where(np.isnan(ends), ends[0], ends)
+        reach = np.maximum([values - low, high - values], 0)
         at = [place + shift for place in measured]
         ax.errorbar(at, values, reach, color=colour, marker=marker, markersize=7, capsize=4, label=model)
         if at:
@@ -96,13 +98,6 @@ def slope(accuracies: Mapping[str, Mapping[str, Metric]], kinds: Sequence[str]) 
     ax.grid(False, axis="x")
     fig.legend(loc="outside lower center", ncols=2, fontsize=10)
     return fig
-
-
-def _percent(metrics: Iterable[Metric]) -> tuple[np.ndarray, np.ndarray]:
-    """The values of metrics in percent, float `[n]`, and how far their intervals reach below and above, `[2, n]`."""
-    ends = np.array([[m.value, m.low, m.high] for m in metrics], float).reshape(-1, 3).T * 100
-    value, low, high = np.where(np.isnan(ends), ends[0], ends)
-    return value, np.maximum([value - low, high - value], 0)
 
 
 def most_confused(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], most: int = 1) -> str:
