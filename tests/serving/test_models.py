@@ -160,6 +160,25 @@ def test_a_black_image_is_rejected_by_the_models_own_rule(tmp_path, load):
     assert outputs["confidence"][0, 0] == 0
 
 
+def test_merged_requests_are_postprocessed_as_each_alone(tmp_path, load):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "decision.json").write_text(
+        json.dumps({"labels": VARIETIES, "decision": json.loads(Decision().to_json())})
+    )
+    model, logits = load("models/postprocess.py"), np.eye(5, dtype=np.float32)
+    features, none = np.zeros((5, len(FEATURES)), np.float32), texts(*[b""] * 5)
+    requests = [
+        {"logits": logits[rows], "features": features[rows], "notes": none[rows], "error": none[rows]}
+        for rows in (slice(0, 1), slice(1, 3), slice(3, 5))
+    ]
+    merged = model.execute([{name: Tensor(name, rows) for name, rows in each.items()} for each in requests])
+    for response, request in zip(merged, requests, strict=True):
+        alone = send(model, **request)
+        assert len(alone["variety"]) == len(request["logits"])
+        for tensor in response.tensors:
+            np.testing.assert_array_equal(tensor.array, alone[tensor.name])
+
+
 def asking(pixels):
     return {"images": Tensor("images", pixels)}
 

@@ -1,21 +1,23 @@
 """A server under load: many clients at once, each with the next request when the last is answered.
 
-The client is cheap, because it shares the server's cores: requests are put together beforehand, and sent by Python's
-own HTTP client, one connection a thread.
+The client is cheap, because it shares the server's cores: requests are put together beforehand, headers included, and
+sent as they are, one connection a thread. Python's own HTTP client takes seven times as much of a core (0.16 ms a
+request in place of 0.02).
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
-from typing import Any, NamedTuple
+from http.client import HTTPConnection
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -119,15 +121,13 @@ def measure_point(
     if not durations:
         raise RiceError(f"{model} on {address} answered {failure or 'nothing in time; measure for longer'}", 1)
     images = len(durations) * batch
-    p50, p90, p99 = (np.percentile(durations, [50, 90, 99]) * 1e3).tolist()
+    percentiles = {f"p{each}_ms": float(np.percentile(durations, each)) * 1e3 for each in (50, 90, 99)}
     return {
         "model": model,
         "concurrency": concurrency,
         "batch": batch,
         "images_per_s": images / elapsed,
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p99_ms": p99,
+        **percentiles,
         "requests": len(durations),
         "failed": len(failures),
         "failure": failure,
@@ -149,20 +149,21 @@ def send_requests(
     connection.
     """
     counts, turn, over = Counts(), itertools.count(), threading.Event()
+    messages = [(model, _message(address, model, request)) for model, request in requests]
+    host, _, port = address.rpartition(":")
 
     def work() -> None:
-        with closing(HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
+        with socket.create_connection((host, int(port)), TIMEOUT_S) as connection, connection.makefile("rb") as answers:
             while not over.is_set():
-                model, request = requests[next(turn) % len(requests)]
+                model, message = messages[next(turn) % len(messages)]
                 began = time.perf_counter()
-                connection.request("POST", f"/v2/models/{model}/infer", body=request.data, headers=request.headers)
-                response = connection.getresponse()
-                data = response.read()
-                if response.status == 200:
+                connection.sendall(message)
+                status, data = _read_response(answers)
+                if status == 200:
                     counts.seconds.append(time.perf_counter() - began)
                     seen(model, data)
                 else:
-                    counts.failures.append(f"{response.status} {data[:200].decode(errors='replace')}")
+                    counts.failures.append(f"{status} {data[:200].decode(errors='replace')}")
 
     with ThreadPoolExecutor(concurrency) as threads:
         working = [threads.submit(work) for _ in range(concurrency)]
@@ -173,5 +174,22 @@ def send_requests(
     try:
         for thread in working:
             thread.result()
-    except (OSError, HTTPException) as error:
+    except OSError as error:
         raise RiceError(f"the connection to {address} failed ({error})", 1) from None
+
+
+def _message(address: str, model: str, request: Body) -> bytes:
+    """Write a request as it goes over the wire."""
+    headers = {"Host": address, "Content-Length": len(request.data), **request.headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST /v2/models/{model}/infer HTTP/1.1\r\n{lines}\r\n".encode() + request.data
+
+
+def _read_response(stream: BinaryIO) -> tuple[int, bytes]:
+    """Read a response of known length: its status and body; raises `OSError` where the server closed the connection."""
+    first, lines = stream.readline(), iter(lambda: stream.readline().strip().lower(), b"")
+    length = next((int(line.split()[1]) for line in list(lines) if line.startswith(b"content-length:")), 0)
+    data = stream.read(length)
+    if not first or len(data) < length:
+        raise ConnectionResetError("closed by the server")
+    return int(first.split()[1]), data

@@ -7,6 +7,7 @@ reasons, scores and records are those of `rice infer`.
 import json
 import os
 import sys
+from itertools import accumulate, pairwise
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -30,19 +31,27 @@ class TritonPythonModel:
         self.decision = Decision.from_json(json.dumps(values["decision"]))
 
     def execute(self, requests: list) -> list:
-        """Read the logits of each request; one response each, in order."""
-        return [self._respond(request) for request in requests]
+        """Read the logits of the requests that the dynamic batcher collected as one batch; one response each, in order.
 
-    def _respond(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
-        """Turn `logits` float32 `[N, classes]`, `features`, `notes` and `error` into the outputs, a row an image.
+        Each brings `logits` float32 `[N, classes]`, `features`, `notes` and `error`, a row an image.
+        """
+        get, names = pb_utils.get_input_tensor_by_name, ("logits", "features", "notes", "error")
+        tensors = [[get(request, name).as_numpy() for request in requests] for name in names]
+        columns = self._columns(*map(np.concatenate, tensors))
+        ends = [0, *accumulate(map(len, tensors[0]))]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(name, rows[start:end]) for name, rows in columns.items()])
+            for start, end in pairwise(ends)
+        ]
+
+    def _columns(
+        self, logits: np.ndarray, features: np.ndarray, notes: np.ndarray, errors: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Compute the outputs by name, a row an image.
 
         Where the image is rejected (`unknown`) or cannot be read, `confidence` is null in the record, and 0 in the
         tensor, which has no null. A file that cannot be read has no variety, and scores of 0.
         """
-        logits, features, notes, errors = (
-            pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in ("logits", "features", "notes", "error")
-        )
         predictions, records = read_logits(self.labels, self.decision, logits, features), []
         scores, confidence = np.zeros(logits.shape, np.float32), np.zeros((len(logits), 1), np.float32)
         for row, (prediction, note, error) in enumerate(zip(predictions, notes.ravel(), errors.ravel(), strict=True)):
@@ -56,10 +65,8 @@ class TritonPythonModel:
             "reason": [record.reason or "" for record in records],
             "record": [self._format(record) for record in records],
         }
-        columns = {"confidence": confidence, "scores": scores}
-        for name, column in texts.items():
-            columns[name] = np.array([text.encode() for text in column], np.object_)[:, None]
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
+        columns = {name: np.array([[text.encode()] for text in rows], np.object_) for name, rows in texts.items()}
+        return {"confidence": confidence, "scores": scores, **columns}
 
     def _format(self, record: Record) -> str:
         """Format what `rice infer` writes of a file, without its path."""
