@@ -36,7 +36,7 @@ from rice_lib.serving.repository import Repository, drawn_grain, write_repositor
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_SERVER, reason=NO_SERVER)]
 
-ODD = ("cmyk.jpg", "deep.png", "exif.jpg", "palette.png", "animated.gif", "float.tif", "plain.avif")
+ODD = ("cmyk.jpg", "deep.png", "exif.jpg", "palette.png", "animated.gif", "plain.avif")
 BAD = ("truncated.jpg", "empty.jpg", "paper.pdf")
 
 

@@ -245,6 +245,8 @@ def foreign_files() -> dict[str, tuple[bytes, str]]:
         "fuji.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(50), "FUJIFILMCCD-RAW"),
         "canon.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50), "crx"),
         "adobe.dng": (_dng(), "RAW"),
+        "float.tif": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "convert it to 8 or 16 bits"),
+        "lab.tif": (encoded(Image.new("LAB", (9, 9)), "TIFF"), "convert it to RGB"),
         "layers.psd": (b"8BPS\0\1" + bytes(50), "8BPS"),
         "new.jxl": (b"\xff\x0a" + bytes(50), r"begins with '\\xff\\n"),
         "noise.jpg": (np.random.default_rng(3).bytes(5000), "format that can be read"),
@@ -332,7 +334,6 @@ def good_files() -> dict[str, tuple[bytes, tuple[str, ...]]]:
             encoded(colour, "JPEG", icc_profile=cmyk_profile()),
             ("colour profile ignored (made for another kind of image)",),
         ),
-        "float.tif": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), ("pixels read as 0 to 1",)),
     }
 
 

@@ -50,7 +50,7 @@ def read_file(path: str | Path) -> bytes:
                 size = f"{about.st_size / 2**20:,.0f} MiB; the most is {MAX_FILE_BYTES // 2**20} MiB"
                 raise BadImageError(f"the file is too large to be one image ({size})")
             return file.read(about.st_size)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         gone = os.path.islink(path)
         raise BadImageError("a link to a file that is not there" if gone else "no such file") from None
     except OSError as error:
