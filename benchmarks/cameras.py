@@ -25,7 +25,7 @@ from rice_lib.common.tracking import Metric, provenance
 from rice_lib.data.camera import rephotograph
 from rice_lib.data.loading import Examples, open_examples
 from rice_lib.data.shape_features import FEATURE_NAMES, shape_features
-from rice_lib.models.baseline import fit, thin
+from rice_lib.models.baseline import linear_classifier, thin
 from rice_lib.models.metrics import classification_metrics, label_columns
 from rice_lib.report import charts, style
 from rice_lib.report.results import KINDS
@@ -84,7 +84,7 @@ def features_rows(run: Run, tests: dict[str, Examples]) -> Iterator[Row]:
         values = shape_features(image for batch in train.batches(64) for image in batch)
         for name, left_out in FEATURES.items():
             columns = [number for number, feature in enumerate(FEATURE_NAMES) if feature not in left_out]
-            classifier = fit(values[:, columns], train.labels, 1.0)
+            classifier = linear_classifier().fit(values[:, columns], train.labels)
             yield from measure(
                 name,
                 split,
