@@ -27,9 +27,7 @@ from rice_lib.predict.pipeline import predict_batch
 STEM_BYTES = 200  # a longer stem is cut: file systems take names of 255 bytes
 
 
-def explain_files(
-    predictor: Predictor, sources: Iterable[Source], folder: Path, reject: bool = True
-) -> Iterator[Record]:
+def explain_files(predictor: Predictor, sources: Iterable[Source], folder: Path, reject: bool) -> Iterator[Record]:
     """Classify files and draw what decides; one record a source. Raises `RiceError` where a picture cannot be written.
 
     `reject` applies the model's rejection rule.
