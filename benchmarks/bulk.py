@@ -44,7 +44,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             FOREGROUND: python(alternatives, "onnxruntime", forms.foreground, batch, *images),
             COMMAND: python(
                 "-m", "rice_lib.infer", *images, "--model", forms.foreground, "--batch-size", batch,
-                "--format", "jsonl", "--output", "/dev/null",
+                "--format", "jsonl",
             ),
         },
         arguments.runs,

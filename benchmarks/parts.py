@@ -93,7 +93,7 @@ def _ms(calls: Sequence[Callable[[], object]]) -> float:
 
 def _command(images: Sequence[Path], model: Path) -> tuple[float, float]:
     """Run the command; seconds of a core, and of the clock."""
-    command = python("-m", "rice_lib.infer", "-", "--model", model, "--format", "jsonl", "--output", "/dev/null")
+    command = python("-m", "rice_lib.infer", "-", "--model", model, "--format", "jsonl")
     _, core, clock = call("rice infer", command, input="\n".join(map(str, images)))
     return core, clock
 

@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     grid = Grid(arguments.concurrency, arguments.batch, arguments.seconds, arguments.runs)
     model, images = arguments.model or default_model(), photographs(arguments, folder)
     pixels, files = _pixels(images[:PIXELS]), [image.read_bytes() for image in images]
-    infer = python("-m", "rice_lib.infer", *images, "--model", model, "--format", "jsonl", "--output", "/dev/null")
+    infer = python("-m", "rice_lib.infer", *images, "--model", model, "--format", "jsonl")
     # put together beforehand, by model and batch
     requests = {
         (name, batch): bodies(rows, batch) for name, rows in ((MODEL, pixels), (BYTES, files)) for batch in grid.batches

@@ -83,7 +83,7 @@ def _predict(names: Path, workers: int) -> float:
     call("ray start", start, env=environment)
     try:
         line = [sys.executable, "-m", "rice_lib.infer", "-", "--engine", "ray", "--threads", "1"]
-        line += ["--format", "jsonl", "--output", "/dev/null"]
+        line += ["--format", "jsonl"]
         with names.open() as stdin:
             return call("rice infer", line, env={**environment, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}, stdin=stdin)[2]
     finally:
