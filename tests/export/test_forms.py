@@ -11,6 +11,7 @@ from support.models import grains, tiny_checkpoint, tiny_onnx
 from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.cli import export as command
 from rice_lib.common.errors import RiceError
+from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import decode
 from rice_lib.data import synthetic
 from rice_lib.data.synthetic import VARIETIES
@@ -60,10 +61,10 @@ def logits(*numbers: int) -> np.ndarray:
 def test_a_form_is_offered_that_changes_no_more_labels_than_float32_makes_errors():
     truth, images = np.array([0, 1, 2, 0]), np.zeros((4, 224, 224, 3), np.uint8)
     reference = logits(0, 1, 2, 1)  # one error
-    kept = forms.compare(logits(0, 1, 1, 1), reference, truth, images, None)
+    kept = forms.compare(logits(0, 1, 1, 1), reference, truth, images, Decision())
     assert (kept.changed, kept.errors, kept.reference_errors, kept.rejections_equal) == (1, 2, 1, None)
     assert kept.offered
-    kept = forms.compare(logits(0, 2, 1, 1), reference, truth, images, None)
+    kept = forms.compare(logits(0, 2, 1, 1), reference, truth, images, Decision())
     assert not kept.offered
     assert str(kept) == "2 of 4 labels changed; float32 makes 1 errors on them"
 

@@ -81,6 +81,7 @@ def test_the_plan_lies_where_the_tensorrt_config_looks_with_its_provenance(tmp_p
         precision="float32",
         profile=BatchProfile(1, 5, 9),
         labels=VARIETIES,
+        decision=Decision().to_json(),
     )
     check_manifest(manifest, plan, "10.9.0.34", gpu)
     arguments = (tmp_path / "bin" / "arguments").read_text().split()

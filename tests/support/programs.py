@@ -3,14 +3,11 @@
 import sys
 from pathlib import Path
 
-_HEAD = f"""#!/bin/sh
-'''exec' "{sys.executable}" "$0" "$@"
-'''
-"""
-"""To the shell a command, to Python a string: a `#!` line cannot name an interpreter whose path holds a space."""
+_PYTHON = Path(sys.executable).resolve()
+"""The interpreter itself, not a virtual environment's link to it: a `#!` line cannot name a path that holds a space."""
 
 
 def write_program(path: Path, code: str) -> None:
-    """Write an executable file that this interpreter runs."""
-    path.write_text(_HEAD + code)
+    """Write an executable file that this interpreter runs, with the standard library alone."""
+    path.write_text(f"#!{_PYTHON}\n{code}")
     path.chmod(0o755)
