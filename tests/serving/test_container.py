@@ -81,8 +81,9 @@ def test_the_plan_lies_where_the_tensorrt_config_looks_with_its_provenance(tmp_p
         precision="float32",
         profile=BatchProfile(1, 5, 9),
         labels=VARIETIES,
-        decision=Decision().to_json(),
+        decision=manifest.decision,
     )
+    assert parse_decision(manifest.decision, "the manifest", VARIETIES) == Decision()
     check_manifest(manifest, plan, "10.9.0.34", gpu)
     arguments = (tmp_path / "bin" / "arguments").read_text().split()
     assert {"--stronglyTyped", f"--onnx={place / 'model.onnx'}"} <= set(arguments)
