@@ -19,10 +19,6 @@ FILL = 0.96
 """The side of the square that has the grain's area, as a share of the frame's height. In a frame of 48 x 128 pixels an
 ellipse then fits whole from aspect 1.2 to 6.0; the five varieties have 1.3 to 5.6."""
 
-COARSE_ROWS = 40
-"""A frame of at most so many rows is sampled from means of 2 x 2 pixels: a grain is usually 50 to 80 pixels wide, and
-bilinear sampling at less than half of that would skip pixels."""
-
 MEAN_LEVEL = 1.57
 """The mean of each channel over the grain, after the division; the background is 0. (Grey level 200 of 255, where black
 to white is 2 long, as in the ViT's normalised pixels.)"""
@@ -42,7 +38,6 @@ class GrainAlignment(nn.Module):
         """Prepare for square images of `image_size` pixels and frames of `height` x `width`."""
         super().__init__()
         self.side, self.height, self.width = image_size // BLOCK, height, width
-        self.step = 2 if height <= COARSE_ROWS else 1
 
     def _powers(self, device: torch.device) -> torch.Tensor:
         """Compute 1, x, y, x^2, y^2 and xy of every block, x and y from -1 to 1: `[6, blocks]`."""
@@ -67,9 +62,7 @@ class GrainAlignment(nn.Module):
             `MEAN_LEVEL`; and the colour that was divided out, the grain's mean above the background, `[N, 3]`.
         """
         powers = self._powers(images.device)
-        if self.step > 1:
-            images = nn.functional.avg_pool2d(images, self.step)
-        blocks = nn.functional.avg_pool2d(images, BLOCK // self.step).flatten(2)
+        blocks = nn.functional.avg_pool2d(images, BLOCK).flatten(2)
         background = (blocks * self._edge(powers)).sum(-1)
         cover = _coverage(blocks.mean(1), background.mean(1, keepdim=True))
         grid = self._grid((cover.unsqueeze(1) * powers).sum(-1))

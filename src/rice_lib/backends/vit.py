@@ -52,8 +52,6 @@ class RiceViTConfig(ViTConfig):
     """Height and width in pixels."""
     stem_channels: int | None = None
     """Of the first convolution of a stem before the patches of the aligned frame; null embeds pixels."""
-    stem_depth: int = 1
-    """Convolutions at each of the stem's three resolutions."""
     colour_hint: bool = False
     """Whether the class token gets the mean colour that the alignment divides out."""
     grain_features: bool = False
@@ -104,9 +102,8 @@ class AlignedEmbeddings(ViTEmbeddings):
         self.alignment = GrainAlignment(IMAGE_SIZE, height, width)
         patch = self.patch_embeddings.projection.kernel_size[0]
         self.side, self.rows, self.columns = (length // patch for length in (IMAGE_SIZE, height, width))
-        self.stem: nn.Module = nn.Identity()
+        self.stem = nn.Identity() if config.stem_channels is None else convolutional_stem(config.stem_channels)
         if config.stem_channels is not None:
-            self.stem = convolutional_stem(config.stem_channels, config.stem_depth)
             rest = patch // STEM_STRIDE
             projection = nn.Conv2d(4 * config.stem_channels, config.hidden_size, rest, rest)
             self.patch_embeddings.projection = projection
@@ -127,14 +124,11 @@ class AlignedEmbeddings(ViTEmbeddings):
         return self.dropout(torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1))
 
 
-def convolutional_stem(channels: int, depth: int) -> nn.Sequential:
-    """Build three times `depth` normalised convolutions, the first of each of stride 2 and twice as many channels."""
+def convolutional_stem(channels: int) -> nn.Sequential:
+    """Build three convolutions, each of stride 2 and twice as many channels as the one before, normalised."""
     layers: list[nn.Module] = []
     for given, out in ((3, channels), (channels, 2 * channels), (2 * channels, 4 * channels)):
-        for number in range(depth):
-            first = number == 0
-            layers += [nn.Conv2d(given if first else out, out, 3, 2 if first else 1, 1, bias=False)]
-            layers += [nn.BatchNorm2d(out), nn.ReLU()]
+        layers += [nn.Conv2d(given, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
 

@@ -77,8 +77,6 @@ class ArchitectureParams(_Section):
     patch_size: Positive = 16
     stem_channels: Positive | None = None
     """Convolutions before the patches of an aligned frame, the first of this many channels; null has none."""
-    stem_depth: Positive = 1
-    """Convolutions at each of the three resolutions before the patches."""
     colour_hint: bool = False
     """Hand the mean colour that the alignment divides out to the class token."""
 

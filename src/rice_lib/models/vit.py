@@ -76,7 +76,6 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
         patch_size=shape.patch_size,
         image_size=IMAGE_SIZE,
         stem_channels=shape.stem_channels,
-        stem_depth=shape.stem_depth,
         colour_hint=shape.colour_hint,
         **changes,
     )
