@@ -85,7 +85,7 @@ def _predict(names: Path, workers: int) -> float:
         line = [sys.executable, "-m", "rice_lib.infer", "-", "--engine", "ray", "--threads", "1"]
         line += ["--format", "jsonl"]
         with names.open() as stdin:
-            return call("rice infer", line, env={**environment, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}, stdin=stdin)[2]
+            return call("rice infer", line, env={**environment, "RAY_ADDRESS": "auto"}, stdin=stdin)[2]
     finally:
         call("ray stop", [ray, "stop", "--force"], env=environment)
 
