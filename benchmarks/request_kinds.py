@@ -131,7 +131,7 @@ def odd_requests(
         Request("40 megapixels", ensemble, body([large.read_bytes()]), alone),
         Request("a text among files", ensemble, body([data, _TEXT]), mixed),
         files("truncated file", data[: len(data) // 2], "truncated|damaged"),
-        files("text", _TEXT, "a text file, not an image"),
+        files("text", _TEXT, "not an image in a format that can be read"),
         files("zero bytes", b"", "the file is empty"),
         files("decompression bomb", _bomb(), r"too large \(30,000 x 30,000 pixels\)"),
         pixels("wrong shape", square.shape, square.size, r"got \[1,100,100,3\]"),

@@ -59,8 +59,7 @@ class SplitParams(_Section):
 class BaselineParams(_Section):
     """Frozen CNN and logistic regression."""
 
-    model: str = "tf_efficientnet_lite0"
-    """A timm model name. This one's weights are in a package; those of another come from a hub."""
+    model: str = "tf_efficientnet_lite0"  # of timm; the weights of this one are in a package, of others on a hub
     batch_size: Positive = 64
     regularisation_c: Annotated[float, Field(gt=0)] = 1.0
     max_train_images: Positive | None = None

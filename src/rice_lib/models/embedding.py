@@ -85,8 +85,8 @@ def _from_hub(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # each hub has exceptions of its own: no such name, no network, no weights
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RiceError(f"baseline.model: {name} cannot be had ({first}); {PACKAGED} comes with a package") from None
+        why = f"{name} cannot be had ({next(iter(str(error).splitlines()), '')}); {PACKAGED} comes with a package"
+        raise RiceError(f"baseline.model: {why}") from None
 
 
 def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,5 +113,4 @@ def _in_onnxruntime(model: FrozenCNN) -> Embedder:
     assert program is not None  # it is None only for torch's earlier exporter
     serialized = program.model_proto.SerializeToString()
     session = ort.InferenceSession(serialized, session_options(ort), providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda pixels: session.run(None, {given.name: pixels})[0]
+    return lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0]

@@ -109,6 +109,7 @@ def training_arguments(run: Run, scheme: str) -> TrainingArguments:
         disable_tqdm=False,  # else the Trainer prints every number, once transformers' own messages are off
         remove_unused_columns=False,
         label_names=["labels"],
+        ddp_find_unused_parameters=False,  # there are none, and looking for them costs a pass over the graph
     )
 
 
@@ -184,6 +185,7 @@ def _fit(
     trainer.add_callback(_Progress())
     with _one_opencv_thread():
         seconds = trainer.train(resume_from_checkpoint=str(resume) if resume else None).metrics["train_runtime"]
+    trainer.accelerator.wait_for_everyone()  # each process reads the best checkpoint, which the first then removes
     state = trainer.state
     assert state.best_metric is not None  # every epoch is evaluated
     steps = state.global_step - (_step(resume) if resume else 0)
