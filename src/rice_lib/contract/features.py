@@ -19,9 +19,9 @@ background stays below 20, JPEG's noise included."""
 MARGIN, DARK_MAX = 30, 90
 """Another dark background, whose rim has a median up to `DARK_MAX`, may be this much brighter than that median."""
 
-OBJECT_MIN = 80
-"""What is brighter is counted as an object: twice `BACKGROUND_MAX`, so that the ripples that JPEG leaves around a
-grain, seen above 40 at quality 75, do not count."""
+OBJECT_ABOVE = 40
+"""What is this much brighter than the background may be is counted as an object: the ripples that JPEG leaves around a
+grain on black, seen above 40 at quality 75, do not count."""
 
 STEP = 2
 """Every `STEP`-th pixel is used, across and down."""
@@ -51,7 +51,7 @@ FEATURES = (
 
 rim: share of the rim that is inside.
 area: share of the image that is inside.
-objects: Euler number (objects less holes, 4-connected) of what is `OBJECT_MIN - BACKGROUND_MAX` brighter still.
+objects: Euler number (objects less holes, 4-connected) of what is `OBJECT_ABOVE` brighter still.
 solidity: area inside / area of its convex hull.
 fill: area inside / area of the ellipse with the same second moments; lower where there are several things, or holes.
 length, width: natural logarithms of that ellipse's axes, in sampled pixels.
@@ -86,7 +86,7 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
     if inside.size < SMALLEST:
         return np.array(found + [0.0] * (len(FEATURES) - 2), np.float32)
     columns, rows = (place[inside] for place in _places(*level.shape))
-    found += [_euler_number(level > background + OBJECT_MIN - BACKGROUND_MAX), inside.size / _hull_area(columns, rows)]
+    found += [_euler_number(level > background + OBJECT_ABOVE), inside.size / _hull_area(columns, rows)]
     shape, core = _ellipse(columns, rows)
     inside = inside[core]
     colours = (channel.ravel()[inside].astype(np.float32) for channel in (red, green, blue))

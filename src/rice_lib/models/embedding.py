@@ -113,4 +113,5 @@ def _in_onnxruntime(model: FrozenCNN) -> Embedder:
     assert program is not None  # it is None only for torch's earlier exporter
     serialized = program.model_proto.SerializeToString()
     session = ort.InferenceSession(serialized, session_options(ort), providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0]
+    (given,) = session.get_inputs()
+    return lambda pixels: session.run(None, {given.name: pixels})[0]
