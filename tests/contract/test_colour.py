@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.corpus import (
-    ADOBE_RGB,
-    cmyk_profile,
     drawn,
     encoded,
-    grey_profile,
     png,
     png_chunk,
-    rgb_profile,
-    srgb_profile,
     tiff,
 )
+from support.profiles import ADOBE_RGB, cmyk_profile, grey_profile, rgb_profile, srgb_profile
 
 from rice_lib.contract.decode import BadImageError, decode, decode_with_notes, open_image
 
