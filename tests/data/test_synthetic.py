@@ -81,6 +81,13 @@ def test_any_orientation_and_slightly_off_the_centre():
     assert 2 < np.mean(offsets) < 7
 
 
+def test_dark_cloth_leaves_the_shape(drawn):
+    cloth = np.random.default_rng(0).normal(60, 5, (224, 224, 1)).clip(0, 255)
+    after = shape_features(np.maximum(make("Arborio", range(1, 11)), cloth).astype(np.uint8))
+    for name in ("area", "major axis", "minor axis", "solidity", "red", "green", "blue"):
+        np.testing.assert_allclose(column(after, name), column(drawn["Arborio"], name)[:10], rtol=0.05)
+
+
 def test_jasmine_has_two_sessions(drawn):
     late = shape_features(make("Jasmine", range(79, 101)))
     assert np.median(column(late, "area")) > 1.5 * np.median(column(drawn["Jasmine"], "area"))

@@ -68,6 +68,14 @@ def test_the_background_is_not_blacked_out():
     assert relevance_maps(model, np.empty((0, 224, 224, 3), np.uint8)).shape == (0, GRID, GRID)
 
 
+def test_dark_cloth_is_no_part_of_the_grain():
+    (image,) = grains(1)
+    cloth = np.random.default_rng(0).normal(60, 5, (224, 224, 1)).clip(0, 255)
+    before, after = grain_area(np.stack([image, np.maximum(image, cloth).astype(np.uint8)]))
+    assert after.sum() == pytest.approx(before.sum(), rel=0.05)
+    assert not after[before == 0].any()
+
+
 def test_a_neighbourhood_is_a_cross_that_the_border_cuts():
     assert NEIGHBOURHOOD.sum(axis=1).reshape(GRID, GRID)[[0, 0, 5], [0, 5, 5]].tolist() == [3, 4, 5]
     assert np.flatnonzero(NEIGHBOURHOOD[13]).tolist() == [12, 13, 27]

@@ -46,8 +46,8 @@ FEATURES = (
     *("rim", "area", "objects", "solidity", "fill", "length", "width", "end weight", "side weight", "lopsidedness"),
     *("luma", "red less green", "blue less green", "luma spread", "hue spread", "grain"),
 )
-"""Columns of what `extract_features` gives. "Inside" is what is brighter than the background may be (`BACKGROUND_MAX`,
-`MARGIN`); the core is what of it lies in the inner ellipse (`CORE`).
+"""Columns of what `extract_features` gives. "Inside" is what is brighter than the background may be
+(`background_level`); the core is what of it lies in the inner ellipse (`CORE`).
 
 rim: share of the rim that is inside.
 area: share of the image that is inside.
@@ -77,10 +77,7 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
     """
     red, green, blue = (np.ascontiguousarray(pixels[::STEP, ::STEP, channel]) for channel in range(3))
     level = np.maximum(np.maximum(red, green), blue)
-    rim = np.concatenate([part.ravel() for part in (level[:RIM], level[-RIM:], level[:, :RIM], level[:, -RIM:])])
-    background = int(np.partition(rim, rim.size // 2)[rim.size // 2]) + MARGIN
-    if not BACKGROUND_MAX < background <= DARK_MAX + MARGIN:
-        background = BACKGROUND_MAX
+    rim, background = _rim(level), background_level(level)
     inside = np.flatnonzero(level > background)
     found = [np.count_nonzero(rim > background) / rim.size, inside.size / level.size]
     if inside.size < SMALLEST:
@@ -92,6 +89,23 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
     colours = (channel.ravel()[inside].astype(np.float32) for channel in (red, green, blue))
     found += [*shape, *_colours(inside, level.shape[1], *colours)]
     return np.array(found, np.float32)
+
+
+def background_level(brightest: np.ndarray) -> int:
+    """Find the grey level that no pixel of an image's background exceeds; what does is grain.
+
+    Takes the brightest channel of every `STEP`-th pixel, uint8 `[h, w]`: so the rejection rule, the explanation and the
+    ten features draw the same line, whichever pixels they then compare with it.
+    """
+    rim = _rim(brightest)
+    level = int(np.partition(rim, rim.size // 2)[rim.size // 2]) + MARGIN
+    return level if BACKGROUND_MAX < level <= DARK_MAX + MARGIN else BACKGROUND_MAX
+
+
+def _rim(brightest: np.ndarray) -> np.ndarray:
+    """Take the pixels of the rim, the corners' twice."""
+    sides = (brightest[:RIM], brightest[-RIM:], brightest[:, :RIM], brightest[:, -RIM:])
+    return np.concatenate([side.ravel() for side in sides])
 
 
 def _euler_number(mask: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from rice_lib.contract.features import BACKGROUND_MAX, principal_moments
+from rice_lib.contract.features import STEP, background_level, principal_moments
 from rice_lib.data.manifest import usable
 
 FEATURE_NAMES = (
@@ -42,9 +42,10 @@ def measure(table: pd.DataFrame, pixels: np.ndarray, per_class: int, seed: int) 
 
 
 def grain_mask(image: np.ndarray) -> np.ndarray:
-    """Find the largest connected object brighter than the background in any channel: uint8 `[224, 224]`, 0 and 1."""
+    """Find the largest connected object above `background_level` in any channel: uint8 `[224, 224]`, 0 and 1."""
     red, green, blue = cv2.split(image)
-    _, bright = cv2.threshold(cv2.max(cv2.max(red, green), blue), BACKGROUND_MAX, 1, cv2.THRESH_BINARY)
+    brightest = cv2.max(cv2.max(red, green), blue)
+    _, bright = cv2.threshold(brightest, background_level(brightest[::STEP, ::STEP]), 1, cv2.THRESH_BINARY)
     count, objects, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
     if count < 2:
         return bright
