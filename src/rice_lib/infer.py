@@ -24,15 +24,7 @@ from rice_lib.contract.decode import configure_pillow
 from rice_lib.predict.inputs import Source, expand, read_names
 from rice_lib.predict.pipeline import predict_files, with_progress
 from rice_lib.predict.processes import predict_files as predict_files_by_processes
-from rice_lib.predict.resume import (
-    Configuration,
-    Formatter,
-    has_errors,
-    import_parquet,
-    is_complete,
-    model_identity,
-    open_output,
-)
+from rice_lib.predict.resume import Configuration, has_errors, import_parquet, is_complete, model_identity, open_output
 from rice_lib.predict.writers import Writer, format_of
 
 if TYPE_CHECKING:
@@ -44,8 +36,7 @@ PROG = "python -m rice_lib.infer"
 def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """Run the command; returns its exit status: 0 every input was predicted, 1 some inputs failed.
 
-    Raises:
-        RiceError: wrong usage, or a model or an output that cannot be opened.
+    Raises `RiceError` for wrong usage, or a model or an output that cannot be opened.
     """
     arguments = parser(prog).parse_args(argv)
     check(arguments)
@@ -60,7 +51,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     with _open(spec, arguments) as model:
         # a table is read by people, who want one name; a program can pick from all the scores
         top_k = arguments.top_k or (1 if form == "table" and not arguments.grains else len(model.labels))
-        writer: Formatter = Writer(form, model.labels, top_k)
+        writer = Writer(form, model.labels, top_k)
         scale = None
         if arguments.grains:
             from rice_lib.tray.record import TrayWriter

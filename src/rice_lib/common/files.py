@@ -18,10 +18,7 @@ from rice_lib.common.errors import RiceError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path for `path`, which takes its place on success and is removed on failure. Makes the folder.
 
-    A link stays, and what it leads to is replaced.
-
-    Raises:
-        RiceError: the file cannot be written.
+    A link stays, and what it leads to is replaced. Raises `RiceError` where the file cannot be written.
     """
     try:
         target = Path(os.path.realpath(path))
@@ -61,10 +58,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path, busy: str = "") -> Iterator[None]:
     """Lock a file or a folder for one process; the kernel unlocks it when the process ends, however that is.
 
-    Where the system or the file system has no such locks, nothing is locked.
-
-    Raises:
-        RiceError: `busy`, where another process holds it; without `busy` the lock is waited for.
+    Where the system or the file system has no such locks, nothing is locked. Raises `RiceError`, of the text `busy`,
+    where another process holds the lock; without `busy` it is waited for.
     """
     if os.name != "posix":
         yield
@@ -113,11 +108,7 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 def printable(path: str) -> str:
     """Give a name on one line of a terminal: control characters as escapes, so that none can move the cursor."""
-    return (
-        path
-        if path.isprintable()
-        else "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in path)
-    )
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in path)
 
 
 def csv_line(values: Iterable[object]) -> str:

@@ -84,8 +84,7 @@ def _without_return(name: bytes) -> bytes:
 def read_names(inputs: Iterable[str], null: bool) -> Iterator[bytes | str]:
     """Give the names on a command line, `-` replaced by the list on stdin, separated by newline or NUL.
 
-    Raises:
-        RiceError: stdin cannot be read.
+    Raises `RiceError` where stdin cannot be read.
     """
     for name in inputs:
         if name == "-":

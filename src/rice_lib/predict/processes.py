@@ -43,15 +43,8 @@ def predict_files(
 ) -> Iterator[Record]:
     """Classify files as `rice_lib.predict.pipeline.predict_files`, by `predictor.processes` once there are many.
 
-    Args:
-        predictor: the model.
-        model: what it was opened from, for the other processes.
-        sources: what `rice_lib.predict.inputs.expand` gives.
-        batch_size: images of one call to the model, at most.
-        reject: whether the model's rejection rule is applied.
-
-    Raises:
-        RiceError: the engine failed, or a process was killed.
+    `model` is what the predictor was opened from, for the other processes. Raises `RiceError` where the engine failed,
+    or a process was killed.
     """
     yield from predict_files_here(predictor, islice(sources, FEW), batch_size, reject)
     more = list(islice(sources, 1))

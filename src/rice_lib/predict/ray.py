@@ -38,20 +38,11 @@ and what is lost with one is soon done again. They travel pickled, in a row of R
 def predict_files(
     model: str | Path, sources: Iterator[Source], batch_size: int, reject: bool, threads: int
 ) -> Iterator[Record]:
-    """Classify files by all workers of a Ray cluster.
+    """Classify files as `rice_lib.predict.pipeline.predict_files`, by all workers of a Ray cluster.
 
-    Args:
-        model: as in `rice_lib.backends.open.open_predictor`.
-        sources: what to predict. All names are gathered first, in Ray's object store.
-        batch_size: images of one call to a model.
-        reject: whether the model's rejection rule is applied.
-        threads: CPU threads of each worker.
-
-    Yields:
-        One record an input, in the order of the inputs.
-
-    Raises:
-        RiceError: Ray is not installed, or the cluster failed.
+    Takes a model's name, as `rice_lib.backends.open.open_predictor` does, and the CPU `threads` of each worker. All
+    names of files are gathered first, in Ray's object store. Raises `RiceError` where Ray is not installed, or the
+    cluster failed.
     """
     ray = _import_ray()
     with _cluster(ray):

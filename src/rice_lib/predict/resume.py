@@ -14,17 +14,17 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rice_lib.backends.open import split_engine
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, json_line, locked, sha256_file
 from rice_lib.predict.inputs import Source, path_of
-from rice_lib.predict.writers import csv_columns, flatten
+from rice_lib.predict.writers import Writer, csv_columns, flatten
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -46,19 +46,6 @@ class Configuration:
     """Of trays: what gives their scale, and which grains are broken."""
 
 
-class Formatter(Protocol):
-    """How records of images or of trays are written, see `rice_lib.predict.writers.Writer`."""
-
-    labels: Sequence[str]
-    header: str
-
-    def as_dict(self, record: Any) -> dict[str, Any]:
-        """Give a record as JSON can hold it, with its `path` and perhaps an `error`."""
-
-    def text(self, values: Mapping[str, Any]) -> str:
-        """Format what `as_dict` gave."""
-
-
 def model_identity(spec: str | Path) -> str:
     """Identify a model: by its content's sha256 (a directory's: of its files), or by its address."""
     text = os.fspath(spec)
@@ -76,14 +63,17 @@ def model_identity(spec: str | Path) -> str:
 class Output:
     """Where records go: an open stream."""
 
-    def __init__(self, stream: TextIO, where: Path | str, writer: Formatter) -> None:
-        self._stream, self._where, self._writer = stream, where, writer
+    def __init__(
+        self, stream: TextIO, where: Path | str, writer: Writer, head: str, line: Callable[[Mapping[str, Any]], str]
+    ) -> None:
+        """Write the `head`; each record is then written as `line` formats what `writer.as_dict` gives of it."""
+        self._stream, self._where, self._writer, self._line = stream, where, writer, line
         self.count = 0
         """Records written, an interrupted run's included."""
         self.failed = 0
         """Those of them that are errors."""
         with _writing(where):
-            stream.write(self._first_line())
+            stream.write(head)
             stream.flush()
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
@@ -102,22 +92,15 @@ class Output:
         self.count += 1
         self.failed += "error" in values
 
-    def _first_line(self) -> str:
-        return self._writer.header
-
-    def _line(self, values: Mapping[str, Any]) -> str:
-        return self._writer.text(values)
-
 
 class ResumableOutput(Output):
     """An output on the `.partial` file of the file asked for."""
 
-    def __init__(self, output: Path, configuration: Configuration, writer: Formatter, resume: bool) -> None:
+    def __init__(self, output: Path, configuration: Configuration, writer: Writer, resume: bool) -> None:
         """Begin a partial file, or open the one that is there to resume it.
 
-        Raises:
-            RiceError: it cannot be written, is in the way, was written under another configuration, or another run is
-                writing it.
+        Raises `RiceError` where it cannot be written, is in the way, was written under another configuration, or
+        another run is writing it.
         """
         self.output, self.partial, self._configuration = output, partial_file(output), configuration
         if self.partial.exists() and not resume:
@@ -132,11 +115,9 @@ class ResumableOutput(Output):
             complete = sum(len(line) for line in lines if line.endswith(b"\n"))  # only the last can lack its end
         stream.truncate(complete)
         self._fresh, self._resumed = complete == 0, 0
-        super().__init__(stream, self.partial, writer)
+        head = json_line(asdict(configuration)) if self._fresh else ""
+        super().__init__(stream, self.partial, writer, head, json_line)
         self._check_configuration()
-
-    def _first_line(self) -> str:
-        return json_line(asdict(self._configuration)) if self._fresh else ""
 
     def _check_configuration(self) -> None:
         before = next(self._lines(), {})
@@ -151,8 +132,7 @@ class ResumableOutput(Output):
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
         """Give the inputs that the interrupted run has not predicted.
 
-        Raises:
-            RiceError: its records are not those of the first of these inputs.
+        Raises `RiceError` where its records are not those of the first of these inputs.
         """
         for number, record in enumerate(self._records(), 1):
             source = next(sources, None)
@@ -167,9 +147,6 @@ class ResumableOutput(Output):
         if self.count:
             print(f"resuming after the {self.count:,} records in {self.partial}", file=sys.stderr)
         return sources
-
-    def _line(self, values: Mapping[str, Any]) -> str:
-        return json_line(values)
 
     def finish(self) -> None:
         """Convert the partial file, and give the result its name."""
@@ -237,17 +214,16 @@ class ResumableOutput(Output):
 
 @contextmanager
 def open_output(
-    output: Path | None, configuration: Configuration, writer: Formatter, resume: bool = False
+    output: Path | None, configuration: Configuration, writer: Writer, resume: bool = False
 ) -> Iterator[Output]:
     """Open stdout, or a file that takes its name when every input has its record.
 
-    Raises:
-        RiceError: the file cannot be written, or cannot be resumed.
+    Raises `RiceError` where the file cannot be written, or cannot be resumed.
     """
     if output is None:
         # names are bytes: what is no UTF-8 leaves as it came
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        yield Output(sys.stdout, "stdout", writer)
+        yield Output(sys.stdout, "stdout", writer, writer.header, writer.text)
         return
     resumable = ResumableOutput(output, configuration, writer, resume)
     try:

@@ -6,14 +6,13 @@ would have been the first time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.contract.prediction import UNKNOWN
-from rice_lib.contract.record import Record
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
 
@@ -23,8 +22,7 @@ _SUFFIXES = {"": "table", ".txt": "table"} | {f".{name}": name for name in FORMA
 def format_of(asked: str | None, output: Path | None) -> str:
     """Choose the format asked for, else the one that the output's suffix names, else the table.
 
-    Raises:
-        RiceError: the suffix names none.
+    Raises `RiceError` where the suffix names none.
     """
     suffix = output.suffix.lower() if output else ""
     if asked is None and suffix not in _SUFFIXES:
@@ -38,7 +36,7 @@ def csv_columns(labels: Sequence[str]) -> list[str]:
 
 
 class Writer:
-    """Formats records as text."""
+    """Formats records of images as text; `rice_lib.tray.record.TrayWriter` those of trays."""
 
     def __init__(self, form: str, labels: Sequence[str], top_k: int) -> None:
         """Format as `form` (of `FORMATS`; Parquet has no text), with `top_k` scores."""
@@ -47,12 +45,12 @@ class Writer:
         self._width = max(map(len, (*labels, UNKNOWN, "error")))
         # as wide as the scores of other rows, so that all paths begin in one column
         self._scores_width = min(top_k, len(labels)) * (self._width + 10) - 2
-        self._line = {"table": self._row, "csv": self._csv}.get(form, json_line)
+        self._line: Callable[[Mapping[str, Any]], str] = {"table": self._row, "csv": self._csv}.get(form, json_line)
         self.header = csv_line(csv_columns(labels)) if form == "csv" else ""
         """What stands before the first record."""
 
-    def as_dict(self, record: Record) -> dict[str, Any]:
-        """Give a record as JSON can hold it."""
+    def as_dict(self, record: Any) -> dict[str, Any]:
+        """Give a `Record` as JSON can hold it, with its `path` and perhaps an `error`."""
         return record.as_dict(self._top_k)
 
     def text(self, values: Mapping[str, Any]) -> str:
