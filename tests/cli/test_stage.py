@@ -118,6 +118,13 @@ def test_wrong_input_is_one_line_and_starts_nothing(checkout, arguments, said):
     assert not (checkout / "reports").exists()
 
 
+def test_a_section_that_the_notebook_does_not_read_is_one_line(checkout):
+    write(checkout)
+    with pytest.raises(RiceError, match=r"--set baseline: 05_export does not read it; it reads finetune, seed$"):
+        stage.run_stage("05_export", "tiny", {"baseline": {"batch_size": 8}})
+    assert not (checkout / "reports").exists()
+
+
 @pytest.fixture
 def pulled(checkout):
     """A checkout as `dvc pull` leaves it: images and manifest, no pixel cache."""

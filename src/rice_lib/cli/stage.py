@@ -54,6 +54,13 @@ def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = Non
     source = paths.root / "notebooks" / f"{name}.ipynb"
     if not source.is_file():
         raise RiceError(f"{source}: missing from the checkout; get it back with: git checkout notebooks")
+    from papermill import inspect_notebook
+
+    read = set(inspect_notebook(str(source)))  # a notebook names the sections that it reads
+    # the stage itself reads where the images lie, and whether studies are enabled
+    if unread := set(overrides or ()) - read - {"data"} - ({"study"} if name in STUDIES else set()):
+        sections = ", ".join(sorted(read - {"profile"}))
+        raise RiceError(f"--set {min(unread)}: {name} does not read it; it reads {sections}")
     if name != NOTEBOOKS[0] and paths.manifest.is_file():
         from rice_lib.data.manifest import restore
 
@@ -63,7 +70,8 @@ def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = Non
     running = output.with_name(f".{output.stem}.running.ipynb")
     failed = None
     try:
-        failed = _execute(source, running, {**notebook_parameters(params), "profile": profile}, paths.root)
+        passed = {**notebook_parameters(params), "profile": profile}
+        failed = _execute(source, running, {key: passed[key] for key in passed if key in read}, paths.root)
     finally:
         if running.is_file():
             os.replace(running, output)
@@ -87,15 +95,14 @@ def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path)
     """Run a notebook; prints the traceback of a cell that fails, and returns where that was."""
     os.environ.update(_ENVIRONMENT)
     from nbclient.exceptions import DeadKernelError
-    from papermill import execute_notebook, inspect_notebook
+    from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
-    read = inspect_notebook(str(source))  # a notebook names the sections that it reads
     try:
         execute_notebook(
             str(source),
             str(output),
-            parameters={name: value for name, value in parameters.items() if name in read},
+            parameters=parameters,
             kernel_name="python3",
             cwd=str(root),
             progress_bar={"desc": source.stem, "file": sys.stderr, "leave": True},
