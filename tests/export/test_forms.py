@@ -66,7 +66,7 @@ def test_a_form_is_offered_that_changes_no_more_labels_than_float32_makes_errors
     assert kept.offered
     kept = forms.compare(logits(0, 2, 1, 1), reference, truth, images, Decision())
     assert not kept.offered
-    assert str(kept) == "2 of 4 labels changed; float32 makes 1 errors on them"
+    assert str(kept) == "2 of 4 labels changed; float32 makes 1 error on them"
 
 
 def test_rejections_are_compared(pixels):

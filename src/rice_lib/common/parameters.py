@@ -53,7 +53,7 @@ class SplitParams(_Section):
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.2  # of what the test split leaves
     session_after: Positive = 11600
-    """The `session` scheme tests on images numbered above this; Jasmine's second capture session begins at 11,700."""
+    """The `session` scheme tests on images numbered above this; Jasmine's second capture session begins at 11,720."""
 
 
 class BaselineParams(_Section):
@@ -257,8 +257,7 @@ def load_params(profile: str, overrides: Mapping[str, Any] | None = None) -> Par
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     """Parse `["finetune.epochs=1", "data.path=/x.zip"]` into nested values; the right side is read as YAML.
 
-    Raises:
-        RiceError: an assignment without `=`, a right side that is not YAML, or two assignments that contradict.
+    Raises `RiceError` for an assignment without `=`, a right side that is not YAML, or two assignments that contradict.
     """
     nested: dict[str, Any] = {}
     for assignment in assignments:

@@ -35,18 +35,14 @@ class Kept:
         return self.changed <= self.reference_errors
 
     def __str__(self) -> str:
-        return f"{self.changed} of {self.images} labels changed; float32 makes {self.reference_errors} errors on them"
+        errors = f"{self.reference_errors} error{'s' * (self.reference_errors != 1)}"
+        return f"{self.changed} of {self.images} labels changed; float32 makes {errors} on them"
 
 
 def compare(form: np.ndarray, reference: np.ndarray, truth: np.ndarray, pixels: np.ndarray, decision: Decision) -> Kept:
     """Compare a form's logits with the float32 model's, both `[N, classes]`, on labelled images.
 
-    Args:
-        form: the form's logits.
-        reference: the float32 model's.
-        truth: true class numbers, int `[N]`.
-        pixels: the images, uint8 `[N, 224, 224, 3]`, for the rejection rule.
-        decision: the model's.
+    `truth` are the true class numbers, int `[N]`; `pixels`, uint8 `[N, 224, 224, 3]`, are for the decision's rule.
     """
     ours, theirs, agreed = form.argmax(1), reference.argmax(1), None
     if decision.rejects:
