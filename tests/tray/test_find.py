@@ -114,8 +114,7 @@ def test_specks_are_no_grains():
             ellipse(image, (x, y), (150.0, 60.0), 20)
     for x in range(50, 650, 40):
         ellipse(image, (float(x), 40.0), (12.0, 10.0), 0)
-    found = find(image)
-    assert (len(found.grains), found.specks) == (6, 15)
+    assert len(find(image).grains) == 6
 
 
 def test_shadows_on_a_light_background_are_not_taken_for_grain():

@@ -10,14 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rice_lib.backends.predictor import (
-    MAX_BATCH,
-    MIN_SHARE,
-    Predictor,
-    first_line,
-    parse_decision,
-    parse_labels,
-)
+from rice_lib.backends.predictor import MAX_BATCH, MIN_SHARE, Predictor, first_line, parse_decision, parse_labels
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import KEY

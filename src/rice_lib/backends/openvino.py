@@ -6,13 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rice_lib.backends.predictor import (
-    MAX_BATCH,
-    Predictor,
-    first_line,
-    parse_decision,
-    parse_labels,
-)
+from rice_lib.backends.predictor import MAX_BATCH, Predictor, first_line, parse_decision, parse_labels
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decision import KEY

@@ -9,15 +9,7 @@ from typing import Any
 
 from rice_lib.common.errors import RiceError
 
-NOTEBOOKS = (
-    "01_eda",
-    "02_split",
-    "03_baseline",
-    "04_vit_finetune",
-    "05_export",
-    "06_trt_benchmark",
-    "07_triton_smoke",
-)
+NOTEBOOKS = ("01_eda", "02_split", "03_baseline", "04_vit_finetune", "05_export", "06_trt_benchmark", "07_triton_smoke")
 """The stages, in order."""
 
 STUDIES = (
@@ -34,8 +26,7 @@ STUDIES = (
 def find_root(start: Path | None = None) -> Path:
     """Find the checkout: `RICE_ROOT`, else the nearest folder at or above `start` with `params/` and `notebooks/`.
 
-    Raises:
-        RiceError: `start` (the working directory) is in none.
+    Raises `RiceError` where `start` (the working directory) is in none.
     """
     if named := os.environ.get("RICE_ROOT"):
         return Path(named).resolve()

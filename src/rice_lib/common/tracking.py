@@ -32,12 +32,7 @@ from rice_lib.common.run import Run
 
 VERSIONED_PACKAGES = ("torch", "transformers", "timm", "scikit-learn", "numpy", "pillow", "onnxruntime", "tensorrt")
 
-MODELS = {
-    "shape": "Ten features",
-    "cnn": "Frozen CNN",
-    "vit": "ViT",
-    "head": "ViT and grain features, head alone",
-}
+MODELS = {"shape": "Ten features", "cnn": "Frozen CNN", "vit": "ViT", "head": "ViT and grain features, head alone"}
 """What people call the models."""
 
 ENGINES = {

@@ -160,9 +160,7 @@ class Decision:
     def rejections(self, logits: np.ndarray, features: np.ndarray) -> Sequence[str | None]:
         """Give for each image the reason why it is rejected, or None.
 
-        Args:
-            logits: float32 `[N, classes]`.
-            features: `extract_features` of each image, float32 `[N, features]`.
+        Takes logits, float32 `[N, classes]`, and `extract_features` of each image, float32 `[N, features]`.
         """
         return self.rejection.reasons(logits, features) if self.rejection else [None] * len(logits)
 
@@ -190,15 +188,10 @@ class Decision:
 
     @classmethod
     def from_json(cls, text: str, classes: int | None = None) -> Decision:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, for a model of so many `classes`; None does not check.
 
-        Args:
-            text: JSON.
-            classes: of the model; None does not check.
-
-        Raises:
-            ValueError: damaged, of another version's features, or for another number of classes; the message says
-                which, and how to measure the decision again.
+        Raises `ValueError` where it is damaged, of another version's features, or for another number of classes; the
+        message says which, and how to measure the decision again.
         """
         try:
             values = json.loads(text)

@@ -108,8 +108,7 @@ def is_photograph(name: str) -> bool:
 def decode(source: bytes | str | Path) -> np.ndarray:
     """Decode an image file (its bytes, or its path) under the image contract: uint8 RGB `[224, 224, 3]`, read-only.
 
-    Raises:
-        BadImageError: the file is missing, empty, truncated, too large or not an image; the message says which.
+    Raises `BadImageError` where it is missing, empty, truncated, too large or not an image; the message says which.
     """
     return decode_with_notes(source)[0]
 
@@ -173,7 +172,8 @@ def _open(source: bytes | str | Path, turn: ExitStack) -> tuple[Image.Image, tup
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImageError(_too_large(f"{int(next(iter(re.findall('[0-9]+', str(error))), 0)):,} pixels")) from None
+        count = int(next(iter(re.findall("[0-9]+", str(error))), 0))
+        raise BadImageError(f"the image is too large ({count:,} pixels)") from None
     except Exception as error:  # Pillow's decoders raise whatever their format's parser happens to raise
         raise BadImageError(_reason(error)) from None
 
@@ -206,14 +206,11 @@ def _silence_libtiff() -> None:
 
 def _check_size(size: tuple[int, int], decoder: str) -> None:
     width, height = size
+    too_large = f"the image is too large ({width:,} x {height:,} pixels"
     if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
-        raise BadImageError(_too_large(f"{width:,} x {height:,} pixels"))
+        raise BadImageError(f"{too_large})")
     if decoder in _DECODED_BY_PYTHON and width * height > MAX_PIXELS_IN_PYTHON:
-        raise BadImageError(_too_large(f"{width:,} x {height:,} pixels in a slow form; convert it to PNG"))
-
-
-def _too_large(what: str) -> str:
-    return f"the image is too large ({what})"
+        raise BadImageError(f"{too_large} in a slow form; convert it to PNG)")
 
 
 def _check_scans(data: bytes, image: ImageFile) -> None:

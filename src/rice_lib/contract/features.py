@@ -67,13 +67,9 @@ COLUMN: dict[str, int] = {name: number for number, name in enumerate(FEATURES)}
 
 
 def extract_features(pixels: np.ndarray) -> np.ndarray:
-    """Compute the features of one image.
+    """Compute the features of one image, uint8 RGB `[height, width, 3]`, 224 x 224 under the image contract.
 
-    Args:
-        pixels: uint8 RGB `[height, width, 3]`, 224 x 224 under the image contract.
-
-    Returns:
-        float32 `[len(FEATURES)]`, all finite; from `objects` on 0 where fewer than `SMALLEST` pixels are inside.
+    Returns float32 `[len(FEATURES)]`, all finite; from `objects` on 0 where fewer than `SMALLEST` pixels are inside.
     """
     red, green, blue = (np.ascontiguousarray(pixels[::STEP, ::STEP, channel]) for channel in range(3))
     level = np.maximum(np.maximum(red, green), blue)

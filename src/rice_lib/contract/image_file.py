@@ -37,8 +37,7 @@ for _flag in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK"):  # each is mis
 def read_file(path: str | Path) -> bytes:
     """Read an ordinary file; never waits (for a pipe's writer), never touches a device.
 
-    Raises:
-        BadImageError: there is no such file, it is not an ordinary one, too large, or cannot be read.
+    Raises `BadImageError` where there is no such file, it is not an ordinary one, too large, or cannot be read.
     """
     try:
         # before the opening, for opening alone does things to a device; and after, in case it was changed in between

@@ -117,11 +117,8 @@ class Benchmark:
 def list_engines(checkpoint: Path, onnx: Path, engines: Path, settings: BenchmarkParams) -> list[Engine]:
     """List every engine, in the order of the table.
 
-    Args:
-        checkpoint: the checkpoint directory.
-        onnx: folder of the exports of notebook 05.
-        engines: folder of the TensorRT plans, which need not exist.
-        settings: a limit of 0 leaves the compiler out.
+    Takes the checkpoint directory, the folder of the exports of notebook 05, that of the TensorRT plans, which need not
+    exist, and the settings, whose `compile_limit_s` of 0 leaves the compiler out.
     """
     left_out = None if settings.compile_limit_s else "benchmark.compile_limit_s is 0"
     found = [Engine("torch_eager", str(checkpoint))]
@@ -138,12 +135,9 @@ def list_engines(checkpoint: Path, onnx: Path, engines: Path, settings: Benchmar
 
 
 def build_plans(engines: Sequence[Engine], onnx: Path, batch_sizes: Sequence[int]) -> pd.DataFrame:
-    """Build the plan of every TensorRT engine that can run here; a row an engine: built or why not.
+    """Build the plan of every TensorRT engine of `list_engines` that can run here; a row an engine: built or why not.
 
-    Args:
-        engines: of `list_engines`.
-        onnx: folder of the exports.
-        batch_sizes: the plans take 1 to the largest, tuned for the middle one.
+    `onnx` is the folder of the exports. The plans take 1 to the largest of `batch_sizes`, tuned for the middle one.
     """
     ordered = sorted(batch_sizes)
     profile = BatchProfile(1, ordered[len(ordered) // 2], ordered[-1])
@@ -175,15 +169,9 @@ def openvino_obstacle() -> str | None:
 
 
 def measure(engines: Sequence[Engine], pixels: np.ndarray, settings: BenchmarkParams) -> Benchmark:
-    """Measure engines on the same images, one after another.
+    """Measure engines on the same images, uint8 `[N, 224, 224, 3]`, one after another.
 
-    Args:
-        engines: the first must be torch eager, which the others are compared with.
-        pixels: uint8 `[N, 224, 224, 3]`.
-        settings: batch sizes, repeats and limits.
-
-    Raises:
-        RiceError: the first engine could not be measured.
+    The first must be torch eager, which the others are compared with; raises `RiceError` where it cannot be measured.
     """
     threads = cores()
     with tempfile.TemporaryDirectory(prefix="rice-benchmark-") as folder:

@@ -21,16 +21,10 @@ NOISE_LENGTH = 1 << 20
 
 
 def augment(images: np.ndarray, params: AugmentationParams) -> np.ndarray:
-    """Change each image of a batch at random.
+    """Change each image of a batch, uint8 RGB `[N, H, W, 3]`, at random; gives a new array of that shape and type.
 
-    The order is a camera's: geometry, colour, light and background; then blur; then noise; then the file's JPEG.
-
-    Args:
-        images: uint8 `[N, H, W, 3]`, RGB.
-        params: how far to go.
-
-    Returns:
-        A new array of the same shape and type; what is turned in from outside is black.
+    The order is a camera's: geometry, colour, light and background; then blur; then noise; then the file's JPEG. What
+    is turned in from outside is black.
     """
     count, height, width = images.shape[:3]
     matrices = random_affine(count, height, width, params)
@@ -54,8 +48,7 @@ def augment(images: np.ndarray, params: AugmentationParams) -> np.ndarray:
 def random_affine(count: int, height: int, width: int, params: AugmentationParams) -> np.ndarray:
     """Draw rotation, mirroring, scale, stretch along a random direction and shift about the image's middle.
 
-    Returns:
-        float64 `[count, 2, 3]`, input to output pixels, as `cv2.warpAffine` takes them.
+    Returns float64 `[count, 2, 3]`, input to output pixels, as `cv2.warpAffine` takes them.
     """
     angle = math.radians(params.rotation_degrees) * _uniform(count)
     mirror = np.where(_uniform(count) < 0, -1.0, 1.0) if params.flip else np.ones(count)

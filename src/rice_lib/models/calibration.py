@@ -64,9 +64,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     outputs for support vector machines", section 2.2): the true class has probability (n + 1) / (n + 2) and the others
     share the rest, as if one image more had been misclassified.
 
-    Args:
-        logits: float32 `[n, classes]`.
-        labels: class numbers in the order of the logits, int `[n]`.
+    Takes logits, `[n, classes]`, and class numbers in their order, int `[n]`.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
@@ -146,9 +144,7 @@ def calibrate(predictor: Predictor, training: Examples, validation: Examples, ba
     """Calibrate a model; shows progress.
 
     At most `TRAINING_IMAGES` of the training images are used; the seed is that of their choice and of the clusters.
-
-    Raises:
-        RiceError: the model's labels are not the images' classes, or one of them has no training image.
+    Raises `RiceError` where the model's labels are not the images' classes, or one of them has no training image.
     """
     from rice_lib.models.metrics import label_columns
 
@@ -191,8 +187,7 @@ def _shifted_too(
 def write_decision(model: Path, decision: Decision) -> Path:
     """Write a decision into a checkpoint directory (`decision.json`) or an ONNX file's metadata; returns the file.
 
-    Raises:
-        RiceError: the model is neither of the two.
+    Raises `RiceError` where the model is neither of the two.
     """
     if model.is_dir():
         write_text(model / FILE, decision.to_json() + "\n")

@@ -55,16 +55,10 @@ def fit_head(model: RiceViTForImageClassification, values: np.ndarray, labels: n
     """Fit `discriminant` and write it into a model's head; what lies outside `part` has the weight 0.
 
     The logits are divided by the temperature that images which a fit has not seen ask for: with more features than
-    images of a class, a discriminant is far too sure of itself.
+    images of a class, a discriminant is far too sure of itself. Returns that temperature.
 
-    Args:
-        model: with `grain_features`; changed in place.
-        values: `evidence` of the training images.
-        labels: their class numbers, int `[n]`; every class occurs at least twice.
-        part: one of `PARTS`.
-
-    Returns:
-        That temperature.
+    The model, with `grain_features`, is changed in place. `values` is the `evidence` of the training images, `labels`
+    their class numbers, int `[n]`, of which every one occurs at least twice, and `part` one of `PARTS`.
     """
     folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).min())))
     unseen = cross_val_predict(discriminant(part), values, labels, cv=folds, method="predict_log_proba")

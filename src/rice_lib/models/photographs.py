@@ -113,15 +113,9 @@ def calibrate(
     raised where a limit set by the other folds would reject more than `MOST_REJECTED` of a fold: so much do few
     photographs differ from the next.
 
-    Args:
-        scores: log-probabilities, `[n, classes]`.
-        folds: of each image, int `[n]`.
-        labels: class numbers, int `[n]`.
-        features: `extract_features` of each image, float32 `[n, M]`.
-        seed: of the clusters.
-
-    Returns:
-        The decision, and the share of images that it rejects of photographs it has not seen.
+    Takes log-probabilities, `[n, classes]`, and of each image its fold and class number, int `[n]`, and its
+    `extract_features`, float32 `[n, M]`; the seed is that of the clusters. Returns the decision, and the share of
+    images that it rejects of photographs it has not seen.
     """
     distances = np.empty(len(labels))
     for number in np.unique(folds):

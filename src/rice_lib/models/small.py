@@ -52,12 +52,8 @@ def fit(
 ) -> None:
     """Train in place on random batches of `BATCH` mirrored frames: AdamW, one cycle up to 3e-3; draws from torch.
 
-    Args:
-        model: left in evaluation mode.
-        images: uint8 `[n, 32, 80, 3]`.
-        labels: class numbers, int `[n]`.
-        steps: batches.
-        augmentation: what else to change in each frame.
+    Takes frames, uint8 `[n, 32, 80, 3]`, their class numbers, int `[n]`, the number of batches, and what else to
+    change in each frame. The model is left in evaluation mode.
     """
     optimizer = torch.optim.AdamW(model.train().parameters(), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.1)

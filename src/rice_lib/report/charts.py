@@ -25,13 +25,8 @@ if TYPE_CHECKING:
 def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
     """Draw a confusion matrix of counts, rows true, columns predicted, errors in orange.
 
-    The shade follows the square root of the share of the row, so that one image in a thousand is visible.
-
-    Args:
-        labels: true class numbers, int `[n]`.
-        predicted: predicted class numbers, int `[n]`.
-        names: class names by number.
-        title: above the figure.
+    Takes true and predicted class numbers, int `[n]`, the class names by number, and a title above the figure. The
+    shade follows the square root of the share of the row, so that one image in a thousand is visible.
     """
     size = len(names)
     counts = confusion_matrix(labels, predicted, labels=range(size))

@@ -19,8 +19,7 @@ _KINDS = {"src": "code", "notebooks": "code", "serving": "code", "params": "para
 def outdated(paths: Paths) -> list[str]:
     """List the notebooks whose inputs changed since they ran, each with the names of what did; empty where none did.
 
-    Raises:
-        RiceError: DVC failed.
+    Raises `RiceError` where DVC failed.
     """
     command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", f"report@{paths.profile}"]
     done = subprocess.run(command, cwd=paths.root, capture_output=True, text=True, check=False)

@@ -17,18 +17,11 @@ if TYPE_CHECKING:
 
 
 def image_grid(
-    pixels: np.ndarray | Sequence[np.ndarray],
-    titles: Sequence[str] | None = None,
-    columns: int = 5,
-    title: str = "",
+    pixels: np.ndarray | Sequence[np.ndarray], titles: Sequence[str] | None = None, columns: int = 5, title: str = ""
 ) -> Figure:
-    """Show images side by side.
+    """Show images, uint8 `[n, height, width, 3]` or a sequence of `[height, width, 3]`, side by side.
 
-    Args:
-        pixels: uint8 `[n, height, width, 3]`, or a sequence of `[height, width, 3]`.
-        titles: one an image, of at most two short lines.
-        columns: images in a row.
-        title: above the figure.
+    `columns` are in a row. `titles` are one an image, of at most two short lines; `title` stands above the figure.
     """
     rows = max(1, -(-len(pixels) // columns))
     lines = max((text.count("\n") + 1 for text in titles or [] if text), default=0)
@@ -59,14 +52,8 @@ def most_confident_mistakes(predictions: Predictions) -> np.ndarray:
 def misclassified(examples: Examples, predictions: Predictions, *, limit: int = 15, subject: str = "") -> Figure:
     """Show the misclassified images, most confident first; where there are none, the least confident correct ones.
 
-    Args:
-        examples: the images.
-        predictions: a model's predictions of them.
-        limit: show at most this many.
-        subject: first line of the title (the model, the split).
-
-    Raises:
-        RiceError: the predictions are not about these images, in this order.
+    Shows at most `limit`; `subject` is the title's first line (the model, the split). Raises `RiceError` where the
+    predictions are not about these images, in this order.
     """
     if list(examples.paths) != list(predictions.paths):
         raise RiceError("the predictions belong to other images than the examples: write them again")

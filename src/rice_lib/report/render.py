@@ -24,13 +24,9 @@ _MARKUP = re.compile(r'<a class="anchor-link".*?</a>|<[^>]+>', re.DOTALL)
 
 
 def render(pages: Sequence[Page], paths: Paths) -> Path:
-    """Render what `write_sources` wrote to `reports/<profile>/site/`.
+    """Render what `write_sources` wrote to `reports/<profile>/site/`; returns the site's `index.html`.
 
-    Returns:
-        The site's `index.html`.
-
-    Raises:
-        RiceError: Quarto is installed and failed (what it said is on stderr).
+    Raises `RiceError` where Quarto is installed and failed (what it said is on stderr).
     """
     site = paths.report / "site"
     shutil.rmtree(site, ignore_errors=True)

@@ -79,8 +79,7 @@ class Results:
 def read_metrics(folder: Path, profile: str) -> Results:
     """Read a folder of metrics files, one a notebook: `reports/<profile>/metrics/`.
 
-    Raises:
-        RiceError: it holds none, because no notebook has run, or a metrics file is not one.
+    Raises `RiceError` where it holds none, because no notebook has run, or a metrics file is not one.
     """
     recorded = []
     studies = {study: folder.parent / study / "metrics.json" for study in STUDIES}

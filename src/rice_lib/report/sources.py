@@ -41,8 +41,7 @@ class Page:
 def write_sources(paths: Paths) -> list[Page]:
     """Write the website's sources of a profile to `paths.report`; returns its pages in order, the summary first.
 
-    Raises:
-        RiceError: nothing has run yet, or a file of the report is missing or broken.
+    Raises `RiceError` where nothing has run yet, or a file of the report is missing or broken.
     """
     results = read_metrics(paths.report / "metrics", paths.profile)
     for name in ("pages", "docs"):
@@ -89,8 +88,7 @@ def _page(file: Path, paths: Paths) -> Page:
 def fill(template: str, results: Results, figures: Figures) -> str:
     """Fill the summary page by the macros of `template/summary.qmd.j2`.
 
-    Raises:
-        RiceError: the template is not Jinja, or names a blank that nothing fills.
+    Raises `RiceError` where the template is not Jinja, or names a blank that nothing fills.
     """
     classes = dict.fromkeys(str(m.of["variety"]) for _, _, m in results.metrics() if "variety" in m.of)
     found, (fastest, speed_text) = tables.accuracies(results), summary.speed(results)

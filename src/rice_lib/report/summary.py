@@ -53,8 +53,7 @@ class Figures:
     def find(self, notebook: str, name: str) -> dict[str, str] | None:
         """Find a figure's file and caption, and the address and origin of what made it; None where nothing did.
 
-        Raises:
-            RiceError: it was recorded, but its file is not there.
+        Raises `RiceError` where it was recorded, but its file is not there.
         """
         if (notebook, name) not in self.captions:
             return None

@@ -61,7 +61,6 @@ class Found:
 
     grains: list[Grain]  # in reading order
     cut: list[np.ndarray]  # outlines of what the picture's border cuts
-    specks: int  # objects too small to be grains
     background: Background
 
 
@@ -103,7 +102,6 @@ def find(image: np.ndarray) -> Found:
     return Found(
         grains=sorted(grains, key=lambda grain: (int(grain.centre[1] // row), grain.centre[0])),
         cut=[outline for outline in cut if cv2.contourArea(outline) >= min_area],
-        specks=len(inside) - len(grains),
         background=background,
     )
 
