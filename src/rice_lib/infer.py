@@ -28,6 +28,7 @@ from rice_lib.predict.resume import Configuration, has_errors, import_parquet, i
 from rice_lib.predict.writers import Writer, format_of
 
 if TYPE_CHECKING:
+    from rice_lib.predict.resume import Formatter
     from rice_lib.predict.served import FileClient
 
 PROG = "python -m rice_lib.infer"
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     with _open(spec, arguments) as model:
         # a table is read by people, who want one name; a program can pick from all the scores
         top_k = arguments.top_k or (1 if form == "table" and not arguments.grains else len(model.labels))
-        writer = Writer(form, model.labels, top_k)
+        writer: Formatter = Writer(form, model.labels, top_k)
         scale = None
         if arguments.grains:
             from rice_lib.tray.record import TrayWriter

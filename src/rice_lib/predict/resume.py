@@ -14,17 +14,17 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rice_lib.backends.open import split_engine
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import atomic_path, json_line, locked, sha256_file
 from rice_lib.predict.inputs import Source, path_of
-from rice_lib.predict.writers import Writer, csv_columns, flatten
+from rice_lib.predict.writers import csv_columns, flatten
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -46,6 +46,19 @@ class Configuration:
     """Of trays: what gives their scale, and which grains are broken."""
 
 
+class Formatter(Protocol):
+    """How records of images or of trays are written, see `rice_lib.predict.writers.Writer`."""
+
+    labels: Sequence[str]
+    header: str
+
+    def as_dict(self, record: Any) -> dict[str, Any]:
+        """Give a record as JSON can hold it, with its `path` and perhaps an `error`."""
+
+    def text(self, values: Mapping[str, Any]) -> str:
+        """Format what `as_dict` gave."""
+
+
 def model_identity(spec: str | Path) -> str:
     """Identify a model: by its content's sha256 (a directory's: of its files), or by its address."""
     text = os.fspath(spec)
@@ -64,7 +77,7 @@ class Output:
     """Where records go: an open stream."""
 
     def __init__(
-        self, stream: TextIO, where: Path | str, writer: Writer, head: str, line: Callable[[Mapping[str, Any]], str]
+        self, stream: TextIO, where: Path | str, writer: Formatter, head: str, line: Callable[[Mapping[str, Any]], str]
     ) -> None:
         """Write the `head`; each record is then written as `line` formats what `writer.as_dict` gives of it."""
         self._stream, self._where, self._writer, self._line = stream, where, writer, line
@@ -96,7 +109,7 @@ class Output:
 class ResumableOutput(Output):
     """An output on the `.partial` file of the file asked for."""
 
-    def __init__(self, output: Path, configuration: Configuration, writer: Writer, resume: bool) -> None:
+    def __init__(self, output: Path, configuration: Configuration, writer: Formatter, resume: bool) -> None:
         """Begin a partial file, or open the one that is there to resume it.
 
         Raises `RiceError` where it cannot be written, is in the way, was written under another configuration, or
@@ -214,7 +227,7 @@ class ResumableOutput(Output):
 
 @contextmanager
 def open_output(
-    output: Path | None, configuration: Configuration, writer: Writer, resume: bool = False
+    output: Path | None, configuration: Configuration, writer: Formatter, resume: bool = False
 ) -> Iterator[Output]:
     """Open stdout, or a file that takes its name when every input has its record.
 

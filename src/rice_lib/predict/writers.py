@@ -6,13 +6,14 @@ would have been the first time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import csv_line, json_line, printable
 from rice_lib.contract.prediction import UNKNOWN
+from rice_lib.contract.record import Record
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
 
@@ -36,7 +37,7 @@ def csv_columns(labels: Sequence[str]) -> list[str]:
 
 
 class Writer:
-    """Formats records of images as text; `rice_lib.tray.record.TrayWriter` those of trays."""
+    """Formats records as text."""
 
     def __init__(self, form: str, labels: Sequence[str], top_k: int) -> None:
         """Format as `form` (of `FORMATS`; Parquet has no text), with `top_k` scores."""
@@ -45,12 +46,12 @@ class Writer:
         self._width = max(map(len, (*labels, UNKNOWN, "error")))
         # as wide as the scores of other rows, so that all paths begin in one column
         self._scores_width = min(top_k, len(labels)) * (self._width + 10) - 2
-        self._line: Callable[[Mapping[str, Any]], str] = {"table": self._row, "csv": self._csv}.get(form, json_line)
+        self._line = {"table": self._row, "csv": self._csv}.get(form, json_line)
         self.header = csv_line(csv_columns(labels)) if form == "csv" else ""
         """What stands before the first record."""
 
-    def as_dict(self, record: Any) -> dict[str, Any]:
-        """Give a `Record` as JSON can hold it, with its `path` and perhaps an `error`."""
+    def as_dict(self, record: Record) -> dict[str, Any]:
+        """Give a record as JSON can hold it."""
         return record.as_dict(self._top_k)
 
     def text(self, values: Mapping[str, Any]) -> str:

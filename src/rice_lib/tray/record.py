@@ -8,7 +8,7 @@ grains alone. A tray that cannot be read is one record with `path` and `error`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from rice_lib.common.interval import wilson
 from rice_lib.contract.decision import UNLIKE
 from rice_lib.contract.prediction import UNKNOWN, Prediction
 from rice_lib.contract.record import Record
-from rice_lib.predict.writers import Writer
 from rice_lib.tray.find import Grain
 from rice_lib.tray.sheet import LIMITS, Sheet
 
@@ -135,29 +134,34 @@ class TrayRecord:
         }
 
 
-class TrayWriter(Writer):
-    """Formats tray records as `table`, `jsonl` or `csv`."""
+class TrayWriter:
+    """Formats tray records as `table`, `jsonl` or `csv`: a `rice_lib.predict.resume.Formatter`."""
 
     def __init__(self, form: str, labels: Sequence[str], top_k: int) -> None:
         """Format with scores of the `top_k` likeliest varieties; a table has none."""
-        super().__init__(form, labels, top_k)
+        self.labels = labels
+        self._top_k = top_k
         self._columns = ["path", "grain", *_SIZES, "label", "confidence", *labels, "reason", "error"]
-        self._line = lambda values: str(values["text"])  # `as_dict` puts it there
-        self._text = {"table": _table, "jsonl": self._lines, "csv": self._rows}[form]
+        self._text = {"table": _table, "jsonl": self._jsonl, "csv": self._csv}[form]
         self.header = csv_line(self._columns) if form == "csv" else ""
+        """What stands before the first record."""
 
-    def as_dict(self, record: Any) -> dict[str, Any]:
-        """Give the path and text of a `TrayRecord`, and the error where there is one."""
+    def as_dict(self, record: TrayRecord) -> dict[str, Any]:
+        """Give a tray's path and text, and the error where there is one."""
         error = {} if record.error is None else {"error": record.error}
         return {"path": record.path, "text": self._text(record), **error}
 
-    def _lines(self, record: TrayRecord) -> str:
+    def text(self, values: Mapping[str, Any]) -> str:
+        """Give the text that `as_dict` put there."""
+        return str(values["text"])
+
+    def _jsonl(self, record: TrayRecord) -> str:
         if record.counts is None:
             return json_line({"path": record.path, "error": record.error})
         rows = [*record.grain_dicts(self._top_k), {"path": record.path, "summary": record.summary()}]
         return "".join(map(json_line, rows))
 
-    def _rows(self, record: TrayRecord) -> str:
+    def _csv(self, record: TrayRecord) -> str:
         rows = [row | row["scores"] for row in record.grain_dicts(self._top_k)]
         if record.counts is None:
             rows = [{"path": record.path, "error": record.error}]
