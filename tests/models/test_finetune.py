@@ -29,7 +29,12 @@ from rice_lib.models.vit import create_model
 
 SETTINGS = {
     "data": {"per_class": 12},
-    "finetune": {"epochs": 3, "architecture": {"hidden_size": 16, "layers": 1, "heads": 1}, "batch_size": 8},
+    "finetune": {
+        "architecture": {"hidden_size": 16, "layers": 1, "heads": 1},
+        "epochs": 3,
+        "batch_size": 8,
+        "weight_average": 0.9,
+    },
 }
 
 
@@ -186,7 +191,7 @@ def test_the_best_epoch_is_what_is_kept(ready, tmp_path, monkeypatch):
             numbers = super().evaluate(*args, **kwargs)
             epoch = round(self.state.epoch)
             numbers["eval_loss"] = {1: 1.0, 2: 0.5, 3: 0.9}[epoch]  # the second epoch is made to be the best
-            saved[epoch] = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+            saved[epoch] = {name: weight.clone() for name, weight in self.average.module.state_dict().items()}
             return numbers
 
     monkeypatch.setattr(finetune, "RiceTrainer", Spy)

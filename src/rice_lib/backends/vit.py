@@ -7,7 +7,7 @@ travels with an export. That form also skips what nobody reads: its last layer c
 
 With `aligned_frame` the model first lays the grain into a small canonical frame (`backends.align`), which removes
 scale, place, direction and colour, and attends to every patch of that frame. Its weights file, too, is the dense one,
-unless convolutions come before the patches (`stem_channels`) or the class token gets the colour (`colour_hint`).
+unless convolutions come before the patches (`stem_channels`).
 
 `PixelClassifier` puts the normalisation in front: bytes in, logits out. It is what is evaluated, exported and served.
 """
@@ -37,9 +37,6 @@ PROVENANCE_FILE = "provenance.json"
 
 STEM_STRIDE = 8
 
-USUAL_COLOUR, COLOUR_SPREAD = 1.6, 0.12
-"""Of grains above the background, where black to white is 2: they centre and scale the colour hint."""
-
 MAX_FLOAT32_PATCHES = 2**24 // (255 * 48 + 1)
 """1,370: 37 x 37."""
 
@@ -52,8 +49,8 @@ class RiceViTConfig(ViTConfig):
     """Height and width in pixels."""
     stem_channels: int | None = None
     """Of the first convolution of a stem before the patches of the aligned frame; null embeds pixels."""
-    colour_hint: bool = False
-    """Whether the class token gets the mean colour that the alignment divides out."""
+    stem_depth: int = 1
+    """Convolutions at each of the stem's three resolutions."""
     grain_features: bool = False
     """Whether the head reads the grain's size, outline, colour and texture beside the class token."""
 
@@ -90,9 +87,9 @@ def cut_patches(pixel_values: torch.Tensor, side: int) -> torch.Tensor:
 class AlignedEmbeddings(ViTEmbeddings):
     """Patch and position embeddings of the grain's aligned frame, behind the class token.
 
-    The frame's patches have the position embeddings of the patches in the middle of the dense model's square. A stem
-    of three convolutions before them learns from fewer images than patches of pixels do (Xiao et al. 2021, "Early
-    convolutions help transformers see better", arXiv:2106.14881).
+    The frame's patches have the position embeddings of the patches in the middle of the dense model's square. A stem of
+    convolutions before them learns from fewer images than patches of pixels do (Xiao et al. 2021, "Early convolutions
+    help transformers see better", arXiv:2106.14881).
     """
 
     def __init__(self, config: RiceViTConfig) -> None:
@@ -102,33 +99,34 @@ class AlignedEmbeddings(ViTEmbeddings):
         self.alignment = GrainAlignment(IMAGE_SIZE, height, width)
         patch = self.patch_embeddings.projection.kernel_size[0]
         self.side, self.rows, self.columns = (length // patch for length in (IMAGE_SIZE, height, width))
-        self.stem = nn.Identity() if config.stem_channels is None else convolutional_stem(config.stem_channels)
+        self.stem: nn.Module = nn.Identity()
         if config.stem_channels is not None:
+            self.stem = convolutional_stem(config.stem_channels, config.stem_depth)
             rest = patch // STEM_STRIDE
             projection = nn.Conv2d(4 * config.stem_channels, config.hidden_size, rest, rest)
             self.patch_embeddings.projection = projection
-        self.hint = nn.Linear(3, config.hidden_size) if config.colour_hint else None
 
     def forward(  # type: ignore[override]  # the model passes the dense form's options; none applies here
         self, pixel_values: torch.Tensor, **_: Any
     ) -> torch.Tensor:
         """Float `[N, 3, H, W]` to `[N, 1 + patches of the frame, hidden_size]`."""
-        frame, colour = self.alignment(pixel_values)
-        tokens = self.patch_embeddings.projection(self.stem(frame - 1)).flatten(2).transpose(1, 2)
+        frame = self.alignment(pixel_values) - 1
+        tokens = self.patch_embeddings.projection(self.stem(frame)).flatten(2).transpose(1, 2)
         square = self.position_embeddings[:, 1:].unflatten(1, (self.side, self.side))
         top, left = (self.side - self.rows) // 2, (self.side - self.columns) // 2
         tokens = tokens + square[:, top : top + self.rows, left : left + self.columns].flatten(1, 2)
         first = self.cls_token + self.position_embeddings[:, :1]
-        if self.hint is not None:
-            first = first + self.hint((colour - USUAL_COLOUR) / COLOUR_SPREAD).unsqueeze(1)
         return self.dropout(torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1))
 
 
-def convolutional_stem(channels: int) -> nn.Sequential:
-    """Build three convolutions, each of stride 2 and twice as many channels as the one before, normalised."""
+def convolutional_stem(channels: int, depth: int) -> nn.Sequential:
+    """Build three times `depth` normalised convolutions, the first of each of stride 2 and twice as many channels."""
     layers: list[nn.Module] = []
     for given, out in ((3, channels), (channels, 2 * channels), (2 * channels, 4 * channels)):
-        layers += [nn.Conv2d(given, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        for number in range(depth):
+            first = number == 0
+            layers += [nn.Conv2d(given if first else out, out, 3, 2 if first else 1, 1, bias=False)]
+            layers += [nn.BatchNorm2d(out), nn.ReLU()]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
 
@@ -296,7 +294,7 @@ def attended(images: np.ndarray, config: RiceViTConfig) -> np.ndarray:
         assert isinstance(config.patch_size, int)
         return dim_unattended(images, config.foreground_patches, config.patch_size)
     height, width = config.aligned_frame
-    frames = GrainAlignment(IMAGE_SIZE, height, width)(normalise(torch.from_numpy(images)))[0]
+    frames = GrainAlignment(IMAGE_SIZE, height, width)(normalise(torch.from_numpy(images)))
     pixels = (frames * NORMALISE_STD).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
     canvas = np.zeros_like(images)

@@ -76,8 +76,8 @@ class ArchitectureParams(_Section):
     patch_size: Positive = 16
     stem_channels: Positive | None = None
     """Convolutions before the patches of an aligned frame, the first of this many channels; null has none."""
-    colour_hint: bool = False
-    """Hand the mean colour that the alignment divides out to the class token."""
+    stem_depth: Positive = 1
+    """Convolutions at each of the three resolutions before the patches."""
 
 
 class AugmentationParams(_Section):
@@ -129,6 +129,8 @@ class FinetuneParams(_Section):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """What a step keeps of the moving average of the weights, which then is the model; null takes the last weights."""
     early_stopping_patience: Positive = 3  # epochs without a lower validation loss before training stops
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 where the GPU has it, else float32."""

@@ -128,7 +128,7 @@ def quantise(path: Path, target: Path, pixels: np.ndarray) -> Path:
 
     Products of activations with weights alone are quantised. The alignment before them stays in float32: its moments
     are sums of thousands of values, and 256 steps would move the frame by pixels. So do the attention's own products,
-    the colour hint and the head, which are small and decide. Activations are unsigned, as x86's VNNI wants them.
+    and the head, which are small and decide. Activations are unsigned, as x86's VNNI wants them.
 
     Args:
         path: the float32 file.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
@@ -44,6 +45,7 @@ from rice_lib.models.augment import augment
 
 HISTORY_FILE = "history.json"
 RUN_ID_FILE = "mlflow_run"
+AVERAGE_FOLDER = "average"  # in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def _fit(
 ) -> TrainResult:
     resume = newest_checkpoint(training_folder(run, scheme))
     trainer = RiceTrainer(
+        weight_average=run.params.finetune.weight_average,
         model=model,
         args=arguments,
         train_dataset=PixelDataset(open_examples(run.paths, scheme, "train"), run.params.finetune.augmentation),
@@ -258,20 +261,80 @@ class RiceTrainer(Trainer):
 
     It loads its checkpoints through `from_pretrained`, strictly: transformers 5 saves a ViT under older names of its
     weights, and the `Trainer`'s own non-strict loading then passes over the encoder with no more than a warning.
+
+    With `weight_average` it evaluates, and takes for the best, a moving average of the weights and of the
+    normalisation's statistics, which lies beside the weights in each checkpoint.
     """
+
+    def __init__(self, *args: Any, weight_average: float | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.average: AveragedModel | None = None
+        if weight_average is not None:
+            model: Any = self.model
+            average = moving_average(weight_average)
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            self.add_callback(_UpdateAverage(self.average))
 
     def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         ready = dict(super()._prepare_inputs(dict(inputs)))
         ready["pixel_values"] = normalise(ready["pixel_values"])
         return ready
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate the average where there is one."""
+        if self.average is None:
+            return super().evaluate(*args, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.average.module.state_dict())
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            model.load_state_dict(own)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.average is not None:
+            averaged: Any = self.average.module
+            averaged.save_pretrained(Path(output_dir or str(self.args.output_dir)) / AVERAGE_FOLDER)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = RiceViTForImageClassification.from_pretrained(resume_from_checkpoint, local_files_only=True)
-        self.accelerator.unwrap_model(self.model).load_state_dict(saved.state_dict(), strict=True)
+        checkpoint = Path(resume_from_checkpoint)
+        load_weights(self.accelerator.unwrap_model(self.model), checkpoint)
+        if self.average is not None:
+            load_weights(self.average.module, checkpoint / AVERAGE_FOLDER)
+            self.average.n_averaged.fill_(_step(checkpoint))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
+            best = Path(self.state.best_model_checkpoint)
+            load_weights(self.accelerator.unwrap_model(self.model), best / AVERAGE_FOLDER if self.average else best)
+
+
+def load_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Load the weights that `save_pretrained` wrote to a folder, all of them."""
+    saved = RiceViTForImageClassification.from_pretrained(folder, local_files_only=True)
+    model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Build an exponential moving average for `AveragedModel` that forgets its beginning: 10 % is new at first."""
+
+    def update(averages: Any, values: Any, count: Any) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(averages, values, count)
+
+    return update
+
+
+class _UpdateAverage(TrainerCallback):
+    """Takes the weights after each step into their average."""
+
+    def __init__(self, average: AveragedModel) -> None:
+        self.average = average
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Take them."""
+        self.average.update_parameters(model)
 
 
 def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:

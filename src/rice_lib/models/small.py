@@ -42,7 +42,7 @@ def frames(examples: Examples, alignment: GrainAlignment | None = None) -> np.nd
     alignment = alignment or GrainAlignment(IMAGE_SIZE, HEIGHT, WIDTH)
     laid = []
     for pixels in examples.batches(64):
-        levels = (alignment(normalise(torch.from_numpy(pixels)))[0] * NORMALISE_STD).round().clamp(0, 255)
+        levels = (alignment(normalise(torch.from_numpy(pixels))) * NORMALISE_STD).round().clamp(0, 255)
         laid.append(levels.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy())
     return np.concatenate(laid)
 

@@ -64,8 +64,8 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
     if shape.hidden_size % shape.heads or shape.hidden_size % 4 or IMAGE_SIZE % shape.patch_size:
         fault = f"hidden_size must divide by heads and by 4, and {IMAGE_SIZE} by patch_size"
         raise RiceError(f"finetune.architecture: {fault}")
-    if params.aligned_frame is None and (shape.stem_channels or shape.colour_hint):
-        raise RiceError("finetune.architecture: stem_channels and colour_hint want finetune.aligned_frame")
+    if params.aligned_frame is None and shape.stem_channels:
+        raise RiceError("finetune.architecture: stem_channels wants finetune.aligned_frame")
     if shape.stem_channels and shape.patch_size % STEM_STRIDE:
         raise RiceError(f"finetune.architecture: with stem_channels, patch_size must divide by {STEM_STRIDE}")
     config = RiceViTConfig(
@@ -76,7 +76,7 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
         patch_size=shape.patch_size,
         image_size=IMAGE_SIZE,
         stem_channels=shape.stem_channels,
-        colour_hint=shape.colour_hint,
+        stem_depth=shape.stem_depth,
         **changes,
     )
     model = RiceViTForImageClassification(config)
