@@ -191,7 +191,7 @@ def test_the_best_epoch_is_what_is_kept(ready, tmp_path, monkeypatch):
             numbers = super().evaluate(*args, **kwargs)
             epoch = round(self.state.epoch)
             numbers["eval_loss"] = {1: 1.0, 2: 0.5, 3: 0.9}[epoch]  # the second epoch is made to be the best
-            saved[epoch] = {name: weight.clone() for name, weight in self.average.module.state_dict().items()}
+            saved[epoch] = {name: weight.clone() for name, weight in self.average.state_dict().items()}
             return numbers
 
     monkeypatch.setattr(finetune, "RiceTrainer", Spy)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ import cv2
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
@@ -266,75 +266,64 @@ class RiceTrainer(Trainer):
     normalisation's statistics, which lies beside the weights in each checkpoint.
     """
 
-    def __init__(self, *args: Any, weight_average: float | None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.average: AveragedModel | None = None
+    def __init__(self, *args: Any, weight_average: float | None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.average: Any = None
         if weight_average is not None:
-            model: Any = self.model
-            average = moving_average(weight_average)
-            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-            self.add_callback(_UpdateAverage(self.average))
+            self.average = deepcopy(self.model)
+            self.add_callback(_UpdateAverage(self.average, weight_average))
 
     def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         ready = dict(super()._prepare_inputs(dict(inputs)))
         ready["pixel_values"] = normalise(ready["pixel_values"])
         return ready
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Evaluate the average where there is one."""
         if self.average is None:
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(*args, **options)
         model = self.accelerator.unwrap_model(self.model)
-        own = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.average.module.state_dict())
+        own = deepcopy(model.state_dict())
+        model.load_state_dict(self.average.state_dict())
         try:
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(*args, **options)
         finally:
             model.load_state_dict(own)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         if self.average is not None:
-            averaged: Any = self.average.module
-            averaged.save_pretrained(Path(output_dir or str(self.args.output_dir)) / AVERAGE_FOLDER)
+            self.average.save_pretrained(Path(output_dir or str(self.args.output_dir)) / AVERAGE_FOLDER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoint = Path(resume_from_checkpoint)
-        load_weights(self.accelerator.unwrap_model(self.model), checkpoint)
+        _load_weights(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
         if self.average is not None:
-            load_weights(self.average.module, checkpoint / AVERAGE_FOLDER)
-            self.average.n_averaged.fill_(_step(checkpoint))
+            _load_weights(self.average, Path(resume_from_checkpoint, AVERAGE_FOLDER))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
-            best = Path(self.state.best_model_checkpoint)
-            load_weights(self.accelerator.unwrap_model(self.model), best / AVERAGE_FOLDER if self.average else best)
+            best = Path(self.state.best_model_checkpoint, "" if self.average is None else AVERAGE_FOLDER)
+            _load_weights(self.accelerator.unwrap_model(self.model), best)
 
 
-def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Load the weights that `save_pretrained` wrote to a folder, all of them."""
+def _load_weights(model: Any, folder: Path) -> None:
     saved = RiceViTForImageClassification.from_pretrained(folder, local_files_only=True)
     model.load_state_dict(saved.state_dict(), strict=True)
 
 
-def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Build an exponential moving average for `AveragedModel` that forgets its beginning: 10 % is new at first."""
-
-    def update(averages: Any, values: Any, count: Any) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(averages, values, count)
-
-    return update
-
-
 class _UpdateAverage(TrainerCallback):
-    """Takes the weights after each step into their average."""
+    """Moves the average towards the weights after each step: at first by most of the way, so that it forgets where
+    training began, at last by 1 - `decay` of it."""
 
-    def __init__(self, average: AveragedModel) -> None:
-        self.average = average
+    def __init__(self, average: torch.nn.Module, decay: float) -> None:
+        self.average, self.decay = average, decay
 
+    @torch.no_grad()
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Take them."""
-        self.average.update_parameters(model)
+        """Move it."""
+        share = 1 - min(self.decay, state.global_step / (9 + state.global_step))
+        for mean, value in zip(self.average.state_dict().values(), model.state_dict().values(), strict=True):
+            mean.copy_(mean.lerp(value, share) if mean.is_floating_point() else value)
 
 
 def accuracy_and_f1(prediction: EvalPrediction) -> dict[str, float]:
