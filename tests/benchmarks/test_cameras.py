@@ -1,4 +1,4 @@
-"""The script of three kinds of test images: what is measured on which of them, and what it leaves."""
+"""The script of three kinds of test images and single shifts: what is measured where, and what it leaves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ import numpy as np
 import pytest
 from support.data import grain
 
+from rice_lib.contract.decision import Decision
 from rice_lib.contract.decode import decode
+from rice_lib.contract.features import COLUMN
 from rice_lib.data.loading import Examples
 from rice_lib.data.synthetic import VARIETIES
+
+
+class NoLargeGrain:
+    """A rejection rule."""
+
+    def reasons(self, logits, features):
+        return ["too large" if area > 0.25 else None for area in features[:, COLUMN["area"]]]
 
 
 class ByBrightness:
     """A model that predicts a class by the brightness of the image alone, with its labels in another order."""
 
     labels = tuple(reversed(VARIETIES))
+    decision = Decision(rejection=NoLargeGrain())
 
     def __enter__(self):
         return self
@@ -53,11 +63,39 @@ def test_each_model_is_measured_where_it_was_not_trained(measured):
     for key in found["metrics"]:
         name, kind, _ = key.split("/", 2)
         kinds.setdefault(name, set()).add(kind)
-    every = {"random", "camera", "session"}
-    assert kinds == {"ten features": every, "without size": every, "a": every, "b": {"random", "camera"}}
+    shifts = {of: {f"{of}, {name}" for name in cameras.SHIFTS} for of in ("random", "session")}
+    random, session = {"random", "camera"} | shifts["random"], {"session"} | shifts["session"]
+    assert kinds == {
+        "ten features": random | session,
+        "without size": random | session,
+        "a": random | session,
+        "b": random,
+    }
     assert found["metrics"]["ten features/random/accuracy"]["value"] > 0.9
     assert found["metrics"]["a/random/accuracy"]["n"] == len(examples)
     assert drawn.lstrip().startswith("<?xml")
+
+
+def test_a_shift_changes_the_images_and_what_is_rejected_is_counted(measured):
+    found, _, examples = measured
+
+    def value(kind, key, model="a"):
+        return found["metrics"][f"{model}/random{kind}/{key}"]["value"]
+
+    for name, change in cameras.SHIFTS.items():
+        changed = cameras.shifted(examples, change)
+        assert changed.batch(slice(None)).shape == examples.pixels.shape
+        assert not np.array_equal(changed.pixels, examples.pixels), name
+        assert np.array_equal(changed.labels, examples.labels)
+    smaller, larger = (cameras.shifted(examples, cameras.SHIFTS[f"{f} times the size"]).pixels for f in (0.75, 1.3))
+    bright = [(pixels.max(axis=3) > 40).mean() for pixels in (smaller, examples.pixels, larger)]
+    assert bright[0] == pytest.approx(0.75**2 * bright[1], rel=0.03)
+    assert bright[0] < bright[1] < bright[2]
+    assert (
+        value(", 0.75 times the size", "rejected") <= value("", "rejected") < value(", 1.3 times the size", "rejected")
+    )
+    assert value(", light x 0.7", "accuracy") != value("", "accuracy")
+    assert "ten features/random/rejected" not in found["metrics"]
 
 
 def test_labels_of_a_model_are_matched_by_name(measured):
