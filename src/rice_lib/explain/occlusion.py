@@ -19,7 +19,7 @@ _ROWS, _COLUMNS = np.divmod(np.arange(GRID * GRID), GRID)
 NEIGHBOURHOOD: np.ndarray = abs(_ROWS[:, None] - _ROWS) + abs(_COLUMNS[:, None] - _COLUMNS) <= 1
 """bool `[patches, patches]`: what is blacked out for a patch, which is the patch itself and its four neighbours.
 
-A patch alone moves a confident model little, because its neighbours show the same stretch of outline. With the shipped
+A patch alone moves a confident model little, because its neighbours show the same stretch of outline. With an earlier
 model on 200 photographs, blacking out the fifth of the grain's patches that a map marks takes 0.29 off the probability
 with this neighbourhood, 0.21 with single patches, 0.29 with all eight neighbours, and 0.08 with patches at random.
 """

@@ -49,8 +49,9 @@ SMALLEST_CLUSTER = 100
 """A variety with fewer images for each cluster than this has one."""
 
 SHIFTS = AugmentationParams(
-    scale=0.4, shift=0.03, brightness=0.35, channel_gain=0.3, gamma=0.1, blur=1.0, noise=6.0, jpeg_quality=50
-)
+    scale=0.4, shift=0.03, brightness=0.35, channel_gain=0.3, greyscale=0.2, gamma=0.1, blur=1.0, noise=6.0,
+    jpeg_quality=50,
+)  # fmt: skip
 """What another camera, light or file changes in a photograph of the same grain. The rule is fitted on training and
 validation images as they are and on one draw of these changes, so that it does not reject a grain for the camera's
 distance or white balance, which the images of one session say nothing of."""
