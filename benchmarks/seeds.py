@@ -67,13 +67,16 @@ def train_once(run: Run, scheme: str) -> dict[str, float]:
     set_seed(run.params.seed)
     model = create_model(run.params.finetune, train.classes)
     with tempfile.TemporaryDirectory() as folder:
-        RiceTrainer(
+        trainer = RiceTrainer(
+            weight_average=run.params.finetune.weight_average,
             model=model,
             args=last_weights(training_arguments(run, scheme), folder),
             train_dataset=PixelDataset(train, run.params.finetune.augmentation),
             data_collator=dict,  # as it is: PixelDataset reads batches already
-        ).train()
-    metrics = classification_metrics(test.labels, classify(model, test), test.classes, run.params.seed)
+        )
+        trainer.train()
+    trained = model if trainer.average is None else trainer.average
+    metrics = classification_metrics(test.labels, classify(trained, test), test.classes, run.params.seed)
     found = {name: metrics[name].value for name in MEASURED if name in metrics}
     if missing := [name for name in MEASURED if found.get(name) is None]:
         raise RiceError(f"profile {run.params.profile}, {scheme}: no test image for {', '.join(missing)}")
