@@ -27,7 +27,7 @@ from rice_lib.common.paths import Paths, find_root
 from rice_lib.serving import server as life
 from rice_lib.serving.control import Control
 from rice_lib.serving.environment import ServingEnvironment
-from rice_lib.serving.load import fault
+from rice_lib.serving.health import fault
 from rice_lib.serving.release import release, roll_back
 from rice_lib.serving.repository import Repository, Version
 

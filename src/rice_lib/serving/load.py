@@ -1,4 +1,4 @@
-"""A server under load, or asked whether it answers: many clients at once, each with the next request after an answer.
+"""A server under load: many clients at once, each with the next request when the last is answered.
 
 The client is cheap, because it shares the server's cores: requests are put together beforehand, headers included, and
 sent as they are, one connection a thread. Python's own HTTP client takes seven times as much of a core (0.16 ms a
@@ -16,15 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from rice_lib.backends.triton import Connection, import_tritonclient, make_input
+from rice_lib.backends.triton import import_tritonclient, make_input
 from rice_lib.common.errors import RiceError
-from rice_lib.serving.repository import FILE, INPUT, OUTPUT, drawn_grain
-from rice_lib.serving.server import CALL_SECONDS, is_ready, public_models
+from rice_lib.serving.repository import FILE, INPUT, OUTPUT
 
 WARM_UP_S = 1.0  # seconds of load before a measurement begins
 TIMEOUT_S = 120.0  # limit of one request: 64 clients with 32 images each wait for the 2,000 images before them
@@ -74,7 +73,8 @@ def body(rows: Rows) -> Body:
 def send_file(address: str, model: str, data: bytes) -> tuple[int, dict[str, Any]]:
     """Send a file's bytes to the ensemble at `host:port` of HTTP, as `curl --data-binary @grain.jpg` does.
 
-    Returns the status, and the record that `rice infer` prints, or `{"error": why}`.
+    Returns:
+        The status, and the record that `rice infer` prints, or `{"error": why}`.
     """
     with closing(HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
         # a header of no length: the request is the file and nothing else
@@ -134,30 +134,6 @@ def measure_point(
         "client_cpu_ms": own / images * 1e3,
         "watched": (before, after),
     }
-
-
-def fault(host: str, port: int, model: str) -> str | None:
-    """Send a picture through every instance of the models behind the ensemble; returns the first error, None for none.
-
-    Triton says that it is ready although a worker is dead. Twice as many at once as the model with the most instances
-    has: a free one takes the next.
-    """
-    if not is_ready(host, port, *public_models(model)):
-        return "not ready"
-    address, grain, ensemble = f"{host}:{port}", drawn_grain(), public_models(model)[1]
-
-    def config(name: str) -> dict[str, Any]:
-        with closing(Connection("http", address, name, CALL_SECONDS)) as connection:
-            return connection.config()
-
-    try:
-        steps = [step["model_name"] for step in config(ensemble)["ensemble_scheduling"]["step"]]
-        number = 2 * max(int(group["count"]) for step in steps for group in config(step)["instance_group"])
-        with ThreadPoolExecutor(number) as threads:
-            sent = [threads.submit(send_file, address, ensemble, grain) for _ in range(number)]
-            return next(filter(None, (each.result()[1].get("error") for each in sent)), None)
-    except (RiceError, OSError, HTTPException, ValueError, KeyError) as error:
-        return str(error)
 
 
 @contextmanager
