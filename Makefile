@@ -14,7 +14,7 @@ PROFILE ?= smoke
 ## SET="a.b=c d.e=f"     parameters to write into the profile first, e.g. SET="data.path=/rice.zip finetune.epochs=1"
 SET ?=
 export SET
-## ARGS="-k split"       more arguments for pytest
+## ARGS="-k split"       more arguments for pytest, or with `make lab` for JupyterLab: ARGS="--no-browser --port 8890"
 ARGS ?=
 ## TORCH_INDEX=URL       take torch's CPU wheels from this simple index and leave CUDA out: 2.7 GB in place of 7.1 (default: PyPI)
 ## DEVICE=gpu            ONNX Runtime for NVIDIA GPUs and TensorRT in place of ONNX Runtime for CPUs (default: cpu)
@@ -116,7 +116,8 @@ format: $(ENV)  ## put the code into the one style
 	@ruff format .
 
 lab: $(ENV) $(SERVE_ENV)  ## open the notebooks in JupyterLab
-	@jupyter lab notebooks
+	@# as root, the only user of many containers, JupyterLab does not start without this option
+	@jupyter lab notebooks $$(test "$$(id -u)" != 0 || echo --allow-root) $(ARGS)
 
 push: $(ENV) .dvc/scm-checked  ## store data, models and reports in the DVC remote, where `make report` looks first
 	@dvc push --run-cache
@@ -160,7 +161,7 @@ remade = if [ ! -x $(1)/bin/python ] || [ "$$(cat $(1)/.installed 2>/dev/null)" 
 		rm -rf $(1); "$(UV)" venv --quiet --python "$(3)" $(1); \
 	fi; rm -f $(1)/.installed
 
-EXTRAS := $(if $(filter gpu,$(DEVICE)),--no-dev $(addprefix --extra ,gpu bulk demo grains serve train dev))
+EXTRAS := $(if $(filter gpu,$(DEVICE)),--no-dev $(addprefix --extra ,gpu bulk demo grains heic serve train dev))
 LIST := --quiet --no-header --no-hashes --no-annotate --no-emit-project
 
 # With TORCH_INDEX all is installed but torch, torchvision and what nothing but these two asks for (CUDA, Triton's compiler)

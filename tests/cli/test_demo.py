@@ -20,7 +20,7 @@ from support.browser import chromium
 from support.models import tiny_onnx, write_grains
 from support.trays import BySize, Setting, compose, synthetic_grains
 
-from rice_lib.backends.open import open_predictor
+from rice_lib.backends.open import default_model, open_predictor
 from rice_lib.cli.demo import answer_grain, answer_tray
 from rice_lib.contract.decode import BadImageError
 from rice_lib.data.synthetic import VARIETIES
@@ -52,8 +52,18 @@ def test_a_grain_is_answered_with_what_decides(tmp_path):
     (row,) = csv.DictReader(io.StringIO(answer.csv))
     assert row["path"] == file.name
     assert row["label"] in VARIETIES
-    assert all(variety in answer.table for variety in VARIETIES)
+    lines = answer.table.splitlines()  # a line a variety, the likeliest first
+    assert lines[0].startswith(row["label"])
+    assert sorted(line.split()[0] for line in lines) == sorted(VARIETIES)
     assert answer.picture.width > 224
+
+
+def test_a_rejected_grain_is_answered_with_the_reason(tmp_path):
+    Image.new("RGB", (300, 300), "white").save(tmp_path / "white.png")
+    with open_predictor(default_model()) as predictor:
+        table = answer_grain(predictor, tmp_path / "white.png").table
+    assert table.startswith("unknown: not a single grain")
+    assert "\n" not in table
 
 
 def test_what_is_no_photograph_is_one_line(tmp_path):

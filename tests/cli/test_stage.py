@@ -85,12 +85,21 @@ def test_a_failing_cell_shows_traceback_notebook_and_how_to_resume(checkout):
     assert "ZeroDivisionError: division by zero" in done.stderr
     assert "fine / 0" in done.stderr
     assert "\x1b[" not in done.stderr, "no colours where there is no terminal"
-    assert "error: 05_export failed: cell In [4]" in done.stderr
+    assert "error: 05_export failed: cell In [4]: division by zero" in done.stderr
     assert "reports/tiny/notebooks/05_export.ipynb" in done.stderr
     assert "make report PROFILE=tiny" in done.stderr
     executed = nbformat.read(Paths(checkout, "tiny").notebook("05_export"), as_version=4)
     assert [cell.source for cell in executed.cells if any(o.output_type == "error" for o in cell.get("outputs", []))]
     assert [file.name for file in (checkout / "reports/tiny/notebooks").iterdir()] == ["05_export.ipynb"]
+
+
+@pytest.mark.slow
+def test_wrong_input_of_a_cell_is_said_without_a_traceback(checkout):
+    write(checkout, "from rice_lib.common.errors import RiceError", "raise RiceError('/nowhere: no such folder')")
+    done = run("05_export", "--profile", "tiny")
+    assert done.returncode == 1
+    assert "error: 05_export failed: cell In [4]: /nowhere: no such folder\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

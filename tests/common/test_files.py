@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,17 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path):
         raise KeyboardInterrupt
     assert file.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_names_the_folder_and_leaves_the_old_one(tmp_path):
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(RiceError, match=r"cut: cannot be written \(No space left"), atomic_folder(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(ConnectionResetError), atomic_folder(folder):
+        raise ConnectionResetError  # from a download: not the folder's fault
+    assert [file.name for file in tmp_path.rglob("*")] == ["cut", "old"]
 
 
 def test_a_folder_takes_the_place_of_another_when_it_is_complete(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from rice_lib.explain.picture import COLOURS, colour_bar, overlay, poster
 
@@ -31,3 +32,11 @@ def test_a_poster_takes_any_map_and_any_text(largest):
     sheet = poster(np.zeros((448, 448, 3), np.uint8), "unknown: " + "x" * 300, "y" * 300, largest)
     assert sheet.width == 468
     assert (np.asarray(sheet)[:, -8:] == 255).all(), "a text runs over the edge"
+
+
+def test_the_scale_of_a_poster_is_a_number_for_people(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, place, text, *rest, **more: drawn.append(text))
+    for largest in (0.2, 11.12):
+        poster(np.zeros((448, 448, 3), np.uint8), "", "", largest)
+    assert [text for text in drawn if "odds" in text] == ["the odds fall to 1 / 1.22", "the odds fall to 1 / 67,500"]

@@ -118,6 +118,8 @@ def test_a_gpu_gets_the_other_onnx_runtime(make, checkout):
     names = installed(make(checkout, "venv", "DRY_RUN=1", "DEVICE=gpu")).keys()
     assert {"onnxruntime-gpu", "tensorrt", "torch", "pytest"} <= names
     assert "onnxruntime" not in names
+    only_cpu = installed(make(checkout, "venv", "DRY_RUN=1")).keys() - names
+    assert only_cpu == {"onnxruntime"}, "a GPU's environment lacks nothing else, HEIC for instance"
     assert "DEVICE is cpu or gpu, not tpu" in make(checkout, "venv", "DEVICE=tpu", returncode=2)
 
 
@@ -185,6 +187,18 @@ def test_an_environment_that_is_a_link_is_used_as_it_is(make, small, tmp_path):
     os.utime(other / "uv.lock")
     assert "Installing" not in make(other, "venv")
     assert (small / ".venv" / ".installed").read_text().strip().endswith(str(small))
+
+
+@pytest.mark.parametrize(("user", "option"), [("0", "<--allow-root>"), ("1000", "")])
+def test_lab_starts_as_root_too_and_takes_arguments(make, small, user, option):
+    """JupyterLab does not start as root without being asked to, and many containers have no other user."""
+    (small / "own/bin").mkdir(parents=True)
+    for name, line in (("python", ""), ("jupyter", 'printf "<%s>" "$@"'), ("id", f"echo {user}")):
+        (small / "own/bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (small / "own/bin" / name).chmod(0o755)
+    for environment in (".venv", ".venv-serve"):
+        (small / environment).symlink_to("own")
+    assert f"<lab><notebooks>{option}<--port><8890>" in make(small, "lab", "ARGS=--port 8890")
 
 
 def test_values_of_set_reach_the_command_as_they_are(make, small, monkeypatch):

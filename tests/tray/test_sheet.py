@@ -123,3 +123,11 @@ def test_another_limit_for_broken_grains():
     grains = [grain_of((150, 40))] * 6 + [grain_of((100, 40))]
     assert sheet.measure(PLAIN, grains, None).broken.sum() == 1
     assert sheet.measure(PLAIN, grains, None, broken_below=0.5).broken.sum() == 0
+
+
+def test_head_rice_has_no_interval_where_no_grain_is_broken():
+    """Drawing the same grains again shows no broken one either, and 100 to 100 % would be a certainty."""
+    own = sheet.measure(PLAIN, [grain_of((150, 40))] * 6, None)
+    assert (own.head_rice.value, own.head_rice.interval) == (1.0, None)
+    assert own.as_dict()["head_rice_by_mass"] == {"value": 1.0, "interval": None}
+    assert next(row for row in own.rows() if row[0] == "head rice")[1:3] == ("100.0%", "")

@@ -35,7 +35,8 @@ SHELLS = ("bash", "zsh", "fish")
 def main() -> None:
     """Run the console command; ends the process."""
     verb = next(iter(sys.argv[1:]), "")
-    run_command(lambda: _run(sys.argv[1:]), f"rice {verb}", "serve" if verb in ("serve", "report") else "train")
+    extra = {"grains": "grains", "demo": "demo", "serve": "serve", "report": "serve"}.get(verb, "train")
+    run_command(lambda: _run(sys.argv[1:]), f"rice {verb}", extra)
 
 
 def _run(argv: list[str]) -> int:

@@ -58,7 +58,11 @@ def answer_grain(predictor: Predictor, photo: Path) -> Answer:
     (record,) = predict_batch(predictor, [replace(item, path=photo.name)])
     assert record.prediction is not None
     (relevance,) = relevance_maps(predictor, item.pixels[None])
-    return Answer.of(record, picture_of(record.prediction, item.pixels, relevance), Writer, predictor.labels)
+    answer = Answer.of(record, picture_of(record.prediction, item.pixels, relevance), Writer, predictor.labels)
+    scores = record.as_dict(len(predictor.labels))["scores"]  # one a line: a telephone is narrow
+    lines = [f"{name:<12}{score:7.2%}" for name, score in scores.items()]
+    lines = [*(lines if record.reason is None else [f"{record.label}: {record.reason}"]), *record.notes]
+    return replace(answer, table="\n".join(lines))
 
 
 def answer_tray(
@@ -104,7 +108,7 @@ def build_page(gradio: ModuleType, predictor: Predictor, options: argparse.Names
                 about = "diameter of a round object among the grains; 0 where there is none"
                 reference = gradio.Number(options.reference_mm or 0, label="Reference, mm", info=about)
             with gradio.Column(scale=2):
-                picture = gradio.Image(label="Annotated picture", buttons=["fullscreen", "download"])
+                picture = gradio.Image(show_label=False, buttons=["fullscreen", "download"])
                 table = gradio.HTML()
                 csv = gradio.DownloadButton("Download CSV", visible=False)
         asked = [photo.change, kind.change, reference.submit, reference.blur]
@@ -113,16 +117,14 @@ def build_page(gradio: ModuleType, predictor: Predictor, options: argparse.Names
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "rice demo") -> int:
-    """Serve the page until Ctrl-C or SIGTERM; raises `RiceError` where the libraries, the model or the port are not."""
+    """Serve the page until Ctrl-C or SIGTERM; raises `RiceError` where the model or the port are not."""
     options = parser(prog).parse_args(arguments)
     configure_pillow()
     with TemporaryDirectory(prefix="rice-demo-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        try:
-            import cv2  # noqa: F401
-            import gradio
-        except ImportError as error:
-            raise RiceError(f"{error.name} is not installed: pip install 'rice-lib[demo]'") from None
+        import cv2  # noqa: F401
+        import gradio
+
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Gradio ends at Ctrl-C
         with open_predictor(options.model or default_model(), options.threads) as predictor:
             # fonts of the reader's own system: Gradio's themes load Google's

@@ -117,17 +117,18 @@ def parser(prog: str = "rice export") -> argparse.ArgumentParser:
 
     onnx = commands.add_parser("onnx", help="a checkpoint directory to one .onnx file")
     onnx.add_argument("checkpoint", type=Path, help="directory with config.json and model.safetensors")
-    onnx.add_argument("--precision", choices=("float32", "float16", "int8"), default="float32")
+    onnx.add_argument("--precision", choices=("float32", "float16", "int8"), default="float32", help="default: float32")
     onnx.add_argument("--opset", type=int, default=20, help="ONNX operator set (default: %(default)s)")
     onnx.set_defaults(act=_onnx, suffixes=(".onnx",))
 
     tensorrt = commands.add_parser("tensorrt", help="an .onnx file to a plan for the GPU at hand")
     tensorrt.add_argument("onnx", type=Path, help="made by the onnx command; its precision is the plan's")
-    tensorrt.add_argument("--batches", type=int, nargs=3, default=(1, 8, 32), metavar=("MIN", "OPT", "MAX"))
+    names = ("MIN", "OPT", "MAX")
+    tensorrt.add_argument("--batches", type=int, nargs=3, default=(1, 8, 32), metavar=names, help="images a call")
     tensorrt.add_argument("--flavour", choices=FLAVOURS, default="tensorrt", help="TensorRT, or TensorRT for RTX")
     tensorrt.set_defaults(act=_tensorrt, suffixes=(".plan", ".engine"))
 
-    for verb, check in ((onnx, "check parity with torch on these"), (tensorrt, "accept the plan only if it agrees")):
+    for verb, check in ((onnx, "check it on these; int8 needs them"), (tensorrt, "accept the plan only if it agrees")):
         verb.add_argument("--output", type=Path, required=True, metavar="FILE")
         verb.add_argument("--images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help=check)
     return command

@@ -28,10 +28,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "rice grains") -> int:
     Raises `RiceError` for no photographs, no grains, or an output folder that holds other files.
     """
     arguments = parser(prog).parse_args(argv)
-    try:
-        from rice_lib.data import photographs
-    except ModuleNotFoundError as error:
-        raise RiceError(f"{prog} needs {error.name}, not installed here: pip install 'rice-lib[grains]'") from None
+    from rice_lib.data import photographs  # needs OpenCV
+
     configure_pillow()
     found, output = photographs.collect(arguments.input), arguments.output
     ours = not output.exists() or (output / photographs.ABOUT).is_file()

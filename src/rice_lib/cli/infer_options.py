@@ -56,7 +56,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     one_of("--grains", action="store_true", help="inputs are trays: find, classify and count their grains")
     scale("--mm-per-pixel", type=length, metavar="X", help="a tray's scale,")
     scale("--reference-mm", type=length, metavar="D", help="or the diameter of a round object lying in it")
-    add("--broken-below", type=_share, default=0.75, metavar="S", help="a tray's grains shorter than this are broken")
+    add("--broken-below", type=_share, default=0.75, metavar="S", help="grains below S of the mean length are broken")
     one_of("--explain", type=Path, metavar="DIR", help="save there what in each image decides")
     add("-h", "--help", action="help", help="this page")
     return command

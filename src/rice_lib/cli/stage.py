@@ -39,8 +39,8 @@ _ENVIRONMENT = {
 def run_stage(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook (`04_vit_finetune`) under a profile with `overrides` laid over it; returns the executed one.
 
-    Raises `RiceError` for wrong parameters, no such notebook (status 2), or a cell that failed (status 1; its traceback
-    is on stderr, and the notebook as far as it came is where the executed one would be).
+    Raises `RiceError` for wrong parameters, no such notebook (status 2), or a cell that failed (status 1; the notebook
+    as far as it came is where the executed one would be; the traceback of anything but a `RiceError` is on stderr).
     """
     known = (*NOTEBOOKS, *STUDIES)
     if name not in known:
@@ -92,7 +92,7 @@ def notebook_parameters(params: Params) -> dict[str, Any]:
 
 
 def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) -> str | None:
-    """Run a notebook; prints the traceback of a cell that fails, and returns where that was."""
+    """Run a notebook; returns where a cell failed and why, and prints the traceback of what is no `RiceError`."""
     os.environ.update(_ENVIRONMENT)
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
@@ -111,9 +111,10 @@ def _execute(source: Path, output: Path, parameters: dict[str, Any], root: Path)
             extra_arguments=["--log-level=ERROR"],
         )
     except PapermillExecutionError as error:
-        traceback = "\n".join(error.traceback)
-        print(traceback if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", traceback), file=sys.stderr)
-        return f"cell In [{error.exec_count}]"
+        if error.ename != RiceError.__name__:
+            traceback = "\n".join(error.traceback)
+            print(traceback if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", traceback), file=sys.stderr)
+        return f"cell In [{error.exec_count}]: {error.evalue}"
     except DeadKernelError as error:
         print(error, file=sys.stderr)
         return "its kernel died (out of memory?)"

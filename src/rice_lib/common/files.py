@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -40,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`, which takes the place of `path` on success and is removed on failure."""
+    """Yield a folder that replaces `path` on success and is removed on failure; a full disk is a `RiceError`."""
     import shutil
 
     fresh = path.with_name(f".{path.name}.tmp")
@@ -50,6 +51,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield fresh
         shutil.rmtree(path, ignore_errors=True)
         fresh.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of what is read, or from the network
+        raise RiceError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -62,7 +62,8 @@ def poster(picture: np.ndarray, heading: str, line: str, largest: float) -> Imag
     sheet.paste(bar, (_MARGIN, top))
     font = ImageFont.load_default(13)
     draw.text((_MARGIN, top + _BAR + 3), "no fall", MUTED, font)
-    scale = f"the odds fall to 1 / {np.exp(min(largest, 99)):,.3g}" if largest > 0 else "no fall anywhere"
+    odds = float(f"{np.exp(min(largest, 27)):.3g}")  # three digits; and 67,700, not 6.77e+04
+    scale = f"the odds fall to 1 / {odds:,.12g}" if largest > 0 else "no fall anywhere"
     draw.text((_MARGIN + size, top + _BAR + 3), scale, MUTED, font, anchor="ra")
     return sheet
 

@@ -118,7 +118,7 @@ def measure(
     mass = area * width
     drawn = np.random.default_rng(83).integers(0, len(mass), (1000, len(mass)))
     low, high = np.quantile((mass * ~broken)[drawn].sum(axis=1) / mass[drawn].sum(axis=1), (0.025, 0.975)).tolist()
-    head_rice = Estimate(float(mass[~broken].sum() / mass.sum()), (low, high))
+    head_rice = Estimate(float(mass[~broken].sum() / mass.sum()), (low, high) if low < high else None)
     shape = next(name for least, name in SHAPES if ratio >= least)
     unit = "px" if mm_per_pixel is None else "mm"
     return Sheet(unit, sizes, shape, broken, broken_below, head_rice, *_colours(image, grains))
