@@ -49,15 +49,15 @@ def test_the_deletion_test_knows_a_good_map_from_a_bad_one():
 
 
 def test_the_shipped_models_maps_mark_what_its_predictions_need():
-    """On the ten samples: 0.48 against 0.22 at random for a tenth of the patches, 0.65 against 0.45 for a fifth of the
-    area. Any patch of the grain moves the aligned frame, so that the model needs a random one, too."""
+    """On the ten samples, 15 % blacked out: 0.76 against 0.35 at random by number of patches, 0.54 against 0.33 by area.
+    Any patch of the grain moves the aligned frame, so that the model needs a random one, too."""
     pixels = np.stack([decode(file) for file in sorted(SAMPLES.rglob("*.jpg"))])
     with open_predictor(default_model(), threads=1) as predictor:
         maps = relevance_maps(predictor, pixels)
-        (patches,) = deletion_test(predictor, pixels, maps, [0.1], draws=5)
-        (area,) = deletion_test(predictor, pixels, maps, [0.2], budget="area", draws=5)
+        (patches,) = deletion_test(predictor, pixels, maps, [0.15], draws=40)
+        (area,) = deletion_test(predictor, pixels, maps, [0.15], budget="area", draws=40)
     assert patches.relevant > 1.5 * patches.random, patches
-    assert area.relevant > 1.2 * area.random, area
+    assert area.relevant > 1.3 * area.random, area
     assert patches.relevant_changed > 1.5 * patches.random_changed
 
 
