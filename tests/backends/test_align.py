@@ -161,9 +161,11 @@ def test_a_frame_and_a_choice_of_patches_exclude_each_other():
         aligned_model(foreground_patches=20)
 
 
-def test_what_an_aligned_model_attends_to_is_shown_in_the_middle():
+def test_what_an_aligned_model_attends_to_is_shown_in_the_middle_twice_as_large():
     shown = attended(grains(), aligned_model().config)
     assert shown.shape == (3, 224, 224, 3)
-    assert shown[:, 96:128, 64:160].max() > 150
-    shown[:, 96:128, 64:160] = 0
+    frame = shown[:, 80:144, 16:208].copy()
+    assert frame.max() > 150
+    np.testing.assert_array_equal(frame[:, ::2, ::2], frame[:, 1::2, 1::2])
+    shown[:, 80:144, 16:208] = 0
     assert not shown.any()

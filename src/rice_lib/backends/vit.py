@@ -281,7 +281,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
 
 
 def attended(images: np.ndarray, config: RiceViTConfig) -> np.ndarray:
-    """Show what a model attends to: its aligned frames in the middle of black, or the images with the rest dimmed.
+    """Show what a model attends to: its aligned frames, enlarged, on black, or the images with the rest dimmed.
 
     Args:
         images: uint8 `[N, H, W, 3]`.
@@ -296,9 +296,11 @@ def attended(images: np.ndarray, config: RiceViTConfig) -> np.ndarray:
     height, width = config.aligned_frame
     frames = GrainAlignment(IMAGE_SIZE, height, width)(normalise(torch.from_numpy(images)))
     pixels = (frames * NORMALISE_STD).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+    times = min(images.shape[1] // height, images.shape[2] // width)
+    enlarged = pixels.repeat(times, axis=1).repeat(times, axis=2)
+    top, left = (images.shape[1] - times * height) // 2, (images.shape[2] - times * width) // 2
     canvas = np.zeros_like(images)
-    canvas[:, top : top + height, left : left + width] = pixels
+    canvas[:, top : top + times * height, left : left + times * width] = enlarged
     return canvas
 
 
