@@ -73,7 +73,8 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
     """
     red, green, blue = (np.ascontiguousarray(pixels[::STEP, ::STEP, channel]) for channel in range(3))
     level = np.maximum(np.maximum(red, green), blue)
-    rim, background = _rim(level), background_level(level)
+    rim = _rim(level)
+    background = _background_of(rim)
     inside = np.flatnonzero(level > background)
     found = [np.count_nonzero(rim > background) / rim.size, inside.size / level.size]
     if inside.size < SMALLEST:
@@ -90,10 +91,13 @@ def extract_features(pixels: np.ndarray) -> np.ndarray:
 def background_level(brightest: np.ndarray) -> int:
     """Find the grey level that no pixel of an image's background exceeds; what does is grain.
 
-    Takes the brightest channel of every `STEP`-th pixel, uint8 `[h, w]`: so the rejection rule, the explanation and the
-    ten features draw the same line, whichever pixels they then compare with it.
+    Takes the brightest channel, uint8 `[height, width]`, and reads what the rejection rule reads of it: so the rule,
+    the explanation and the ten features draw the same line.
     """
-    rim = _rim(brightest)
+    return _background_of(_rim(brightest[::STEP, ::STEP]))
+
+
+def _background_of(rim: np.ndarray) -> int:
     level = int(np.partition(rim, rim.size // 2)[rim.size // 2]) + MARGIN
     return level if BACKGROUND_MAX < level <= DARK_MAX + MARGIN else BACKGROUND_MAX
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from rice_lib.contract.features import STEP, background_level, principal_moments
+from rice_lib.contract.features import background_level, principal_moments
 from rice_lib.data.manifest import usable
 
 FEATURE_NAMES = (
@@ -45,7 +45,7 @@ def grain_mask(image: np.ndarray) -> np.ndarray:
     """Find the largest connected object above `background_level` in any channel: uint8 `[224, 224]`, 0 and 1."""
     red, green, blue = cv2.split(image)
     brightest = cv2.max(cv2.max(red, green), blue)
-    _, bright = cv2.threshold(brightest, background_level(brightest[::STEP, ::STEP]), 1, cv2.THRESH_BINARY)
+    _, bright = cv2.threshold(brightest, background_level(brightest), 1, cv2.THRESH_BINARY)
     count, objects, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
     if count < 2:
         return bright

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rice_lib.contract.decode import IMAGE_SIZE
-from rice_lib.contract.features import STEP, background_level
+from rice_lib.contract.features import background_level
 from rice_lib.contract.prediction import Classifier
 
 PATCH = 16  # side of a patch in pixels
@@ -63,7 +63,7 @@ def grain_area(pixels: np.ndarray) -> np.ndarray:
     """Count the grain's pixels, those above `background_level`, in each patch: int `[N, patches]` of uint8
     `[N, 224, 224, 3]`."""
     brightest = pixels.max(axis=-1)
-    levels = np.array([background_level(level[::STEP, ::STEP]) for level in brightest], np.uint8)
+    levels = np.array([background_level(level) for level in brightest], np.uint8)
     bright = brightest > levels[:, None, None]
     return bright.reshape(-1, GRID, PATCH, GRID, PATCH).sum(axis=(2, 4)).reshape(-1, GRID * GRID)
 
