@@ -294,14 +294,19 @@ def attended(images: np.ndarray, config: RiceViTConfig) -> np.ndarray:
         assert isinstance(config.patch_size, int)
         return dim_unattended(images, config.foreground_patches, config.patch_size)
     height, width = config.aligned_frame
-    frames = GrainAlignment(IMAGE_SIZE, height, width)(normalise(torch.from_numpy(images)))
-    pixels = (frames * NORMALISE_STD).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = lay_frames(GrainAlignment(IMAGE_SIZE, height, width), images)
     times = min(images.shape[1] // height, images.shape[2] // width)
     enlarged = pixels.repeat(times, axis=1).repeat(times, axis=2)
     top, left = (images.shape[1] - times * height) // 2, (images.shape[2] - times * width) // 2
     canvas = np.zeros_like(images)
     canvas[:, top : top + times * height, left : left + times * width] = enlarged
     return canvas
+
+
+def lay_frames(alignment: GrainAlignment, images: np.ndarray) -> np.ndarray:
+    """Lay the grains of images, uint8 `[N, H, W, 3]`, into frames as grey levels: uint8 `[N, height, width, 3]`."""
+    levels = (alignment(normalise(torch.from_numpy(images))) * NORMALISE_STD).round().clamp(0, 255)
+    return levels.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
 
 
 def dim_unattended(images: np.ndarray, keep: int | None, patch_size: int, share: float = 0.45) -> np.ndarray:

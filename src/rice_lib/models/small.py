@@ -12,9 +12,9 @@ from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
 from rice_lib.backends.align import GrainAlignment
-from rice_lib.backends.vit import normalise
+from rice_lib.backends.vit import lay_frames, normalise
 from rice_lib.common.parameters import AugmentationParams
-from rice_lib.contract.decode import IMAGE_SIZE, NORMALISE_STD
+from rice_lib.contract.decode import IMAGE_SIZE
 from rice_lib.data.loading import Examples
 from rice_lib.models.augment import augment
 
@@ -40,11 +40,7 @@ class SmallCNN(nn.Sequential):
 def frames(examples: Examples, alignment: GrainAlignment | None = None) -> np.ndarray:
     """Lay the grains of all images into frames: uint8 `[n, 32, 80, 3]`; `alignment` may be another."""
     alignment = alignment or GrainAlignment(IMAGE_SIZE, HEIGHT, WIDTH)
-    laid = []
-    for pixels in examples.batches(64):
-        levels = (alignment(normalise(torch.from_numpy(pixels))) * NORMALISE_STD).round().clamp(0, 255)
-        laid.append(levels.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy())
-    return np.concatenate(laid)
+    return np.concatenate([lay_frames(alignment, pixels) for pixels in examples.batches(64)])
 
 
 def fit(
