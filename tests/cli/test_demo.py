@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from support.models import tiny_onnx, write_grains
 from support.trays import BySize, Setting, compose, synthetic_grains
 
 from rice_lib.backends.open import default_model, open_predictor
-from rice_lib.cli.demo import answer_grain, answer_tray
+from rice_lib.cli.demo import answer_grain, answer_tray, as_html
 from rice_lib.contract.decode import BadImageError
 from rice_lib.data.synthetic import VARIETIES
 
@@ -43,6 +45,16 @@ def test_a_tray_is_answered_as_the_command_answers_it(photograph):
     assert {row["path"] for row in rows} == {"tray <1>.jpg"}
     assert all(float(row["length_mm"]) > 0 for row in rows)
     assert answer.picture.width >= 850
+
+
+def test_a_remark_stays_whole_on_a_narrow_page_and_no_text_changes(photograph):
+    table = answer_tray(BySize(), photograph, mm_per_pixel=0.05).table
+    html = as_html(table)
+    lines = html.replace("<span style='display: block", "\n<").split("\n")[1:]
+    assert [unescape(re.sub("<[^>]*>", "", line)) for line in lines] == table.splitlines()
+    remarks = re.findall("inline-block[^>]*>([^<]*)</span>", html)
+    assert "of the mass, estimated as area x width" in remarks
+    assert not any("  " in remark for remark in remarks)
 
 
 def test_a_grain_is_answered_with_what_decides(tmp_path):

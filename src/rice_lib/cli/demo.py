@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -32,7 +33,8 @@ from rice_lib.predict.pipeline import predict_batch
 from rice_lib.predict.writers import Writer
 
 GRAIN, TRAY = "one grain", "a tray of grains"
-_TABLE = "font-size: min(14px, 2.8vw); white-space: pre-wrap"  # a telephone's width holds a row of figures
+_TABLE = "font-size: min(14px, 2.7vw); white-space: pre-wrap"  # a telephone's width holds a row of figures
+_LINE, _LAST = "display: block; padding-left: 4ch; text-indent: -4ch", "display: inline-block; text-indent: 0"
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,9 @@ class Answer:
     csv: str
 
     @classmethod
-    def of(cls, record: Any, picture: Image.Image, writer: Callable[..., Any], labels: Sequence[str]) -> Answer:
-        """Format a record by `Writer` or `TrayWriter`."""
-        table, csv = (writer(form, labels, len(labels)) for form in ("table", "csv"))
-        return cls(picture, table.text(table.as_dict(record)), csv.header + csv.text(csv.as_dict(record)))
+    def of(cls, record: Any, picture: Image.Image, table: str, csv: Any) -> Answer:
+        """Put a record and its table together; `csv` is the `Writer` or `TrayWriter` that formats it as CSV."""
+        return cls(picture, table, csv.header + csv.text(csv.as_dict(record)))
 
 
 def answer_grain(predictor: Predictor, photo: Path) -> Answer:
@@ -58,11 +59,11 @@ def answer_grain(predictor: Predictor, photo: Path) -> Answer:
     (record,) = predict_batch(predictor, [replace(item, path=photo.name)])
     assert record.prediction is not None
     (relevance,) = relevance_maps(predictor, item.pixels[None])
-    answer = Answer.of(record, picture_of(record.prediction, item.pixels, relevance), Writer, predictor.labels)
     scores = record.as_dict(len(predictor.labels))["scores"]  # one a line: a telephone is narrow
     lines = [f"{name:<12}{score:7.2%}" for name, score in scores.items()]
     lines = [*(lines if record.reason is None else [f"{record.label}: {record.reason}"]), *record.notes]
-    return replace(answer, table="\n".join(lines))
+    csv = Writer("csv", predictor.labels, len(predictor.labels))
+    return Answer.of(record, picture_of(record.prediction, item.pixels, relevance), "\n".join(lines), csv)
 
 
 def answer_tray(
@@ -75,8 +76,18 @@ def answer_tray(
 
     image = np.asarray(open_image(str(photo)))
     record = analyse(predictor, photo.name, image, mm_per_pixel=mm_per_pixel, reference_mm=reference_mm)
-    answer = Answer.of(record, draw(image, record), TrayWriter, predictor.labels)
-    return replace(answer, table=answer.table + "".join(f"note: {note}\n" for note in record.notes))
+    table, csv = (TrayWriter(form, predictor.labels, len(predictor.labels)) for form in ("table", "csv"))
+    text = table.text(table.as_dict(record)) + "".join(f"note: {note}\n" for note in record.notes)
+    return Answer.of(record, draw(image, record), text, csv)
+
+
+def as_html(table: str) -> str:
+    """Lay out a table of text for any width: a last column that does not fit goes below its row, indented."""
+    rows = [
+        re.sub(r"(?<= {3})\S+( \S+)*$", rf"<span style='{_LAST}'>\g<0></span>", escape(row))
+        for row in table.splitlines()
+    ]
+    return f"<pre style='{_TABLE}'>" + "".join(f"<span style='{_LINE}'>{row}</span>" for row in rows) + "</pre>"
 
 
 def build_page(gradio: ModuleType, predictor: Predictor, options: argparse.Namespace, folder: Path) -> Any:
@@ -95,7 +106,7 @@ def build_page(gradio: ModuleType, predictor: Predictor, options: argparse.Names
         file.write_text(answer.csv, encoding="utf-8", errors="backslashreplace", newline="")
         return (
             answer.picture,
-            f"<pre style='{_TABLE}'>{escape(answer.table)}</pre>",
+            as_html(answer.table),
             gradio.DownloadButton(value=str(file), visible=True),
         )
 
