@@ -5,6 +5,7 @@ The first line of a file in `params/invalid/` is a comment: what the error must 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,14 @@ def test_every_fault_is_named():
 def test_unknown_profile_names_the_nearest():
     with pytest.raises(RiceError, match="no such profile; did you mean smoke"):
         load_params("smoek")
+
+
+def test_a_profile_by_path_in_a_folder_without_profiles_says_so(tmp_path):
+    with pytest.raises(RiceError, match=rf"no such profile; {re.escape(str(tmp_path))} holds no \.yml files$"):
+        load_params(str(tmp_path / "mine.yml"))
+    (tmp_path / "others.yml").write_text("")
+    with pytest.raises(RiceError, match=r"no such profile; known: others$"):
+        load_params(str(tmp_path / "mine.yml"))
 
 
 def test_overrides_are_merged_key_by_key_and_validated():

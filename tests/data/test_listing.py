@@ -64,7 +64,7 @@ def test_every_folder_is_a_class_whatever_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (["Basmati"], r"1 found \(Basmati\), at least 2 are needed"),
+        (["Basmati"], r"classes found: Basmati; at least 2 are needed"),
         (["basmati", "Basmati", "x"], "differ by case alone"),
         (["Unknown", "x"], "class 'Unknown': a name that files of records cannot hold"),
         (["x\ny", "x"], "cannot hold"),

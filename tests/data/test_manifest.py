@@ -161,7 +161,7 @@ def test_no_image_no_manifest_and_a_foreign_file_are_errors(tmp_path):
     run = folder_run(tmp_path, {"Arborio/readme.txt": b""})
     with pytest.raises(RiceError, match="no folders of images a class"):
         manifest.build(run)
-    with pytest.raises(RiceError, match="no manifest; run notebook 01_eda"):
+    with pytest.raises(RiceError, match=rf"no manifest; run notebook 01_eda \(.* PROFILE={run.paths.profile}\) first"):
         manifest.read(run.paths)
     write(run.paths.data, {"manifest.csv": b"a,b\n1,2\n"})
     with pytest.raises(RiceError, match="not a manifest"):

@@ -116,7 +116,7 @@ def test_an_unfinished_fetch_is_not_located(tmp_path, monkeypatch):
         patch.setattr(synthetic, "write_images", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch(run)
-    with pytest.raises(RiceError, match="not fetched yet"):
+    with pytest.raises(RiceError, match=r"not fetched yet; .* PROFILE=\w+\)"):
         sources.locate(run.params.data, run.paths)
     assert not [path for path in run.paths.data.rglob("*") if path.is_file()]
     fetch(run)

@@ -28,7 +28,7 @@ def normalise(name: str) -> str:
 def check_names(names: Sequence[str]) -> None:
     """Check that a model can predict these classes and every file can hold their names; raises `RiceError`."""
     if len(names) < 2:
-        raise RiceError(f"classes: {len(names)} found ({', '.join(names)}), at least 2 are needed, one folder each")
+        raise RiceError(f"classes found: {', '.join(names) or 'none'}; at least 2 are needed, one folder each")
     seen: dict[str, str] = {}
     for name in names:
         if name.casefold() in RESERVED or not name.isprintable() or name != name.strip():
@@ -50,6 +50,6 @@ def read_classes(paths: Paths) -> tuple[str, ...]:
         numbers: dict[str, int] = read_json(paths.labels)["labels2id"]
         return tuple(sorted(numbers, key=numbers.__getitem__))
     except FileNotFoundError:
-        raise RiceError(f"{paths.labels}: no class names; run notebook 01_eda (make report) first") from None
+        raise RiceError(f"{paths.labels}: no class names; {paths.run('01_eda')} first") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise RiceError(f"{paths.labels}: not a file of class names; run notebook 01_eda (make report) again") from None
+        raise RiceError(f"{paths.labels}: not a file of class names; {paths.run('01_eda')} again") from None

@@ -297,8 +297,9 @@ class _Loader(yaml.SafeLoader):
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        known = sorted(p.stem for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
-        raise RiceError(f"{file}: no such profile{_nearest(file.stem, known)}")
+        known = sorted(p.stem for p in file.parent.glob(f"*{file.suffix}"))
+        hint = _nearest(file.stem, known) if known else f"; {file.parent.resolve()} holds no {file.suffix} files"
+        raise RiceError(f"{file}: no such profile{hint}")
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError) as error:

@@ -98,6 +98,10 @@ class Paths:
     # shared by all profiles
     mlruns = _place("mlruns")  # MLflow's database and artifacts
 
+    def run(self, notebook: str) -> str:
+        """Say in an error how to run a notebook: by itself, or as a stage of this profile."""
+        return f"run notebook {notebook} (make report PROFILE={self.profile})"
+
     def relative(self, path: Path) -> str:
         """Write a path as it is kept in files: relative to the root where it lies below it, POSIX."""
         path = path.resolve()

@@ -35,8 +35,6 @@ and sha256 of the file; width and height in pixels; duplicate: row of the first 
 `duplicates`); group: row of the first image that a split keeps it together with, which are duplicates and grains of one
 photograph; status: `ok`, or why the image is not used."""
 
-_AGAIN = "run notebook 01_eda (make report) again"
-
 
 def build(run: Run) -> pd.DataFrame:
     """Fetch and decode the images of a run; write its manifest, labels and pixel cache; return the manifest.
@@ -64,12 +62,13 @@ def read(paths: Paths) -> pd.DataFrame:
     types = dict.fromkeys(COLUMNS, "str") | numbers
     try:
         table = pd.read_csv(paths.manifest, dtype=types, keep_default_na=False, na_values={"number": [""]})
+        if tuple(table.columns) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(table.columns)}")
     except FileNotFoundError:
-        raise RiceError(f"{paths.manifest}: no manifest; run notebook 01_eda (make report) first") from None
+        raise RiceError(f"{paths.manifest}: no manifest; {paths.run('01_eda')} first") from None
     except ValueError as error:
-        raise RiceError(f"{paths.manifest}: not a manifest ({' '.join(str(error).split())}); {_AGAIN}") from None
-    if tuple(table.columns) != COLUMNS:
-        raise RiceError(f"{paths.manifest}: not a manifest (its columns are {', '.join(table.columns)}); {_AGAIN}")
+        why = " ".join(str(error).split())
+        raise RiceError(f"{paths.manifest}: not a manifest ({why}); {paths.run('01_eda')} again") from None
     return table
 
 
@@ -88,7 +87,7 @@ def restore(run: Run) -> bool:
         decoded = decode_all([root / path for path in table["path"]], cache, params.data.workers)
         for path, expected, file in zip(table["path"], table["sha256"], decoded, strict=True):
             if file.sha256 != expected:
-                raise RiceError(f"{root / path}: not the image in {paths.manifest.name}; {_AGAIN}")
+                raise RiceError(f"{root / path}: not the image in {paths.manifest.name}; {paths.run('01_eda')} again")
     write_json(paths.cache / "cache.json", {"rows": _hash_rows(table)})
     return True
 
@@ -103,9 +102,9 @@ def open_cache(paths: Paths) -> np.ndarray:
         rows = read_json(paths.cache / "cache.json")["rows"]
         pixels = np.load(paths.cache / "pixels.npy", mmap_mode="r")
     except (OSError, ValueError, LookupError, TypeError):
-        raise RiceError(f"{paths.cache}: no pixel cache, or a damaged one; {_AGAIN}") from None
+        raise RiceError(f"{paths.cache}: no pixel cache, or a damaged one; {paths.run('01_eda')} again") from None
     if rows != _hash_rows(table) or pixels.shape != (len(table), IMAGE_SIZE, IMAGE_SIZE, 3):
-        raise RiceError(f"{paths.cache}: the pixel cache belongs to another manifest; {_AGAIN}")
+        raise RiceError(f"{paths.cache}: the pixel cache belongs to another manifest; {paths.run('01_eda')} again")
     return pixels
 
 

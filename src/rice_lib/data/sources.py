@@ -56,7 +56,7 @@ def locate(params: DataParams, paths: Paths) -> Path:
     if params.source == "folder":
         return find_class_root(_named_path(params, paths), params.classes)
     if not _record(paths):
-        raise RiceError(f"{paths.images}: images not fetched yet; run notebook 01_eda (make report) first")
+        raise RiceError(f"{paths.images}: images not fetched yet; {paths.run('01_eda')} first")
     return paths.images
 
 
@@ -132,7 +132,8 @@ def _kaggle_folder(dataset: str) -> Path:
 def _named_path(params: DataParams, paths: Paths) -> Path:
     """Give `data.path`, else `RICE_DATA`; relative to the project's root, whatever folder a notebook runs in."""
     if not (named := params.path or os.environ.get(PATH_VARIABLE)):
-        raise RiceError(f'data.path: name the {params.source} of images (SET="data.path=..."), or set {PATH_VARIABLE}')
+        how = f'make report PROFILE={paths.profile} SET="data.path=..."'
+        raise RiceError(f"data.path: name the {params.source} of images ({how}), or set {PATH_VARIABLE}")
     return paths.root / Path(named).expanduser()
 
 

@@ -42,7 +42,7 @@ def read(paths: Paths, scheme: str) -> pd.DataFrame:
     """Read a scheme's split (path, label, split); raises `RiceError` for none, another file, or another manifest's."""
     file = paths.split(scheme)
     if not file.is_file():
-        raise RiceError(f"{file}: no such split; notebook 02_split writes it where the images allow it")
+        raise RiceError(f"{file}: no such split; {paths.run('02_split')}, which writes it where the images allow it")
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             made_from = stream.readline().rstrip()
@@ -50,9 +50,9 @@ def read(paths: Paths, scheme: str) -> pd.DataFrame:
         if tuple(table.columns) != COLUMNS or not made_from.startswith(_MANIFEST) or not {*table["split"]} <= {*PARTS}:
             raise ValueError("another header, no manifest, or unknown parts")
     except ValueError as error:
-        raise RiceError(f"{file}: not a split file ({error}); run notebook 02_split again") from None
+        raise RiceError(f"{file}: not a split file ({error}); {paths.run('02_split')} again") from None
     if made_from != _MANIFEST + sha256_file(paths.manifest):
-        raise RiceError(f"{file}: made from another manifest; run notebook 02_split again")
+        raise RiceError(f"{file}: made from another manifest; {paths.run('02_split')} again")
     return table
 
 
