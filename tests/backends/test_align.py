@@ -87,6 +87,24 @@ def test_coarse_and_fine_frames_show_the_same_and_coarse_ones_skip_no_pixel():
     assert difference(coarse, coarse_too) < 0.75 * difference(fine, fine_too)
 
 
+def textured(pixels: int) -> np.ndarray:
+    """One grain with a fine texture, photographed so near that the whole scene is `pixels` wide."""
+    scene = cv2.resize(ellipse(), (1792, 1792)).astype(np.float32)
+    texture = cv2.resize(np.random.default_rng(0).normal(0, 30, (448, 448)).astype(np.float32), (1792, 1792))
+    scene = np.clip(scene + (texture * (scene[:, :, 0] > 100))[:, :, None], 0, 255)
+    seen = cv2.resize(scene, (pixels, pixels), interpolation=cv2.INTER_AREA)
+    edge = max(0, (224 - pixels) // 2)
+    seen = cv2.copyMakeBorder(seen, edge, edge, edge, edge, cv2.BORDER_CONSTANT)
+    cut = (len(seen) - 224) // 2
+    return np.rint(seen[cut : cut + 224, cut : cut + 224]).astype(np.uint8)
+
+
+def test_a_nearer_camera_gives_a_coarse_frame_hardly_sharper():
+    far, near = (frame.mean(0)[10:22, 30:66] for frame in frames(textured(160), textured(280)))
+    sharpness = [float((middle[1:] - middle[:-1]).std()) for middle in (far, near)]
+    assert sharpness[1] < 1.5 * sharpness[0]  # 1.6 with one sample a pixel, 1.4 with four
+
+
 def test_black_white_and_noise_give_finite_frames():
     black, white = np.zeros((224, 224, 3), np.uint8), np.full((224, 224, 3), 255, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)

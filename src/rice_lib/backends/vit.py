@@ -27,7 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, ViTLayer, eager_attention_forward
 from transformers.utils import logging
 
-from rice_lib.backends.align import GrainAlignment
+from rice_lib.backends.align import GrainAlignment, average
 from rice_lib.backends.grain_features import FEATURES, FeatureHead, GrainFeatures
 from rice_lib.common.errors import RiceError
 from rice_lib.common.files import read_json
@@ -201,6 +201,14 @@ class RiceViTForImageClassification(ViTForImageClassification):
             head: Any = FeatureHead(config.hidden_size + FEATURES, int(config.num_labels or 0))
             self.classifier = head
 
+    @property
+    def step(self) -> int:
+        """The side in pixels of the squares whose means are all that the model reads."""
+        embeddings: nn.Module = self.vit.embeddings
+        if isinstance(embeddings, AlignedEmbeddings) and not self.config.grain_features:
+            return embeddings.alignment.step
+        return 1
+
     def forward(  # type: ignore[override]  # of the base class's options, none but these is used
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **options: Any
     ) -> Any:
@@ -243,12 +251,16 @@ class PixelClassifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise and classify."""
-        return self.model(pixel_values=normalise(images, self.model.dtype)).logits.float()
+        pixels = normalise(images, self.model.dtype, self.model.step)
+        return self.model(pixel_values=pixels).logits.float()
 
 
-def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Normalise uint8 `[N, H, W, 3]` to `[N, 3, H, W]` in about [-1, 1]."""
-    pixels = images.permute(0, 3, 1, 2).to(dtype, copy=True)
+def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32, step: int = 1) -> torch.Tensor:
+    """Normalise uint8 `[N, H, W, 3]`, or its means of `step` x `step` pixels, to [-1, 1]: `[N, 3, H / step, W / step]`.
+
+    Means come first, so that the rest has a quarter of the pixels; a mean of four bytes is exact in float32.
+    """
+    pixels = average(images.permute(0, 3, 1, 2).to(dtype, copy=True), step)
     return pixels.sub_(NORMALISE_MEAN).div_(NORMALISE_STD)  # in place: new memory for a batch costs as much again
 
 

@@ -148,7 +148,8 @@ def quantise(path: Path, target: Path, pixels: np.ndarray) -> Path:
             return next(({"images": part} for part in self.parts), None)
 
     graph = onnx.load(path).graph
-    weights = {each.name for each in graph.initializer}
+    # equal weights take a mean, which belongs to the alignment
+    weights = {each.name for each in graph.initializer if len(np.unique(onnx.numpy_helper.to_array(each))) > 1}
     chosen = [node.name for node in graph.node if node.op_type in ("Conv", "MatMul") and node.input[1] in weights]
     logging.disable(logging.WARNING)  # it advises to optimise the graph first, for which there is no need
     try:
