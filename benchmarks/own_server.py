@@ -22,6 +22,7 @@ MODEL = "rice"
 """The name that the benchmarks' servers serve a model by."""
 
 READY_S = 180.0
+GRPC_THREADS = ("grpc_global_tim", "timer_manager")
 SAMPLE_S = 0.2
 MIB = 2**20
 
@@ -58,6 +59,17 @@ def cpu_seconds(pid: int | None) -> dict[str, float]:
             continue
         spent[name] = spent.get(name, 0.0) + times.user + times.system
     return spent
+
+
+def front_seconds(pid: int) -> float:
+    """Read the CPU seconds of the threads that read a server's HTTP requests and send its responses.
+
+    Triton 2.51 starts them last, behind gRPC's, which name themselves; gRPC's own do nothing where nobody calls it.
+    """
+    (server,) = (process for name, process in _parts(pid) if name == "server")
+    names = {t.id: Path(f"/proc/{server.pid}/task/{t.id}/comm").read_text().strip() for t in server.threads()}
+    last = max(number for number, name in names.items() if name in GRPC_THREADS)
+    return sum(each.user_time + each.system_time for each in server.threads() if each.id > last)
 
 
 def memory_mib(pid: int) -> float:

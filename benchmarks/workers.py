@@ -2,8 +2,10 @@
 
     python benchmarks/workers.py --images FOLDER --output FILE.json
 
-Both arms run in turn, so that other work on the machine slows both. For Ray, a cluster of as many CPUs is started
-before each run and is not counted; the command's own start and its workers' is.
+Both arms run in turn, so that other work on the machine slows both. Beside them the machine's own ceiling is measured:
+the same work by two processes of one core each that know nothing of each other, against one of them alone. For Ray, a
+cluster of as many CPUs is started before each run and is not counted; the command's own start and its workers' is, and
+is measured once more with a single file.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import add_number, call, parser, photographs, python, ratio, run, span
+from common import Ratio, add_number, call, parser, photographs, python, ratio, run, span
 from tqdm import tqdm
 
 from rice_lib.common.errors import run_command
@@ -49,18 +52,29 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"runs": arguments.runs}
     if arguments.only != "training":
         files = photographs(arguments, folder)
-        names = folder / "names.txt"
+        names, single = folder / "names.txt", folder / "single.txt"
         # each photograph as often as it takes: a worker's share is 1,024 files
         again = -(-arguments.files // len(files))
         names.write_text("\n".join(map(str, (files * again)[: arguments.files])))
+        single.write_text(str(files[0]))
         seconds = _in_turn(arguments.runs, "ray", lambda workers: _predict(names, workers))
-        found["ray"] = {"files": arguments.files, "seconds": seconds, "ratio": ratio(seconds[1], seconds[2])}
+        starts = _in_turn(arguments.runs, "ray, a single file", lambda workers: _predict(single, workers))
+        bare = {n: [t - s for t, s in zip(seconds[n], starts[n], strict=True)] for n in WORKERS}
+        found["ray"] = {
+            "files": arguments.files, "seconds": seconds, "ratio": ratio(seconds[1], seconds[2]),
+            "start_seconds": starts, "ratio_without_start": ratio(bare[1], bare[2]),
+            "ceiling": _ceiling(arguments.runs, lambda core: _predict_alone(names, core)),
+        }  # fmt: skip
     if arguments.only != "ray":
         root = _prepare(folder, arguments)
         results = _in_turn(arguments.runs, "training", lambda processes: _train(root, processes))
         seconds = {number: [each["seconds"] for each in runs] for number, runs in results.items()}
         losses = {number: [each["best_validation_loss"] for each in runs] for number, runs in results.items()}
-        found["training"] = {"seconds": seconds, "ratio": ratio(seconds[1], seconds[2]), "validation_loss": losses}
+        roots = [root, shutil.copytree(root, folder / "second", symlinks=True)]
+        found["training"] = {
+            "seconds": seconds, "ratio": ratio(seconds[1], seconds[2]), "validation_loss": losses,
+            "ceiling": _ceiling(arguments.runs, lambda core: _train(roots[core], 1)["seconds"]),
+        }  # fmt: skip
     return found
 
 
@@ -72,6 +86,21 @@ def _in_turn(runs: int, title: str, one: Any) -> dict[int, list[Any]]:
                 found[workers].append(one(workers))
                 progress.update()
     return found
+
+
+def _ceiling(runs: int, job: Callable[[int], float]) -> Ratio:
+    """Compute how many times the work of one `job` two of them do at once, which take the numbers 0 and 1."""
+    with ThreadPoolExecutor(2) as pool:
+        pairs = [(job(0), max(pool.map(job, (0, 1)))) for _ in tqdm(range(runs), desc="ceiling", leave=False)]
+    alone, at_once = zip(*pairs, strict=True)
+    return ratio([2 * seconds for seconds in alone], at_once)
+
+
+def _predict_alone(names: Path, core: int) -> float:
+    """Classify the files by a process that keeps to one core: seconds of the command."""
+    command = python("-m", "rice_lib.infer", "-", "--threads", "1", "--format", "jsonl")
+    with names.open() as stdin:
+        return call("rice infer", command, stdin=stdin, preexec_fn=lambda: os.sched_setaffinity(0, {core}))[2]
 
 
 def _predict(names: Path, workers: int) -> float:
@@ -120,13 +149,14 @@ def describe(found: dict[str, Any]) -> str:
         {
             "what": name, "one worker, s": f"{statistics.median(found[name]['seconds'][1]):.1f}",
             "two workers, s": f"{statistics.median(found[name]['seconds'][2]):.1f}",
-            "one / two": span(found[name]["ratio"]),
+            "one / two": span(found[name]["ratio"]), "the machine's ceiling": span(found[name]["ceiling"]),
         }
         for name in ("ray", "training") if name in found
     ]  # fmt: skip
+    start = [f"ray without its start: {span(found['ray']['ratio_without_start'])}"] if "ray" in found else []
     losses = found.get("training", {}).get("validation_loss", {})
     lines = [f"validation loss, {n} processes: {', '.join(f'{v:.4f}' for v in each)}" for n, each in losses.items()]
-    return "\n".join([pd.DataFrame(rows).to_string(index=False), *lines])
+    return "\n".join([pd.DataFrame(rows).to_string(index=False), *start, *lines])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import own_server
 import pytest
 import server_load
+import server_parts
 from support.models import write_grains
 from support.triton import HAS_SERVER, NO_SERVER, write_onnx
 
@@ -107,3 +108,17 @@ def test_the_real_server_is_measured_beside_what_it_is_compared_with(tmp_path, c
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 120
     assert f"{found['bytes_to_infer']['1'][1]:.2f}" in shown
+
+
+@real
+@pytest.mark.slow
+def test_the_parts_of_a_request_are_of_every_process_and_add_up(tmp_path, capsys):
+    write_grains(tmp_path / "images", 4)
+    model, kept = write_onnx(tmp_path / "model.onnx"), tmp_path / "server_parts.json"
+    options = ["--model", model, "--images", tmp_path / "images", "--output", kept, "--seconds", 1, "--runs", 1]
+    assert server_parts.main(list(map(str, options))) == 0
+    pixels, files = (runs[0]["cpu_ms"] for runs in json.loads(kept.read_text())["runs"].values())
+    assert pixels[server_parts.FRONT] > 0 < pixels[server_parts.CORE]
+    assert len(pixels) == 3 + 2 * 1
+    assert len(files) == 3 + 2 * 3
+    assert "100%" in capsys.readouterr().out

@@ -48,13 +48,6 @@ def test_a_rejected_image_is_unknown_without_a_confidence():
     assert forced.scores == rejected.scores
 
 
-def test_features_that_are_given_are_not_computed_again():
-    pixels, features = grains(2), np.zeros((2, len(FEATURES)), np.float32)
-    assert all(p.reason for p in predict(model(Decision(1.0, OneObject())), pixels, features=features))
-    assert not any(p.reason for p in predict(model(Decision(1.0, OneObject())), pixels, features=feature_table(pixels)))
-    assert feature_table(pixels[:0]).shape == (0, len(FEATURES))
-
-
 def test_the_decision_is_read_after_the_logits():
     """A served model may switch versions during the call."""
     served = model(Decision(1.0))
@@ -66,3 +59,7 @@ def test_the_decision_is_read_after_the_logits():
     served.logits = logits
     (prediction, _) = predict(served, grains(2))
     assert prediction.confidence == pytest.approx(1 / 3, abs=1e-5)
+
+
+def test_no_images_have_a_table_without_rows():
+    assert feature_table(grains(2)[:0]).shape == (0, len(FEATURES))

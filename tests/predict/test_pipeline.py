@@ -16,6 +16,7 @@ from support.images import write_small
 from rice_lib import infer
 from rice_lib.backends.predictor import Predictor
 from rice_lib.common.machine import cores
+from rice_lib.contract import prediction
 from rice_lib.contract.decision import Decision
 from rice_lib.contract.prediction import UNKNOWN
 from rice_lib.contract.record import Record
@@ -139,17 +140,14 @@ def test_a_rejected_image_is_unknown_with_the_reason(dark_and_light):
     assert accepted[1] == light
 
 
-def test_features_are_computed_by_the_threads_that_decode_and_only_for_a_rule(dark_and_light, monkeypatch):
-    threads, extract = [], inputs.extract_features
-    monkeypatch.setattr(
-        inputs, "extract_features", lambda pixels: threads.append(threading.current_thread()) or extract(pixels)
-    )
-    list(predict_files(Model(Decision(rejection=Rule())), dark_and_light))
-    assert len(threads) == 2
-    assert threading.main_thread() not in threads
+def test_features_are_computed_only_for_a_rule(dark_and_light, monkeypatch):
+    computed, extract = [], prediction.extract_features
+    monkeypatch.setattr(prediction, "extract_features", lambda pixels: computed.append(1) or extract(pixels))
     list(predict_files(Model(Decision(rejection=Rule())), dark_and_light, reject=False))
     list(predict_files(Model(), dark_and_light))
-    assert len(threads) == 2
+    assert not computed
+    list(predict_files(Model(Decision(rejection=Rule())), dark_and_light))
+    assert len(computed) == 2
 
 
 @pytest.mark.parametrize("decision", [None, Decision(temperature=2.0)])

@@ -100,9 +100,12 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder for every call: twice the time
+
+
 def json_line(record: Mapping[str, Any]) -> str:
     """Write a record as one line of JSON."""
-    text = json.dumps(record, ensure_ascii=False)
+    text = _encode(record)
     try:
         text.encode()
     except UnicodeEncodeError:

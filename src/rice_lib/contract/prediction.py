@@ -55,16 +55,12 @@ class Classifier(Protocol):
         """float32 `[N, classes]` of uint8 `[N, 224, 224, 3]`."""
 
 
-def predict(
-    predictor: Classifier, pixels: np.ndarray, *, features: np.ndarray | None = None, reject: bool = True
-) -> list[Prediction]:
+def predict(predictor: Classifier, pixels: np.ndarray, *, reject: bool = True) -> list[Prediction]:
     """Classify images.
 
     Args:
         predictor: the model.
         pixels: uint8 RGB `[N, 224, 224, 3]` under the image contract.
-        features: `extract_features` of each image, float32 `[N, features]`, where they were computed before (by the
-            threads that decode); None computes them where the rejection rule needs them.
         reject: whether the model's rejection rule is applied.
 
     Returns:
@@ -79,9 +75,7 @@ def predict(
     decision = predictor.decision
     if not (reject and decision.rejects):
         return read_logits(predictor.labels, Decision(decision.temperature), logits, np.empty((len(logits), 0)))
-    if features is None:
-        features = feature_table(pixels)
-    return read_logits(predictor.labels, decision, logits, features)
+    return read_logits(predictor.labels, decision, logits, feature_table(pixels))
 
 
 def read_logits(

@@ -45,7 +45,8 @@ class Record:
             return {"path": self.path, "error": self.error, **notes}
         ranked = sorted(self.prediction.scores.items(), key=lambda pair: -pair[1])[:top_k]
         scores = {name: round(score, DECIMALS) for name, score in ranked}
-        record: dict[str, Any] = {"path": self.path, "label": self.label, "confidence": scores.get(self.label or "")}
+        label = self.prediction.label
+        record: dict[str, Any] = {"path": self.path, "label": label, "confidence": scores.get(label)}
         if self.reason is not None:
             record["reason"] = self.reason
         return {**record, "scores": scores, **notes}

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,7 +23,6 @@ import numpy as np
 from rice_lib.common.errors import RiceError
 from rice_lib.common.machine import cores
 from rice_lib.contract.decode import decode_with_notes, is_photograph
-from rice_lib.contract.features import extract_features
 from rice_lib.contract.image_file import SUFFIXES, BadImageError
 
 T = TypeVar("T")
@@ -42,8 +41,6 @@ class DecodedInput:
     error: str | None = None
     notes: tuple[str, ...] = ()
     """What was done to the file that a person may want to know."""
-    features: np.ndarray | None = None
-    """What the rejection rule reads (`extract_features`), float32 `[features]`, where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def _walk(folder: str) -> Iterator[Source]:
         yield Unreadable(folder, f"the folder holds no images ({', '.join(SUFFIXES)})")
 
 
-def decode_all(sources: Iterable[Source], batch_size: int, features: bool = False) -> Iterator[DecodedInput | None]:
+def decode_all(sources: Iterable[Source], batch_size: int) -> Iterator[DecodedInput | None]:
     """Decode files in the order given, at most a batch ahead of the caller; see `read_ahead` for None.
 
     Pillow frees the interpreter lock while it works: one thread a core. More threads, or a second batch ahead, only
@@ -138,55 +135,63 @@ def decode_all(sources: Iterable[Source], batch_size: int, features: bool = Fals
     Args:
         sources: what `expand` gives.
         batch_size: images that the caller predicts at once.
-        features: whether to compute the features of each image beside its pixels.
     """
     threads = min(max(2, cores()), batch_size)
-    return read_ahead(sources, partial(decode_source, features=features), threads, batch_size)
+    return read_ahead(sources, decode_source, threads, batch_size)
 
 
 def read_ahead(sources: Iterable[Source], read: Callable[[Source], T], threads: int, ahead: int) -> Iterator[T | None]:
-    """Apply `read` to sources in a few threads, at most `ahead` before the caller, and give the results in order.
+    """Apply `read` to sources in a few threads, and give the results in order; see `walk_ahead` for the rest."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
+        try:
+            for future in walk_ahead((pool.submit(read, source) for source in sources), ahead):
+                yield None if future is None else future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    Yields None where the next name is not there yet (a list that somebody types, or a slow `find`): use what you have.
+
+def walk_ahead(items: Iterable[T], ahead: int) -> Iterator[T | None]:
+    """Take items in a thread, at most `ahead` before the caller.
+
+    Yields None where the next one is not there yet (a list that somebody types, or a slow `find`): use what you have.
     """
-    ready: queue.SimpleQueue[Future[T] | None] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     room, stopped = threading.Semaphore(ahead), threading.Event()
 
     def walk() -> None:
         try:
-            for source in sources:
+            room.acquire()
+            for item in items:
+                ready.put((item,))
                 room.acquire()
                 if stopped.is_set():
                     return
-                ready.put(pool.submit(read, source))
             ready.put(None)
-        except BaseException as error:  # raised again by the thread that takes the results
-            failed: Future[T] = Future()
-            failed.set_exception(error)
-            ready.put(failed)
+        except BaseException as error:  # raised again by the thread that takes the items
+            ready.put(error)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
-        # a daemon: one that is blocked on a terminal's stdin must not keep the process from ending
-        threading.Thread(target=walk, name="walk", daemon=True).start()
-        try:
-            while True:
-                try:
-                    item = ready.get(timeout=PATIENCE_S)
-                except queue.Empty:
-                    yield None
-                    item = ready.get()
-                if item is None:
-                    return
-                room.release()
-                yield item.result()
-        finally:
-            stopped.set()
-            room.release()  # wakes the walker
-            pool.shutdown(wait=False, cancel_futures=True)
+    # a daemon: one that is blocked on a terminal's stdin must not keep the process from ending
+    threading.Thread(target=walk, name="walk", daemon=True).start()
+    try:
+        while True:
+            try:
+                found = ready.get(timeout=PATIENCE_S)
+            except queue.Empty:
+                yield None
+                found = ready.get()
+            if found is None:
+                return
+            if isinstance(found, BaseException):
+                raise found
+            room.release()
+            yield found[0]
+    finally:
+        stopped.set()
+        room.release()  # wakes the walker
 
 
-def decode_source(source: Source, features: bool) -> DecodedInput:
-    """Decode one input, and compute its features where they are asked for."""
+def decode_source(source: Source) -> DecodedInput:
+    """Decode one input."""
     if isinstance(source, Unreadable):
         return DecodedInput(source.path, error=source.error)
     if "\0" in source:
@@ -195,4 +200,4 @@ def decode_source(source: Source, features: bool) -> DecodedInput:
         pixels, notes = decode_with_notes(source)
     except BadImageError as error:
         return DecodedInput(source, error=str(error))
-    return DecodedInput(source, pixels, notes=notes, features=extract_features(pixels) if features else None)
+    return DecodedInput(source, pixels, notes=notes)

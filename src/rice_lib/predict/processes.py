@@ -17,12 +17,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rice_lib.backends.predictor import MIN_SHARE, Predictor
+from rice_lib.backends.predictor import Predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.contract.record import Record
-from rice_lib.predict.inputs import Source, decode_source, read_ahead
-from rice_lib.predict.pipeline import needs_features, predict_batch
+from rice_lib.predict.inputs import Source, walk_ahead
 from rice_lib.predict.pipeline import predict_files as predict_files_here
+from rice_lib.predict.pipeline import predict_in_turn
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -34,8 +34,9 @@ they win on 800 inputs."""
 MOST = 16
 """Processes at once: beyond, memory and the one that writes the records count for more than another core."""
 
-SHARE = 2 * MIN_SHARE
-"""Inputs that are handed to a process at once."""
+SHARE = 64
+"""Inputs that a process is handed at once, and answers with their records. Writing these takes the process that hands
+out 0.04 ms each where it wakes for 64, and 0.085 ms where it wakes for 16."""
 
 
 def predict_files(
@@ -56,7 +57,7 @@ def predict_files(
 
     count = min(predictor.processes, MOST)
     pool = ProcessPoolExecutor(count, get_context("spawn"))
-    work = partial(_predict, os.fspath(model), min(batch_size, MIN_SHARE), reject)
+    work = partial(_predict, os.fspath(model), batch_size, reject)
     pending: deque[Future[list[Record]]] = deque()
     try:
         with _deaf_to_interrupts():  # a process that is started meanwhile stays so: this one alone answers Ctrl-C
@@ -74,7 +75,7 @@ def predict_files(
 def _shares(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
     """Sources by `size`; where the next one is late, and at the end, those that are there, and an empty share."""
     share: list[Source] = []
-    for source in chain(read_ahead(sources, lambda source: source, 1, 32 * size), [None]):
+    for source in chain(walk_ahead(sources, 32 * size), [None]):
         if source is not None:
             share.append(source)
         if source is None or len(share) == size:
@@ -118,9 +119,4 @@ def _end_with_parent() -> None:
 
 
 def _predict(model: str, batch_size: int, reject: bool, sources: list[Source]) -> list[Record]:
-    predictor, records = _open(model), list[Record]()
-    features = needs_features(predictor, reject)
-    for first in range(0, len(sources), batch_size):  # decoded and predicted while the pixels are in the core's cache
-        decoded = [decode_source(source, features) for source in sources[first : first + batch_size]]
-        records += predict_batch(predictor, decoded, reject)
-    return records
+    return list(predict_in_turn(_open(model), sources, batch_size, reject))

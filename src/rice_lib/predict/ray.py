@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,14 @@ class Worker:
 
         configure_pillow()
         self._predictor = open_predictor(model, threads)
-        self._batch_size = batch_size
-        self._reject = reject
+        # a thread that decodes beside the model would take a second core, which is another worker's
+        classify = pipeline.predict_files if threads > 1 or "://" in model else pipeline.predict_in_turn
+        self._classify = partial(classify, self._predictor, batch_size=batch_size, reject=reject)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Classify a block of `_blocks`: its pickled `records`."""
         given, sources = zip(*pickle.loads(block["sources"]), strict=True)
-        records = pipeline.predict_files(self._predictor, sources, self._batch_size, self._reject)
+        records = self._classify(sources)
         named = [replace(record, path=path) for path, record in zip(given, records, strict=True)]
         return {"records": pickle.dumps(named)}
 

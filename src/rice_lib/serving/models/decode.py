@@ -53,12 +53,14 @@ def _respond(request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceRespons
     for row, data in enumerate(files):
         try:
             images[row], said = decode_with_notes(_from_base64(data))
-            features[row] = extract_features(images[row])
             notes[row] = "; ".join(said).encode()
         except BadImageError as error:
             errors[row] = str(error).encode()
-    if all(errors.ravel()):
+    readable = [row for row, error in enumerate(errors.ravel()) if not error]
+    if not readable:
         failure = pb_utils.TritonError(errors[0, 0].decode(), pb_utils.TritonError.INVALID_ARG)
         return pb_utils.InferenceResponse(error=failure)
+    for row in readable:  # in a loop of its own: each kind of work runs faster where it stays with its own code
+        features[row] = extract_features(images[row])
     columns = {"images": images, "features": features, "notes": notes, "error": errors}
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
