@@ -92,6 +92,7 @@ def _alone(predictor: Any, files: Sequence[bytes], pixels: np.ndarray, batches: 
 
 
 def _ms(part: Callable[[int, int], object], size: int, count: int) -> float:
+    size = min(size, count)
     part(0, size)
     begun, starts = time.process_time(), range(0, count - size + 1, size)
     for first in starts:
