@@ -9,7 +9,7 @@ from rice_lib.backends import vit
 from rice_lib.common.errors import RiceError
 from rice_lib.common.parameters import ArchitectureParams, FinetuneParams
 from rice_lib.data.synthetic import VARIETIES
-from rice_lib.models.vit import create_model, sine_cosine_positions
+from rice_lib.models.vit import create_model
 
 SMALL = ArchitectureParams(hidden_size=16, layers=2, heads=2)
 
@@ -132,11 +132,14 @@ def test_a_folder_without_a_checkpoint_is_one_line(tmp_path):
         vit.load_checkpoint(tmp_path)
 
 
-def test_sine_cosine_positions_are_distinct_and_bounded():
-    positions = sine_cosine_positions(14, 48)
-    assert positions.shape == (196, 48)
-    assert positions.abs().max() <= 1
-    assert torch.unique(positions, dim=0).shape[0] == 196
+def test_a_model_from_random_weights_begins_with_sine_cosine_positions():
+    params = FinetuneParams(model="scratch", architecture=ArchitectureParams(hidden_size=48, layers=1, heads=4))
+    positions = create_model(params, VARIETIES).vit.embeddings.position_embeddings[0, 1:].detach() / 0.2
+    across, down = torch.arange(14).repeat(14), torch.arange(14).repeat_interleave(14)
+    frequency = 10_000.0 ** -(torch.arange(12) / 12)
+    angles = [axis[:, None] * frequency for axis in (across, down)]
+    expected = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    torch.testing.assert_close(positions, expected)
 
 
 def test_dimming_leaves_the_attended_patches_as_they_are():

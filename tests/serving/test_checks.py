@@ -8,7 +8,6 @@ from rice_lib.backends.open import open_predictor
 from rice_lib.common.errors import RiceError
 from rice_lib.common.run import Run
 from rice_lib.serving import checks
-from rice_lib.serving.checks import CheckFailedError
 from rice_lib.serving.load import bodies, measure_point
 from rice_lib.serving.repository import Repository, drawn_grain, write_repository
 
@@ -104,13 +103,13 @@ def check_all(run, service):
     # a server that gives another model's numbers fails
     write_onnx(run.paths.onnx / "other.onnx", ("Arborio", "Basmati", "Ipsala", "Jasmine", "Other"))
     wrong = open_predictor(run.paths.onnx / "other.onnx")
-    with pytest.raises(CheckFailedError, match="labels"):
+    with pytest.raises(RiceError, match="labels"):
         checks.parity(service.clients, wrong, [1], 83, 1e-3)
     for shift, match in ((1, "logits differ by 1"), (np.nan, "logits differ by nan")):
         shifted = type(
             "Shifted", (), {"labels": reference.labels, "logits": lambda _, x, by=shift: reference.logits(x) + by}
         )()
-        with pytest.raises(CheckFailedError, match=match):
+        with pytest.raises(RiceError, match=match):
             checks.parity(service.clients, shifted, [1], 83, 1e-3)
-    with pytest.raises(CheckFailedError, match="rice infer"):
+    with pytest.raises(RiceError, match="rice infer"):
         checks.files(service.address["http"], "rice_bytes", wrong)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,28 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from rice_lib.common.run import Run
-from rice_lib.data.loading import Examples, open_examples
+from rice_lib.data.loading import Examples
 
 ITERATIONS = 3000  # of the solver (L-BFGS), which converges in a few hundred
-
-
-@dataclass(frozen=True)
-class Task:
-    """A split scheme as the baselines see it: training images, perhaps thinned, and the test split."""
-
-    scheme: str
-    train: Examples
-    test: Examples
-
-
-def open_task(run: Run, scheme: str) -> Task:
-    """Open the images of a scheme, the training images thinned to `baseline.max_train_images`.
-
-    Raises `RiceError` where the split is not there.
-    """
-    train = thin(open_examples(run.paths, scheme, "train"), run.params.baseline.max_train_images, run.params.seed)
-    return Task(scheme, train, open_examples(run.paths, scheme, "test"))
 
 
 def thin(examples: Examples, limit: int | None, seed: int) -> Examples:
@@ -49,15 +29,15 @@ def thin(examples: Examples, limit: int | None, seed: int) -> Examples:
 
 
 def extract(
-    tasks: Sequence[Task], compute: Callable[[np.ndarray], np.ndarray], batch_size: int, title: str
+    parts: Sequence[Examples], compute: Callable[[np.ndarray], np.ndarray], batch_size: int, title: str
 ) -> pd.DataFrame:
-    """Compute the features of every image of the tasks (of one manifest) once; shows progress.
+    """Compute the features of every image of some parts of splits (of one manifest) once; shows progress.
 
     `compute` takes uint8 `[n, 224, 224, 3]`, at most `batch_size` images, to float32 `[n, d]`. The table is indexed by
     the images' rows in the manifest: `table.loc[examples.rows]`.
     """
-    rows = np.unique(np.concatenate([part.rows for task in tasks for part in (task.train, task.test)]))
-    images = Examples(tasks[0].test.pixels, rows, np.zeros_like(rows), [], ())
+    rows = np.unique(np.concatenate([part.rows for part in parts]))
+    images = Examples(parts[0].pixels, rows, np.zeros_like(rows), [], ())
     return pd.DataFrame(np.concatenate([compute(batch) for batch in images.batches(batch_size, title)]), index=rows)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -96,12 +97,11 @@ def match_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
     Two ports of one network list the same layers in the same order under other names; they share a name's last part
     (weight, bias, running_mean, ...). Raises `RiceError` for the first tensor that does not fit.
     """
-    if len(wanted) != len(found):
-        raise RiceError(f"the weights do not fit the network: {len(found)} tensors for {len(wanted)}")
-    for (name, tensor), (other, value) in zip(wanted.items(), found.items(), strict=True):
-        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != value.shape:
-            found_as, wanted_as = f"{other} {tuple(value.shape)}", f"{name} {tuple(tensor.shape)}"
-            raise RiceError(f"the weights do not fit the network: {found_as} for {wanted_as}")
+    ours, theirs = (
+        [(name.rpartition(".")[2], *tensor.shape) for name, tensor in own.items()] for own in (wanted, found)
+    )
+    if misfit := next((pair for pair in zip_longest(theirs, ours) if pair[0] != pair[1]), None):
+        raise RiceError("the weights do not fit the network: {} for {}".format(*misfit))
     return dict(zip(wanted, found.values(), strict=True))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import build_sincos2d_pos_embed
 from transformers.utils import logging
 
 from rice_lib.backends.vit import STEM_STRIDE, RiceViTConfig, RiceViTForImageClassification
@@ -84,18 +85,10 @@ def _from_scratch(params: FinetuneParams, changes: dict[str, Any]) -> RiceViTFor
         if isinstance(layer, torch.nn.Conv2d) and layer is not model.vit.embeddings.patch_embeddings.projection:
             layer.reset_parameters()
     with torch.no_grad():
+        # where training is short, learnt positions start best from sines and cosines (Beyer, Zhai & Kolesnikov 2022,
+        # "Better plain ViT baselines for ImageNet-1k", arXiv:2205.01580)
         side = IMAGE_SIZE // shape.patch_size
-        model.vit.embeddings.position_embeddings[0, 1:] = 0.2 * sine_cosine_positions(side, shape.hidden_size)
+        positions = build_sincos2d_pos_embed([side, side], shape.hidden_size, interleave_sin_cos=True)
+        # columns first, as the weights that ship were trained
+        model.vit.embeddings.position_embeddings[0, 1:] = 0.2 * positions.roll(shape.hidden_size // 2, 1)
     return model
-
-
-def sine_cosine_positions(side: int, width: int) -> torch.Tensor:
-    """Compute two-dimensional sine-cosine position embeddings, float32 `[side * side, width]`, in reading order.
-
-    Where training is short, learnt positions start best from these (Beyer, Zhai & Kolesnikov 2022, "Better plain ViT
-    baselines for ImageNet-1k", arXiv:2205.01580).
-    """
-    frequency = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
-    down, across = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angles = [axis.flatten()[:, None] * frequency for axis in (across, down)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)

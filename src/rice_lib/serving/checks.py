@@ -1,6 +1,6 @@
 """The checks of notebook 07: what an application relies on, each checked on a running server.
 
-Each returns a table for people, and raises `CheckFailedError` where the server fails it.
+Each returns a table for people, and raises `RiceError` (exit status 1) where the server fails it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,6 @@ UNKNOWN = {"http": "404", "grpc": "NOT_FOUND"}
 
 SCORE_TOLERANCE = 1e-5
 SWITCH_CLIENTS = 8  # that send requests while versions are switched
-
-
-class CheckFailedError(RiceError):
-    """A running server fails a check; exit status 1."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=1)
 
 
 @dataclass(frozen=True)
@@ -92,11 +85,11 @@ def parity(
         expected = reference.logits(pixels)
         for protocol, client in clients.items():
             if client.labels != reference.labels:
-                raise CheckFailedError(f"{protocol}: labels {client.labels}, the model has {reference.labels}")
+                raise RiceError(f"{protocol}: labels {client.labels}, the model has {reference.labels}", 1)
             logits = client.logits(pixels)
             difference = float(np.abs(logits - expected).max())
             if not difference <= tolerance:  # so that NaN fails, too
-                raise CheckFailedError(f"{protocol}, batch {batch}: logits differ by {difference:g} > {tolerance:g}")
+                raise RiceError(f"{protocol}, batch {batch}: logits differ by {difference:g} > {tolerance:g}", 1)
             same = int((logits.argmax(1) == expected.argmax(1)).sum())
             rows.append((batch, NAMES[protocol], difference, same))
     return pd.DataFrame(rows, columns=["images a request", "protocol", "largest difference", "same prediction"])
@@ -115,7 +108,7 @@ def files(address: str, model: str, reference: Predictor, grain: bytes | None = 
         expected = classify_here(reference, data)
         difference = _difference(record, expected)
         if status != (400 if "error" in expected else 200) or not difference <= SCORE_TOLERANCE:
-            raise CheckFailedError(f"{form}: the server says {record}, rice infer {expected}")
+            raise RiceError(f"{form}: the server says {record}, rice infer {expected}", 1)
         why = record.get("error") or record.get("reason", "")
         rows.append((form, status, record.get("label", ""), record.get("confidence"), why, difference))
     return pd.DataFrame(rows, columns=["file", "HTTP status", "prediction", "confidence", "reason", "difference"])
@@ -137,7 +130,7 @@ def malformed(address: Mapping[Protocol, str], model: str, limit: int) -> pd.Dat
             with closing(Connection(protocol, where, name)) as connection:
                 error = connection.infer("", INPUT, pixels).exception()
             if not isinstance(error, ServerError) or error.code != expected[protocol]:
-                raise CheckFailedError(f"{protocol}, {what}: {error or 'accepted'}, not {expected[protocol]}")
+                raise RiceError(f"{protocol}, {what}: {error or 'accepted'}, not {expected[protocol]}", 1)
             reason = error.why.removeprefix("[request id: <id_unknown>] ").split(". ")[0]
             rows.append((what, NAMES[protocol], error.code, reason))
     return pd.DataFrame(rows, columns=["request", "protocol", "status", "the server says"])
@@ -162,7 +155,7 @@ def switch_under_load(repository: Repository, server: life.RunningServer) -> pd.
             repository.switch(version, control)
     repository.discard(made.version)
     if lost := counts.failures:
-        raise CheckFailedError(f"{len(lost)} requests were lost while versions were switched: {lost[0]}")
+        raise RiceError(f"{len(lost)} requests were lost while versions were switched: {lost[0]}", 1)
     rows = [(model, version, count) for (model, version), count in sorted(answered.items())]
     return pd.DataFrame(rows, columns=["model", "version", "requests answered"])
 

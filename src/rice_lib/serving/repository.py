@@ -166,7 +166,7 @@ class Repository:
             active = self.active()
             code = [*sorted(CONTRACT.glob("*.py")), *sorted(MODELS.glob("*.p*"))]
             made = Version(
-                version=self._next(),
+                version=max(self._numbers(), default=0) + 1,  # none is used again
                 onnx_sha256=sha256_file(model),
                 source=str(model),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -236,10 +236,8 @@ class Repository:
         """Keep the version that answers, the one that a rollback goes back to, and three in all; remove the others."""
         known = list(self.versions())
         keep = {active.version, active.replaces, *known[-KEPT:]}
-        for folder in self.folder.iterdir():
-            number = re.match(rf"{re.escape(self.name)}_v(\d+)(?=$|_)", folder.name)
-            if number and int(number[1]) not in keep:
-                self.discard(int(number[1]))
+        for number in self._numbers() - keep:
+            self.discard(number)
         for folder in (f for name in self.public for f in (self.folder / name).glob("[0-9]*")):
             if int(folder.name) not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -256,10 +254,10 @@ class Repository:
         for name in sorted(self.steps(version)):  # the classifier first: without it the version is incomplete
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def _next(self) -> int:
-        """Choose the next number; none is used again, not even that of a version whose writing was cut off."""
-        found = (re.match(rf"{re.escape(self.name)}_v(\d+)", f.name) for f in self.folder.iterdir())
-        return max((int(match[1]) for match in found if match), default=0) + 1
+    def _numbers(self) -> set[int]:
+        """Find the numbers of all versions, also of one whose writing was cut off."""
+        found = (re.match(rf"{re.escape(self.name)}_v(\d+)(?=$|_)", f.name) for f in self.folder.iterdir())
+        return {int(match[1]) for match in found if match}
 
     def _write_version(self, staged: Path, made: Version, labels: Sequence[str], decision: Decision) -> None:
         """Write the folders of a version's models, but for the model itself."""
