@@ -86,14 +86,19 @@ def test_without_a_serving_environment_the_command_says_what_makes_one(tmp_path,
         server_load.main(["--images", str(tmp_path / "images"), "--model", str(model)])
 
 
+def measured(benchmark, folder, images, *options):
+    """Run a benchmark of a real server, once and for a second, on a model with random weights: what it writes."""
+    write_grains(folder / "images", images)
+    model, kept = write_onnx(folder / "model.onnx"), folder / "found.json"
+    given = ["--model", model, "--images", folder / "images", "--output", kept, "--seconds", 1, "--runs", 1, *options]
+    assert benchmark.main(list(map(str, given))) == 0
+    return json.loads(kept.read_text())
+
+
 @real
 @pytest.mark.slow
 def test_the_real_server_is_measured_beside_what_it_is_compared_with(tmp_path, capsys):
-    write_grains(tmp_path / "images", 8)
-    model, kept = write_onnx(tmp_path / "model.onnx"), tmp_path / "server_load.json"
-    options = ["--model", model, "--images", tmp_path / "images", "--output", kept, "--seconds", 1, "--runs", 1]
-    assert server_load.main([*map(str, options), "--concurrency", "2", "16", "--batch", "1", "4"]) == 0
-    found = json.loads(kept.read_text())
+    found = measured(server_load, tmp_path, 8, "--concurrency", "2", "16", "--batch", "1", "4")
     assert len(found["points"]) == 2 * 2 * 2
     for point in found["points"]:
         assert point["failed"] == 0
@@ -113,11 +118,8 @@ def test_the_real_server_is_measured_beside_what_it_is_compared_with(tmp_path, c
 @real
 @pytest.mark.slow
 def test_the_parts_of_a_request_are_of_every_process_and_add_up(tmp_path, capsys):
-    write_grains(tmp_path / "images", 4)
-    model, kept = write_onnx(tmp_path / "model.onnx"), tmp_path / "server_parts.json"
-    options = ["--model", model, "--images", tmp_path / "images", "--output", kept, "--seconds", 1, "--runs", 1]
-    assert server_parts.main(list(map(str, options))) == 0
-    pixels, files = (runs[0]["cpu_ms"] for runs in json.loads(kept.read_text())["runs"].values())
+    found = measured(server_parts, tmp_path, 4)
+    pixels, files = (runs[0]["cpu_ms"] for runs in found["runs"].values())
     assert pixels[server_parts.FRONT] > 0 < pixels[server_parts.CORE]
     assert len(pixels) == 3 + 2 * 1
     assert len(files) == 3 + 2 * 3

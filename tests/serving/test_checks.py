@@ -1,5 +1,7 @@
 """The checks of notebook 07, on a real server."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from support.triton import HAS_SERVER, NO_SERVER, make_checkout, write_onnx
@@ -73,6 +75,14 @@ def close(service):
         client.close()
 
 
+@contextmanager
+def failed_check(match):
+    """A fault of the server ends with status 1; that of an input with 2."""
+    with pytest.raises(RiceError, match=match) as caught:
+        yield
+    assert caught.value.status == 1
+
+
 def check_all(run, service):
     reference = open_predictor(run.paths.onnx / "model.onnx")
     table = checks.parity(service.clients, reference, [1, 3, 8], 83, 1e-3)
@@ -103,13 +113,13 @@ def check_all(run, service):
     # a server that gives another model's numbers fails
     write_onnx(run.paths.onnx / "other.onnx", ("Arborio", "Basmati", "Ipsala", "Jasmine", "Other"))
     wrong = open_predictor(run.paths.onnx / "other.onnx")
-    with pytest.raises(RiceError, match="labels"):
+    with failed_check("labels"):
         checks.parity(service.clients, wrong, [1], 83, 1e-3)
     for shift, match in ((1, "logits differ by 1"), (np.nan, "logits differ by nan")):
         shifted = type(
             "Shifted", (), {"labels": reference.labels, "logits": lambda _, x, by=shift: reference.logits(x) + by}
         )()
-        with pytest.raises(RiceError, match=match):
+        with failed_check(match):
             checks.parity(service.clients, shifted, [1], 83, 1e-3)
-    with pytest.raises(RiceError, match="rice infer"):
+    with failed_check("rice infer"):
         checks.files(service.address["http"], "rice_bytes", wrong)
